@@ -1,0 +1,43 @@
+"""Vision transformers for the Hugging Face ecosystem.
+
+After `import hfvision`, before or after transformers, its `pipeline` and Auto classes give hfvision's classes for every
+architecture in `hfvision.registry`. The import itself is free: no torch, no transformers; the first name looked up
+here brings what it needs. HFVISION_REGISTER=0 in the environment leaves transformers as it is.
+"""
+
+import os
+from importlib import import_module
+
+from hfvision import _import_hook
+from hfvision.registry import register, unregister
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "GoogleViTConfig": "hfvision.models.google_vit",
+    "GoogleViTForImageClassification": "hfvision.models.google_vit",
+    "GoogleViTModel": "hfvision.models.google_vit",
+    "HfvisionError": "hfvision.errors",
+    "ViTBackbone": "hfvision.models.vit",
+    "ViTConfig": "hfvision.models.vit",
+    "ViTForImageClassification": "hfvision.models.vit",
+    "ViTForMaskedImageModeling": "hfvision.models.vit",
+    "ViTImageProcessor": "hfvision.processing.classification",
+    "ViTModel": "hfvision.models.vit",
+    "pipeline": "transformers",
+}
+__all__ = ["__version__", "register", "unregister", *_HOME]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"hfvision has no {name!r}; it offers {', '.join(sorted(__all__))}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if os.environ.get("HFVISION_REGISTER") != "0":
+    _import_hook.install()

@@ -1,0 +1,55 @@
+"""`hfvision COMMAND`: one table of commands, one small module each.
+
+A command's module offers `run`, whose signature typer turns into options (or `app`, where it has sub-commands). It
+parses, calls one public function of the package and prints: results on stdout (one JSON document with `--json`),
+everything else on stderr. Exit codes: 0 done, 1 failed, 2 wrong usage. The modules import nothing heavy at their top,
+so that `hfvision --help` answers at once; `run` imports what it calls.
+"""
+
+import sys
+from importlib import import_module
+
+import typer
+
+from hfvision import __version__
+from hfvision.errors import HfvisionError
+
+COMMANDS = {
+    "predict": "Classify images with a model from the Hub, a folder, or one that ships with hfvision.",
+    "train": "Fine-tune a model on a dataset.",
+    "convert": "Turn an original checkpoint into a Hugging Face folder, or a folder back into the original format.",
+    "list": "List the model families, their classes, and the models that ship with hfvision.",
+    "demo": "Train a small vision transformer on handwritten digits, use it, fine-tune it, draw what it sees.",
+    "doctor": "Show versions and hardware, and check that everything works together.",
+}
+
+
+def build_app() -> typer.Typer:
+    app = typer.Typer(
+        help="Vision transformers for the Hugging Face ecosystem.", no_args_is_help=True, pretty_exceptions_enable=False
+    )
+
+    def version(wanted: bool) -> None:
+        if wanted:
+            typer.echo(f"hfvision {__version__}")
+            raise typer.Exit
+
+    @app.callback()
+    def options(version: bool = typer.Option(False, "--version", callback=version, is_eager=True)) -> None: ...
+
+    for name, summary in COMMANDS.items():
+        module = import_module(f"hfvision.cli.{name}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name, help=summary, no_args_is_help=True)
+        else:
+            app.command(name, help=summary)(module.run)
+    return app
+
+
+def main() -> None:
+    """The console script. A user's mistake ends in one message and exit code 1, never in a traceback."""
+    try:
+        build_app()()
+    except HfvisionError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)

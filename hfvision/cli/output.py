@@ -1,0 +1,13 @@
+"""What every command does alike: its `--json` option, and results on stdout."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+def emit(result: Any, text: str, as_json: bool) -> None:
+    """Print a command's result: `text` for people, or `result` as JSON."""
+    typer.echo(json.dumps(result, indent=2, ensure_ascii=False, default=str) if as_json else text)

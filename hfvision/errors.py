@@ -1,0 +1,56 @@
+"""Every exception that hfvision raises on purpose: one base class, kinds that are also Python's own.
+
+A message says what was wanted, what came and what to do, with the real values; where a call has several faults it
+lists all of them (`numbered` writes the list).
+"""
+
+from collections.abc import Iterable
+
+
+class HfvisionError(Exception):
+    """Base class: `except HfvisionError` catches everything that hfvision raises on purpose."""
+
+    def __str__(self) -> str:  # KeyError would show the repr of its argument
+        return str(self.args[0]) if self.args else ""
+
+
+class ConfigError(HfvisionError, ValueError):
+    """A config, option or argument has a value that cannot work, or two that do not fit together."""
+
+
+class UnknownNameError(HfvisionError, KeyError):
+    """A model, family, field, label or command of that name does not exist; the message lists those that do."""
+
+
+class ImageReadError(HfvisionError, OSError):
+    """A file or address does not hold an image that can be decoded."""
+
+
+class ImageShapeError(HfvisionError, ValueError):
+    """An image has a size, layout or channel count that cannot be taken, or that needs an argument to settle it."""
+
+
+class ImageValueError(HfvisionError, ValueError):
+    """An image has values (NaN, infinities, an unstated range) that would give silently wrong results."""
+
+
+class CheckpointReadError(HfvisionError, OSError):
+    """A checkpoint file cannot be read, or only by executing what it contains."""
+
+
+class ConversionError(HfvisionError, ValueError):
+    """A checkpoint does not fit the rules that it is converted with; the message lists every mismatch."""
+
+
+class DatasetError(HfvisionError, ValueError):
+    """A dataset lacks what training or evaluation needs: columns, labels, readable images."""
+
+
+class MissingExtraError(HfvisionError, ImportError):
+    """An optional dependency is needed; the message names the extra to install."""
+
+
+def numbered(what: str, problems: Iterable[str]) -> str:
+    """One message for all faults of a call: "3 mismatches:" and one line each."""
+    problems = list(problems)
+    return f"{len(problems)} {what}{'' if len(problems) == 1 else 's'}:" + "".join(f"\n    {p}" for p in problems)

@@ -1,0 +1,52 @@
+"""The masked-image head: a linear map by which every token paints its patch, and its loss.
+
+Paper: Xie et al. 2021, "SimMIM", arXiv 2111.09886, sections 3.3 and 3.4.
+Shapes: B images, C channels, h x w tokens, D width, s pixels per side that a token paints.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from hfvision.layers.patch_embedding import ChannelInit, with_channels
+from hfvision.layers.position import Grid
+
+
+class PixelDecoder(nn.Sequential):
+    """(B, D, h, w) -> (B, C, h * s, w * s)."""
+
+    def __init__(self, hidden_size: int, stride: int, num_channels: int) -> None:
+        super().__init__(nn.Conv2d(hidden_size, stride**2 * num_channels, kernel_size=1), nn.PixelShuffle(stride))
+        self.stride = stride
+        self.num_channels = num_channels
+
+    @torch.no_grad()
+    def resized(self, stride: int, num_channels: int, channel_init: ChannelInit) -> "PixelDecoder":
+        """A decoder that paints other channels, or the same picture finer or coarser.
+
+        A new channel is the mean of the old ones that `channel_init` lets read it (see `with_channels`).
+        """
+        old = self[0]
+        rows = torch.cat([old.weight.flatten(1), old.bias.unsqueeze(1)], dim=1)  # (C * s * s, D + 1)
+        rows = rows.T.unflatten(1, (self.num_channels, self.stride, self.stride))
+        readers = with_channels(torch.eye(self.num_channels).to(rows), num_channels, channel_init)  # (old, new)
+        total = readers.sum(dim=0)
+        rows = torch.einsum("kcij,cn->knij", rows, readers / total.where(total != 0, 1))
+        rows = nn.functional.interpolate(rows, size=(stride, stride), mode="bilinear").flatten(1).T
+        new = PixelDecoder(old.in_channels, stride, num_channels).to(old.weight)
+        new[0].weight.copy_(rows[:, :-1, None, None])
+        new[0].bias.copy_(rows[:, -1])
+        return new
+
+
+def masked_image_loss(pixel_values: Tensor, reconstruction: Tensor, bool_masked_pos: Tensor, grid: Grid) -> Tensor:
+    """Mean absolute error over the hidden pixels and channels; 0 where nothing is hidden.
+
+    pixel_values, reconstruction: (B, C, H, W). bool_masked_pos: (B, h * w), True where a patch is hidden.
+    """
+    patch = reconstruction.shape[-2] // grid[0], reconstruction.shape[-1] // grid[1]
+    hidden = bool_masked_pos.reshape(-1, 1, *grid).to(reconstruction.dtype)
+    hidden = hidden.repeat_interleave(patch[0], dim=2).repeat_interleave(patch[1], dim=3)
+    height, width = (min(a, b) for a, b in zip(pixel_values.shape[-2:], reconstruction.shape[-2:], strict=True))
+    hidden = hidden[..., :height, :width]  # without padding, or without a partial patch that was left out
+    error = (pixel_values[..., :height, :width] - reconstruction[..., :height, :width]).abs() * hidden
+    return error.sum() / (hidden.sum() + 1e-5) / pixel_values.shape[1]

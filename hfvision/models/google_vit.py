@@ -1,0 +1,123 @@
+"""ViT as google-research/vision_transformer can configure it and the Hub's "vit" format cannot say it.
+
+Paper:  Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words", arXiv 2010.11929.
+Source: google-research/vision_transformer, option `classifier` and `representation_size` of its ViT (Apache-2.0).
+
+The plain variants (class token, no layer before the head) are `models.vit`; converted files of those use that format.
+Shapes: as in `models.vit`; N = h * w tokens where there is no class token.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple
+
+from hfvision.errors import ConfigError
+from hfvision.models.vit import ViTConfig, ViTDense, ViTEmbeddings, ViTModel, ViTPreTrainedModel
+
+
+def first_token(tokens: Tensor) -> Tensor:  # (B, N, D) -> (B, D)
+    return tokens[:, 0]
+
+
+def mean_token(tokens: Tensor) -> Tensor:  # (B, N, D) -> (B, D)
+    return tokens.mean(dim=1)
+
+
+def all_tokens(tokens: Tensor) -> Tensor:  # (B, N, D) -> (B, N, D)
+    return tokens
+
+
+# classifier: (has a class token, what the head reads)
+CLASSIFIERS: dict[str, tuple[bool, Callable[[Tensor], Tensor]]] = {
+    "token": (True, first_token),
+    "gap": (False, mean_token),
+    "token_unpooled": (True, all_tokens),
+    "unpooled": (False, all_tokens),
+}
+
+
+@strict
+class GoogleViTConfig(ViTConfig):
+    """A ViTConfig with the two further options of the source."""
+
+    model_type = "google_vit"
+
+    classifier: Literal["token", "gap", "token_unpooled", "unpooled"] = "token"  # gap: mean of the patch tokens
+    representation_size: int | None = None  # width of a dense tanh layer before the head; None: no such layer
+
+
+class PatchOnlyEmbeddings(ViTEmbeddings):
+    """Patches and positions, without a class token: (B, C, H, W) -> (B, h * w, D)."""
+
+    prefix_tokens = 0
+
+
+class GoogleViTModel(ViTModel):
+    """The trunk; `pooler_output` is what the head reads: (B, R), or (B, N, R) for the unpooled classifiers."""
+
+    config: GoogleViTConfig
+    config_class = GoogleViTConfig
+
+    def __init__(self, config: GoogleViTConfig) -> None:
+        super().__init__(config, add_pooling_layer=False)
+        has_class_token, self.pool = CLASSIFIERS[config.classifier]
+        if not has_class_token:
+            self.embeddings = PatchOnlyEmbeddings(config)
+        if config.representation_size is not None:
+            self.pooler = ViTDense(config.hidden_size, config.representation_size, nn.Tanh())
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        interpolate_pos_encoding: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Images as in ViTModel.forward."""
+        outputs = super().forward(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+        pooled = self.pool(outputs.last_hidden_state)
+        outputs.pooler_output = pooled if self.pooler is None else self.pooler(pooled)
+        return outputs
+
+
+class GoogleViTForImageClassification(ViTPreTrainedModel):
+    """The trunk plus one linear layer."""
+
+    config: GoogleViTConfig
+    config_class = GoogleViTConfig
+
+    def __init__(self, config: GoogleViTConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.vit = GoogleViTModel(config)
+        width = config.representation_size or config.hidden_size
+        self.classifier = nn.Linear(width, config.num_labels) if config.num_labels else nn.Identity()
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ImageClassifierOutput:
+        """As ViTForImageClassification.forward. Logits: (B, K), or (B, N, K) for the unpooled classifiers, which have
+        no loss: labels raise ConfigError there.
+        """
+        if labels is not None and CLASSIFIERS[self.config.classifier][1] is all_tokens:
+            raise ConfigError(
+                f"classifier {self.config.classifier!r} gives logits per token, for which no loss is defined."
+            )
+        outputs = self.vit(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+        logits = self.classifier(outputs.pooler_output)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )

@@ -1,0 +1,211 @@
+"""The one list of architectures, and what makes transformers hand out hfvision's classes.
+
+Adding a model means adding a row to ARCHITECTURES; nothing registers itself elsewhere. Rows are names, resolved when a
+class is first asked for, so that registering costs nothing and this module needs neither torch nor transformers.
+
+transformers offers no way to undo a registration, so this file (and only this file) touches the private attribute
+`_extra_content` of its auto mappings; `tests/test_registration.py` guards that.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from hfvision.errors import UnknownNameError
+
+IMAGE_CLASSIFICATION = "AutoModelForImageClassification"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One model_type; every class is written "module:Class"."""
+
+    config: str
+    models: Mapping[str, str]  # auto class of transformers -> model class
+    processor: str
+    tiny: Mapping[str, Any] = field(default_factory=dict)  # config fields that make a test-sized model
+
+
+ARCHITECTURES = {
+    "vit": Architecture(
+        config="hfvision.models.vit:ViTConfig",
+        models={
+            "AutoModel": "hfvision.models.vit:ViTModel",
+            "AutoModelForImageClassification": "hfvision.models.vit:ViTForImageClassification",
+            "AutoModelForMaskedImageModeling": "hfvision.models.vit:ViTForMaskedImageModeling",
+            "AutoBackbone": "hfvision.models.vit:ViTBackbone",
+        },
+        processor="hfvision.processing.classification:ViTImageProcessor",
+        tiny={
+            "image_size": 32,
+            "patch_size": 8,
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "encoder_stride": 8,
+        },
+    ),
+    "google_vit": Architecture(
+        config="hfvision.models.google_vit:GoogleViTConfig",
+        models={
+            "AutoModel": "hfvision.models.google_vit:GoogleViTModel",
+            "AutoModelForImageClassification": "hfvision.models.google_vit:GoogleViTForImageClassification",
+        },
+        processor="hfvision.processing.classification:ViTImageProcessor",
+        tiny={
+            "image_size": 32,
+            "patch_size": 8,
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "classifier": "gap",
+            "representation_size": 24,
+        },
+    ),
+}
+
+PIPELINES = {"image-classification": "hfvision.pipelines.image_classification:ImageClassificationPipeline"}
+
+# Processors that are not one architecture's: found by their own name in a preprocessor_config.json.
+OWN_PROCESSORS = ("hfvision.processing.classification:MultispectralImageProcessor",)
+
+_AUTO = "transformers.models.auto"
+_PIPELINES = "transformers.pipelines"
+
+_active = True  # whether registering is wanted; unregister() ends it
+_replaced_tasks: dict[str, Any] = {}  # transformers' own entries, for unregister()
+
+
+def load(reference: str) -> Any:
+    """The class that "module:Class" names."""
+    module, name = reference.split(":")
+    return getattr(import_module(module), name)
+
+
+def architecture(model_type: str) -> Architecture:
+    """The row of a model_type. Raises UnknownNameError, naming the closest ones."""
+    if model_type not in ARCHITECTURES:
+        close = get_close_matches(model_type, ARCHITECTURES, n=1)
+        meant = f" Did you mean {close[0]!r}?" if close else ""
+        raise UnknownNameError(f"hfvision has no model_type {model_type!r}; it has {', '.join(ARCHITECTURES)}.{meant}")
+    return ARCHITECTURES[model_type]
+
+
+class _Entries(dict[Any, Any]):
+    """An auto mapping's extra registrations: other people's as they are, hfvision's resolved when asked for.
+
+    `ours` maps a key to a value, both names: a key is a model_type or "module:Class" of a config class, a value is
+    "module:Class" or a mapping of such. What somebody registers later for the same key comes first.
+    """
+
+    def __init__(self, others: Mapping[Any, Any], ours: Mapping[str, Any], keys_are_classes: bool) -> None:
+        super().__init__(others)
+        self.ours = ours
+        self.keys_are_classes = keys_are_classes
+
+    def others(self) -> dict[Any, Any]:
+        return dict(super().items())
+
+    def _name(self, key: Any) -> str | None:
+        if isinstance(key, type):
+            return f"{key.__module__}:{key.__qualname__}" if self.keys_are_classes else None
+        return key if isinstance(key, str) and not self.keys_are_classes else None
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or self._name(key) in self.ours
+
+    def __getitem__(self, key: Any) -> Any:
+        if super().__contains__(key):
+            return super().__getitem__(key)
+        name = self._name(key)
+        if name not in self.ours:
+            raise KeyError(key)
+        value = self.ours[name]
+        return load(value) if isinstance(value, str) else {backend: load(v) for backend, v in value.items()}
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return self[key] if key in self else default  # noqa: SIM401 - this is the method it proposes
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from super().__iter__()
+        for name in self.ours:
+            key = load(name) if self.keys_are_classes else name
+            if not super().__contains__(key):
+                yield key
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def keys(self) -> Any:
+        return list(self)
+
+    def values(self) -> Any:
+        return [self[key] for key in self]
+
+    def items(self) -> Any:
+        return [(key, self[key]) for key in self]
+
+
+def _entries() -> dict[str, tuple[str, dict[str, Any], bool]]:
+    """For each auto mapping of transformers: the module that holds it, our entries, and whether keys are classes."""
+    tables: dict[str, tuple[str, dict[str, Any], bool]] = {
+        "CONFIG_MAPPING": (f"{_AUTO}.configuration_auto", {k: row.config for k, row in ARCHITECTURES.items()}, False),
+    }
+    for row in ARCHITECTURES.values():
+        for auto_class, model in row.models.items():
+            tables.setdefault(auto_class, (f"{_AUTO}.modeling_auto", {}, True))[1][row.config] = model
+        processors = tables.setdefault("IMAGE_PROCESSOR_MAPPING", (f"{_AUTO}.image_processing_auto", {}, True))[1]
+        processors[row.config] = {"torchvision": row.processor, "pil": row.processor}
+    for own in OWN_PROCESSORS:  # found by name among the values; the key only has to be a class
+        tables["IMAGE_PROCESSOR_MAPPING"][1][own] = {"torchvision": own, "pil": own}
+    return tables
+
+
+def register() -> None:
+    """Make transformers' Auto classes and pipelines give hfvision's classes, for all its modules imported so far; those
+    imported later follow by themselves. Happens by itself with `import hfvision` unless HFVISION_REGISTER=0.
+    """
+    global _active
+    _active = True
+    register_imported()
+
+
+def register_imported() -> None:
+    """What the import hook calls: register wherever transformers' modules are there and unregister() was not called."""
+    if not _active:
+        return
+    for name, (module_name, ours, keys_are_classes) in _entries().items():
+        mapping = _mapping(module_name, name)
+        if mapping is not None and not isinstance(mapping._extra_content, _Entries):
+            mapping._extra_content = _Entries(mapping._extra_content, ours, keys_are_classes)
+    if _PIPELINES in sys.modules:
+        tasks = sys.modules[_PIPELINES].PIPELINE_REGISTRY.supported_tasks
+        for task, reference in PIPELINES.items():
+            if task not in _replaced_tasks:
+                _replaced_tasks[task] = tasks[task]
+                tasks[task] = {**tasks[task], "impl": load(reference)}
+
+
+def unregister() -> None:
+    """Give transformers its own classes back, now and for modules imported later, until register() is called."""
+    global _active
+    _active = False
+    for name, (module_name, _, _) in _entries().items():
+        mapping = _mapping(module_name, name)
+        if mapping is not None and isinstance(mapping._extra_content, _Entries):
+            mapping._extra_content = mapping._extra_content.others()
+    if _PIPELINES in sys.modules:
+        sys.modules[_PIPELINES].PIPELINE_REGISTRY.supported_tasks.update(_replaced_tasks)
+    _replaced_tasks.clear()
+
+
+def _mapping(module_name: str, name: str) -> Any:
+    """transformers' mapping of that name, or None while its module is not imported."""
+    module = sys.modules.get(module_name)
+    found = getattr(module, name, None)
+    return found._model_mapping if isinstance(found, type) else found  # an Auto class holds its mapping
