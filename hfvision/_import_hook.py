@@ -67,5 +67,5 @@ def register_if_outermost() -> None:
 
 def install() -> None:
     """Watch imports from now on, and register at once with what is imported already."""
-    sys.meta_path.insert(0, RegisteringFinder())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, RegisteringFinder())
     register_if_outermost()

@@ -123,7 +123,7 @@ class _Entries(dict[Any, Any]):
         if super().__contains__(key):
             return super().__getitem__(key)
         name = self._name(key)
-        if name not in self.ours:
+        if name is None or name not in self.ours:
             raise KeyError(key)
         value = self.ours[name]
         return load(value) if isinstance(value, str) else {backend: load(v) for backend, v in value.items()}
@@ -207,5 +207,5 @@ def unregister() -> None:
 def _mapping(module_name: str, name: str) -> Any:
     """transformers' mapping of that name, or None while its module is not imported."""
     module = sys.modules.get(module_name)
-    found = getattr(module, name, None)
-    return found._model_mapping if isinstance(found, type) else found  # an Auto class holds its mapping
+    found: Any = getattr(module, name, None)
+    return vars(found)["_model_mapping"] if isinstance(found, type) else found  # an Auto class holds its mapping

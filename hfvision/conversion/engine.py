@@ -95,6 +95,7 @@ class Converted:
     sources: dict[str, tuple[str, ...]] = field(default_factory=dict)  # target -> the keys that it was made from
     dropped: dict[str, str] = field(default_factory=dict)  # source key -> reason
     added: dict[str, str] = field(default_factory=dict)  # target -> reason
+    inexact: set[str] = field(default_factory=set)  # source keys that the way back does not reproduce
 
     @property
     def used(self) -> set[str]:
@@ -196,6 +197,8 @@ def _reshape(
     for target, tensor in zip(targets, made, strict=True):
         result.tensors[target] = tensor.contiguous()
         result.sources[target] = tuple(keys)
+    if not rule.op.exact:
+        result.inexact.update(keys)
     return None
 
 

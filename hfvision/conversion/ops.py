@@ -14,14 +14,18 @@ Reshape = Callable[..., Tensor | tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Op:
-    """`forward` takes the original's tensors to the model's, `backward` the model's to the original's."""
+    """`forward` takes the original's tensors to the model's, `backward` the model's to the original's.
+
+    `exact` is False where that loses something: a resampled table stays resampled.
+    """
 
     name: str
     forward: Reshape
     backward: Reshape
+    exact: bool = True
 
     def reversed(self) -> "Op":
-        return Op(f"{self.name}, backwards", self.backward, self.forward)
+        return Op(f"{self.name}, backwards", self.backward, self.forward, self.exact)
 
 
 def _same(tensor: Tensor) -> Tensor:

@@ -11,9 +11,11 @@ from typing import Any
 
 import datasets
 import numpy as np
+from PIL.Image import Image
 
 from hfvision.data.readers import Source, load_image_dataset, name_of
-from hfvision.errors import DatasetError, numbered
+from hfvision.errors import DatasetError, ImageReadError, numbered
+from hfvision.processing.reading import read_image
 from hfvision.reporting import report
 
 TRAIN_SPLITS = ("train", "training")
@@ -40,16 +42,13 @@ class LabelledImages:
         value = self.images[row]["image"]
         try:
             if value is None:
-                raise ValueError("there is no image")
-            if isinstance(feature, datasets.Image):
-                return datasets.Image(mode=feature.mode).decode_example(value)
-            return np.asarray(value, dtype=feature.dtype)
-        except Exception as error:  # a broken file makes decoders fail in many ways
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            path = value.get("path") if isinstance(value, dict) else None
-            raise DatasetError(
-                f"image {row} of split {self.split!r}{f' ({path})' if path else ''} is unreadable: {reason}"
-            ) from error
+                raise ImageReadError("there is no image")
+            if not isinstance(feature, datasets.Image):
+                return np.asarray(value, dtype=feature.dtype)
+            image = read_image(value)
+            return image.convert(feature.mode) if feature.mode and isinstance(image, Image) else image
+        except ImageReadError as error:
+            raise DatasetError(f"image {row} of split {self.split!r}: {error}") from error
 
     def take(self, rows: Sequence[int] | np.ndarray, split: str) -> "LabelledImages":
         """Some rows under another name."""

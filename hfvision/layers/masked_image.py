@@ -16,6 +16,7 @@ class PixelDecoder(nn.Sequential):
 
     def __init__(self, hidden_size: int, stride: int, num_channels: int) -> None:
         super().__init__(nn.Conv2d(hidden_size, stride**2 * num_channels, kernel_size=1), nn.PixelShuffle(stride))
+        self.hidden_size = hidden_size
         self.stride = stride
         self.num_channels = num_channels
 
@@ -25,16 +26,16 @@ class PixelDecoder(nn.Sequential):
 
         A new channel is the mean of the old ones that `channel_init` lets read it (see `with_channels`).
         """
-        old = self[0]
-        rows = torch.cat([old.weight.flatten(1), old.bias.unsqueeze(1)], dim=1)  # (C * s * s, D + 1)
+        weight, bias = self.parameters()
+        rows = torch.cat([weight.flatten(1), bias.unsqueeze(1)], dim=1)  # (C * s * s, D + 1)
         rows = rows.T.unflatten(1, (self.num_channels, self.stride, self.stride))
         readers = with_channels(torch.eye(self.num_channels).to(rows), num_channels, channel_init)  # (old, new)
         total = readers.sum(dim=0)
         rows = torch.einsum("kcij,cn->knij", rows, readers / total.where(total != 0, 1))
         rows = nn.functional.interpolate(rows, size=(stride, stride), mode="bilinear").flatten(1).T
-        new = PixelDecoder(old.in_channels, stride, num_channels).to(old.weight)
-        new[0].weight.copy_(rows[:, :-1, None, None])
-        new[0].bias.copy_(rows[:, -1])
+        new = PixelDecoder(self.hidden_size, stride, num_channels).to(device=weight.device, dtype=weight.dtype)
+        for parameter, values in zip(new.parameters(), (rows[:, :-1, None, None], rows[:, -1]), strict=True):
+            parameter.copy_(values)
         return new
 
 

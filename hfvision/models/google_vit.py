@@ -13,9 +13,8 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
+from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError
 from hfvision.models.vit import ViTConfig, ViTDense, ViTEmbeddings, ViTModel, ViTPreTrainedModel

@@ -26,10 +26,9 @@ from transformers.modeling_outputs import (
     ImageClassifierOutput,
     MaskedImageModelingOutput,
 )
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
+from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.attention import attention_function
@@ -295,7 +294,7 @@ class ViTPreTrainedModel(VisionModel):
     config_class = ViTConfig
     base_model_prefix = "vit"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["ViTEmbeddings", "ViTLayer"]
     _supports_sdpa = True
@@ -317,7 +316,8 @@ class ViTPreTrainedModel(VisionModel):
                 init.zeros_(module.mask_token)
 
     def blocks(self) -> list[nn.Module]:
-        return list(self.base_model.encoder.layer)
+        trunk: Any = self.base_model
+        return list(trunk.encoder.layer)
 
 
 class ViTModel(ViTPreTrainedModel):

@@ -1,0 +1,8 @@
+"""Pictures of what models do, drawn with Pillow alone: attention maps, overlays, sheets of predictions."""
+
+from hfvision.plots.attention import Explanation, attention_map, explain_attention
+from hfvision.plots.colours import colourize
+from hfvision.plots.pictures import overlay
+from hfvision.plots.sheet import prediction_sheet
+
+__all__ = ["Explanation", "attention_map", "colourize", "explain_attention", "overlay", "prediction_sheet"]

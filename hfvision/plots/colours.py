@@ -1,9 +1,9 @@
 """Colours of the plots: a map from weak to strong whose steps look equally large, and a few flat tones.
 
 The map `EMBER` is a curve through OKLab (Ottosson 2020, "A perceptual color space for image processing",
-https://bottosson.github.io/posts/oklab) from near-black indigo over magenta and orange to pale yellow. Lightness and hue
-rise together, chroma follows a sine, and the 256 entries are spaced evenly along the curve, so that equal differences
-of value are equal differences of colour. In greyscale it still runs from dark to light.
+https://bottosson.github.io/posts/oklab) from near-black indigo over magenta and orange to pale yellow. Lightness and
+hue rise together, chroma follows a sine, and the 256 entries are spaced evenly along the curve, so that equal
+differences of value are equal differences of colour. In greyscale it still runs from dark to light.
 """
 
 import numpy as np
@@ -13,6 +13,7 @@ INK = (28, 30, 38)
 FAINT_INK = (110, 114, 126)
 PAPER = (255, 255, 255)
 LINE = (222, 224, 230)
+RIGHT = (36, 122, 82)
 WRONG = (196, 32, 44)
 
 _ENTRIES = 256

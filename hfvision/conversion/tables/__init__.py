@@ -1,0 +1,56 @@
+"""The tables of all original formats that hfvision converts: one module each, one row here."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hfvision.conversion.formats import Format
+from hfvision.conversion.tables import google_vit
+from hfvision.errors import ConversionError, UnknownNameError
+
+FORMATS: tuple[Format, ...] = (google_vit.FORMAT,)
+
+
+def recognise(keys: Iterable[str], family: str | None = None) -> Format:
+    """The format that a checkpoint with these keys has; `family` names it instead.
+
+    Raises UnknownNameError for an unknown family, ConversionError if no format or several fit the keys.
+    """
+    keys = list(keys)
+    candidates = _of_family(family)
+    if family is not None and len(candidates) == 1:
+        return candidates[0]
+    found = [candidate for candidate in candidates if candidate.matches(keys)]
+    if len(found) == 1:
+        return found[0]
+    shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+    known = "".join(f"\n    {one.name}: {one.title}" for one in found or FORMATS)
+    if found:
+        raise ConversionError(f"several formats have the keys {shown}; name one with family=:{known}")
+    raise ConversionError(f"no known format has the keys {shown}. Known formats (name one with family=):{known}")
+
+
+def recognise_folder(config: Mapping[str, Any], family: str | None = None) -> Format:
+    """The format to write a folder back to: that of its conversion record, else the one for its model_type.
+
+    Raises UnknownNameError for an unknown family, ConversionError if no format or several take the model_type.
+    """
+    model_type = config.get("model_type")
+    record = config.get("hfvision_conversion") or {}
+    found = [candidate for candidate in _of_family(family) if model_type in candidate.model_types]
+    recorded = [candidate for candidate in found if candidate.name == record.get("format")]
+    found = found if family is not None else recorded or found
+    if len(found) == 1:
+        return found[0]
+    known = "".join(f"\n    {one.name}: model_type {' or '.join(one.model_types)}" for one in FORMATS)
+    count = "several original formats have" if found else "no original format has"
+    raise ConversionError(
+        f"{count} a place for model_type {model_type!r}; name one with family=. Known formats:{known}"
+    )
+
+
+def _of_family(family: str | None) -> tuple[Format, ...]:
+    chosen = tuple(one for one in FORMATS if family is None or family in (one.name, one.family))
+    if not chosen:
+        known = ", ".join(f"{one.family} ({one.name}: {one.title})" for one in FORMATS)
+        raise UnknownNameError(f"no original format or family is called {family!r}; known: {known}.")
+    return chosen

@@ -1,0 +1,88 @@
+"""What the table of an original format says: how to recognise it, and the plans for both directions."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from torch import Tensor
+
+from hfvision.conversion.engine import AnyRule, mismatches
+from hfvision.errors import ConversionError, UnknownNameError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one checkpoint becomes a model of the registry."""
+
+    model_type: str
+    auto_class: str  # the column of the registry's row, "AutoModelForImageClassification"
+    config: Mapping[str, Any]  # config fields
+    rules: tuple[AnyRule, ...]
+    preprocessing: Mapping[str, Any]  # arguments of the image processor
+    model_options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the model class
+    assumed: tuple[str, ...] = ()  # what the tensors cannot tell, one line each
+    changed: tuple[str, ...] = ()  # what cannot be undone exactly, one line each
+    notes: tuple[str, ...] = ()  # what a reader of the model card should know
+
+
+@dataclass(frozen=True)
+class BackPlan:
+    """How a Hugging Face folder becomes a file of the original format again."""
+
+    auto_class: str
+    model_options: Mapping[str, Any]
+    rules: tuple[AnyRule, ...]  # in the direction of the way there
+    extra: tuple[AnyRule, ...] = ()  # for the way back only: what the original format has no place for
+    notes: tuple[str, ...] = ()  # where the original code will compute something else, one line each
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of original checkpoint. `plan` and `plan_back` raise ConversionError for what they cannot express."""
+
+    name: str  # "google_vit", also the module's name
+    family: str  # the model family, "vit"; `--family` takes either
+    title: str
+    repository: str  # where the files come from
+    license: str  # of the published files
+    container: str  # what the way back writes: "npz"
+    model_types: tuple[str, ...]  # what the way back takes
+    fields: Callable[[], tuple[str, ...]]  # config fields that can be set
+    matches: Callable[[Iterable[str]], bool]  # whether a checkpoint with these keys is of this format
+    plan: Callable[[Mapping[str, Tensor], Mapping[str, Any], str | None], Plan]  # tensors, overrides, position rule
+    plan_back: Callable[[Any, Iterable[str]], BackPlan]  # the config object, the keys of the weights
+
+
+def settle(known: Mapping[str, Any], assumed: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """One config from what the tensors say, what is usual, and what the user set.
+
+    Raises ConversionError that lists every set value that the tensors contradict.
+    """
+    wrong = [
+        f"{name} was set to {value!r}, the tensors say {known[name]!r}"
+        for name, value in overrides.items()
+        if name in known and _listed(value) != _listed(known[name])
+    ]
+    if wrong:
+        raise ConversionError(f"{mismatches(wrong)}\nLeave out what the tensors say by themselves.")
+    return {**assumed, **overrides, **known}
+
+
+def check_fields(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Raises UnknownNameError that lists every unknown name, with the closest known ones."""
+    known = sorted(known)
+    problems = []
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            problems.append(f"no {what} is called {name!r}" + (f"; did you mean {close[0]!r}?" if close else "."))
+    if problems:
+        raise UnknownNameError(f"{' '.join(problems)} Known: {', '.join(known)}.")
+
+
+def _listed(value: Any) -> Any:
+    """8 and [8, 8] and (8, 8) are the same size."""
+    if isinstance(value, list | tuple):
+        return value[0] if len(value) == 2 and value[0] == value[1] else list(value)
+    return value

@@ -1,0 +1,249 @@
+"""What every architecture must do, once per row of the registry."""
+
+import copy
+import inspect
+import logging
+
+import pytest
+import torch
+import transformers
+
+from hfvision.errors import ConfigError, ImageShapeError
+from hfvision.layers.drop_path import DropPath
+from hfvision.registry import ARCHITECTURES, load
+from tests.models import CLASSIFIERS, ROWS, main_output, pixels, tiny_config, tiny_model
+
+EXACT = {"rtol": 0, "atol": 0}
+ROUNDING = {"rtol": 0, "atol": 2e-5}  # outputs are of order one; another order of summation moves the last bits
+
+
+@pytest.fixture(params=ROWS, ids="-".join)
+def model(request):
+    return tiny_model(*request.param)
+
+
+@pytest.fixture(params=CLASSIFIERS)
+def classifier(request):
+    return tiny_model(request.param)
+
+
+def auto_class_of(model):
+    rows = ARCHITECTURES[model.config.model_type].models
+    return next(getattr(transformers, name) for name, reference in rows.items() if load(reference) is type(model))
+
+
+def without_network(auto_class):
+    """AutoBackbone asks the Hub whether a local folder is one of its repositories; the class itself does not."""
+    return auto_class is not transformers.AutoBackbone
+
+
+@torch.no_grad()
+def test_a_saved_model_comes_back_identical_through_the_auto_class(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    auto_class = auto_class_of(model)
+    loaded = (auto_class if without_network(auto_class) else type(model)).from_pretrained(tmp_path)
+    assert type(loaded) is type(model)
+    assert auto_class.from_config(model.config).__class__ is type(model)
+    x = pixels(model.config)
+    torch.testing.assert_close(main_output(loaded(x)), main_output(model(x)), **EXACT)
+
+
+def test_every_parameter_gets_a_gradient(classifier):
+    classifier(pixels(classifier.config), labels=torch.tensor([0, 2])).loss.backward()
+    assert [name for name, p in classifier.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@torch.no_grad()
+def test_an_image_does_not_see_its_batch(model):
+    x = pixels(model.config)
+    torch.testing.assert_close(main_output(model(x))[:1], main_output(model(x[:1])), **ROUNDING)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(40, 32), (37, 61), (24, 24), (9, 9)])
+def test_any_image_size_works_by_padding_to_whole_patches(model, size):
+    x = pixels(model.config, size=size)
+    patch = model.config.patch_size
+    padded = torch.nn.functional.pad(x, (0, -size[1] % patch, 0, -size[0] % patch))
+    torch.testing.assert_close(main_output(model(x)), main_output(model(padded)), **EXACT)
+
+
+def test_wrong_channels_name_both_counts(model):
+    with pytest.raises(ImageShapeError, match=r"\(B, 3, H, W\); got \(2, 4, 32, 32\)"):
+        model(pixels(model.config, channels=4))
+    with pytest.raises(ImageShapeError, match=r"got \(3, 32, 32\)"):
+        model(pixels(model.config)[0])
+
+
+@torch.no_grad()
+def test_eager_attention_equals_sdpa(model):
+    x = pixels(model.config)
+    model.set_attn_implementation("eager")
+    eager = main_output(model(x))
+    model.set_attn_implementation("sdpa")
+    torch.testing.assert_close(main_output(model(x)), eager, **ROUNDING)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_attention_maps_are_real_under_any_implementation(model, implementation):
+    model.set_attn_implementation(implementation)
+    outputs = model(pixels(model.config), output_attentions=True, output_hidden_states=True)
+    assert len(outputs.attentions) == len(model.blocks())
+    assert len(outputs.hidden_states) == len(model.blocks()) + 1
+    for maps in outputs.attentions:
+        assert maps.shape[:2] == (2, model.config.num_attention_heads)
+        torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:-1]), **ROUNDING)
+    assert model.config._attn_implementation == implementation
+    assert "attentions" not in model(pixels(model.config))
+
+
+def test_activation_checkpointing_changes_no_gradient(classifier):
+    def gradients():
+        classifier.zero_grad()
+        classifier(pixels(classifier.config), labels=torch.tensor([0, 2])).loss.backward()
+        return [p.grad.clone() for p in classifier.parameters()]
+
+    classifier.train()
+    plain = gradients()
+    classifier.activation_checkpointing_enable()
+    for got, wanted in zip(gradients(), plain, strict=True):
+        torch.testing.assert_close(got, wanted, **EXACT)
+
+
+@torch.no_grad()
+def test_compiles_as_one_graph(model):
+    x = pixels(model.config)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(main_output(compiled(x)), main_output(model(x)), **ROUNDING)
+
+
+@torch.no_grad()
+def test_exports_with_any_batch_and_image_size(model):
+    patch = model.config.patch_size
+    batch, height, width = (torch.export.Dim(name, min=low, max=512) for name, low in
+                            (("batch", 1), ("height", patch + 1), ("width", patch + 1)))  # fmt: skip
+    example = pixels(model.config)
+    program = torch.export.export(
+        model, (), {"pixel_values": example}, dynamic_shapes={"pixel_values": {0: batch, 2: height, 3: width}}
+    ).module()
+    for x in (example, pixels(model.config, 3, size=(37, 61)), pixels(model.config, 1, size=(16, 80))):
+        torch.testing.assert_close(main_output(program(pixel_values=x)), main_output(model(x)), **ROUNDING)
+
+
+def test_layer_groups_hold_every_parameter_once_in_order_of_depth(model):
+    groups = model.layer_groups()
+    assert [g.name for g in groups] == ["embeddings", "block 0", "block 1", "block 2", "head"]
+    ids = [id(p) for group in groups for p in group.parameters]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters())
+    assert [id(p) for block in model.blocks() for p in block.parameters()] == [
+        id(p) for group in groups[1:-1] for p in group.parameters
+    ]
+
+
+@torch.no_grad()
+def test_stochastic_depth_is_linear_in_depth_and_only_in_training(classifier):
+    x = pixels(classifier.config)
+    before = classifier(x).logits
+    classifier.set_drop_path_rate(0.5)
+    assert [m.rate for m in classifier.modules() if isinstance(m, DropPath)] == [0.0, 0.25, 0.5]
+    torch.testing.assert_close(classifier(x).logits, before, **EXACT)
+    assert not torch.equal(classifier.train()(x).logits, before)
+    with pytest.raises(ConfigError, match=r"in \[0, 1\); got 1.0"):
+        classifier.set_drop_path_rate(1.0)
+
+
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification", "regression"])
+def test_the_problem_type_chooses_the_loss(classifier, problem_type):
+    classifier.config.problem_type = problem_type
+    x = pixels(classifier.config)
+    logits = classifier(x).logits
+    indices, numbers = torch.tensor([0, 2]), torch.rand(2, 5)
+    labels, wanted = {
+        "single_label_classification": (indices, torch.nn.functional.cross_entropy(logits, indices)),
+        "multi_label_classification": (numbers, torch.nn.functional.binary_cross_entropy_with_logits(logits, numbers)),
+        "regression": (numbers, torch.nn.functional.mse_loss(logits, numbers)),
+    }[problem_type]
+    torch.testing.assert_close(classifier(x, labels=labels).loss, wanted, **ROUNDING)
+
+
+@torch.no_grad()
+def test_loading_at_another_geometry_equals_resizing_after_loading(model, tmp_path, caplog):
+    model.save_pretrained(tmp_path)
+    change = {"image_size": [48, 40], "patch_size": 4, "num_channels": 6}
+    auto_class = auto_class_of(model)
+    loader = auto_class if without_network(auto_class) else type(model)
+    with caplog.at_level(logging.WARNING, logger="hfvision"):
+        loaded = loader.from_pretrained(tmp_path, **change, channel_init="repeat")
+    assert "channels became 6 (repeat)" in caplog.text and "4x4 patches became 12x10 (bicubic)" in caplog.text
+    assert {name: getattr(loaded.config, name) for name in change} == change
+    model.resize_input(**change, channel_init="repeat")
+    for (name, got), wanted in zip(loaded.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(got, wanted, **EXACT, msg=name)
+    again = type(model).from_pretrained(loaded.save_pretrained(tmp_path / "resized") or tmp_path / "resized")
+    x = pixels(again.config, size=(48, 40))
+    torch.testing.assert_close(main_output(again(x)), main_output(loaded(x)), **EXACT)
+
+
+@torch.no_grad()
+def test_an_image_that_repeats_rgb_answers_as_rgb(classifier):
+    x = pixels(classifier.config)
+    wanted = classifier(x).logits
+    wider = copy.deepcopy(classifier)
+    wider.resize_input(num_channels=6, channel_init="repeat")
+    torch.testing.assert_close(wider(torch.cat([x, x], dim=1)).logits, wanted, **ROUNDING)
+    grey = copy.deepcopy(classifier)
+    grey.resize_input(num_channels=1)
+    torch.testing.assert_close(grey(x[:, :1]).logits, classifier(x[:, :1].expand(-1, 3, -1, -1)).logits, **ROUNDING)
+
+
+@torch.no_grad()
+def test_mapped_bands_answer_bit_for_bit_as_rgb(classifier):
+    x = pixels(classifier.config)
+    wanted = classifier(x).logits
+    bands = {"B02": "blue", "B03": "green", "B04": "red", **{f"B{band:02}": None for band in range(5, 15)}}
+    classifier.resize_input(num_channels=13, channel_init=bands)
+    multispectral = torch.randn(2, 13, *x.shape[-2:])
+    multispectral[:, :3] = x.flip(1)  # blue, green, red first
+    torch.testing.assert_close(classifier(multispectral).logits, wanted, **ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": 0}, "image_size is a positive whole number or a pair"),
+        ({"image_size": [32, 32, 32]}, "or a pair"),
+        ({"num_channels": [3, 3]}, "num_channels is a positive whole number; got"),
+        ({"image_size": 64, "position_rule": "nearest"}, "position_rule is 'bicubic' or 'corner_aligned'"),
+        ({"num_channels": 4, "channel_init": "zeros"}, "channel_init is 'mean', 'repeat'"),
+        ({"num_channels": 4, "channel_init": {7: 0}}, r"one of the 4 new channels \(0 to 3\)"),
+        ({"num_channels": 4, "channel_init": {"red": "red"}}, "4 are wanted, got 1"),
+        ({"num_channels": 4, "channel_init": lambda kernel, channels: kernel}, "must return a kernel of shape"),
+    ],
+)
+def test_a_geometry_that_cannot_work_is_refused(classifier, change, message):
+    before = copy.deepcopy(classifier.state_dict())
+    with pytest.raises(ConfigError, match=message):
+        classifier.resize_input(**change)
+    assert all(torch.equal(before[name], value) for name, value in classifier.state_dict().items())
+
+
+def test_weights_on_disk_are_not_resized(classifier):
+    classifier.to("meta")
+    with pytest.raises(ConfigError, match="Load without offloading"):
+        classifier.resize_input(image_size=64)
+
+
+def test_half_precision_and_double_work(classifier):
+    for dtype in (torch.bfloat16, torch.float64):
+        assert classifier.to(dtype)(pixels(classifier.config)).logits.dtype is dtype
+
+
+def test_forward_takes_images_first_and_further_options_by_name(model):
+    parameters = list(inspect.signature(type(model).forward).parameters.values())
+    assert parameters[1].name == "pixel_values" and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
+
+
+def test_a_config_that_cannot_work_is_refused(classifier):
+    with pytest.raises(Exception, match="cannot be split among 5 attention heads"):
+        tiny_config(classifier.config.model_type, num_attention_heads=5)
