@@ -96,6 +96,23 @@ def architecture(model_type: str) -> Architecture:
     return ARCHITECTURES[model_type]
 
 
+def families() -> list[dict[str, Any]]:
+    """The rows as plain data: model_type, config class, models by auto class, image processor."""
+    return [
+        {
+            "model_type": model_type,
+            "config": class_name(row.config),
+            "models": {auto_class: class_name(model) for auto_class, model in row.models.items()},
+            "processor": class_name(row.processor),
+        }
+        for model_type, row in ARCHITECTURES.items()
+    ]
+
+
+def class_name(reference: str) -> str:
+    return reference.split(":")[1]
+
+
 class _Entries(dict[Any, Any]):
     """An auto mapping's extra registrations: other people's as they are, hfvision's resolved when asked for.
 

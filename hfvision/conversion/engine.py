@@ -3,8 +3,8 @@
 A rule takes one or more source keys to one or more target keys. A `{hole}` in a pattern stands for exactly one path
 segment or a part of one, never for a separator ("." or "/"), and means the same in all patterns of its rule. Every
 source key is used or dropped by exactly one rule, and every target is produced once and in its own shape; otherwise
-`convert` names all offenders at once. A reversed table is a table: `reverse` turns each rule around, and the way back
-is the same `convert`.
+`apply` names all offenders at once. A reversed table is a table: `reverse` turns each rule around, and the way back
+is the same `apply`.
 """
 
 import re
@@ -120,7 +120,7 @@ def reverse(rules: Iterable[AnyRule], unused: Mapping[str, Unused] | None = None
     return tuple(backwards)
 
 
-def convert(
+def apply(
     checkpoint: Mapping[str, Tensor],
     rules: Sequence[AnyRule],
     expected: Mapping[str, Shape] | None = None,

@@ -47,19 +47,36 @@ hwio_to_oihw = Op("hwio_to_oihw", lambda kernel: kernel.permute(3, 2, 0, 1), lam
 
 def join_heads(heads: int) -> Op:
     """(in, heads, head_dim) <-> (heads * head_dim, in): the kernel of a Flax projection to heads, a Linear weight."""
-    return Op("join_heads", lambda kernel: kernel.flatten(1).mT, lambda weight: weight.mT.unflatten(1, (heads, -1)))
+
+    def join(kernel: Tensor) -> Tensor:
+        return _with_heads(kernel, heads, 1).flatten(1).mT
+
+    return Op("join_heads", join, lambda weight: weight.mT.unflatten(1, (heads, -1)))
 
 
 def join_heads_bias(heads: int) -> Op:
     """(heads, head_dim) <-> (heads * head_dim): the bias of the same projection."""
-    return Op("join_heads_bias", lambda bias: bias.flatten(), lambda bias: bias.unflatten(0, (heads, -1)))
+
+    def join(bias: Tensor) -> Tensor:
+        return _with_heads(bias, heads, 0).flatten()
+
+    return Op("join_heads_bias", join, lambda bias: bias.unflatten(0, (heads, -1)))
 
 
 def join_heads_out(heads: int) -> Op:
     """(heads, head_dim, out) <-> (out, heads * head_dim): the kernel of a Flax projection from heads."""
-    return Op(
-        "join_heads_out", lambda kernel: kernel.flatten(0, 1).mT, lambda weight: weight.mT.unflatten(0, (heads, -1))
-    )
+
+    def join(kernel: Tensor) -> Tensor:
+        return _with_heads(kernel, heads, 0).flatten(0, 1).mT
+
+    return Op("join_heads_out", join, lambda weight: weight.mT.unflatten(0, (heads, -1)))
+
+
+def _with_heads(tensor: Tensor, heads: int, axis: int) -> Tensor:
+    """Another number of heads would flatten to the same size and compute something else."""
+    if tensor.shape[axis] != heads:
+        raise ValueError(f"it has {tensor.shape[axis]} heads, the model {heads}")
+    return tensor
 
 
 def split(parts: int) -> Op:

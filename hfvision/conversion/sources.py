@@ -97,9 +97,11 @@ def download(repo_id: str) -> Path:
     """The local folder of a Hub model: config and weights. Raises CheckpointReadError."""
     from huggingface_hub import snapshot_download
 
-    wanted = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=wanted))
+        folder = Path(snapshot_download(repo_id, allow_patterns=["config.json", "model*.safetensors*"]))
+        if not any(folder.glob("model*.safetensors")):  # uploads from before 2023
+            folder = Path(snapshot_download(repo_id, allow_patterns=["config.json", "pytorch_model*.bin*"]))
+        return folder
     except (OSError, ValueError) as error:  # HTTP errors, offline mode and malformed ids are among these
         raise CheckpointReadError(f"{repo_id} is no folder here, and the Hub did not give it: {error}") from error
 

@@ -101,6 +101,8 @@ def prepare_classification(
     Raises DatasetError listing all of: missing labels, classes that occur in evaluation but not in training, classes
     without a training image (`drop_empty_classes` takes them out instead), fewer than two classes, unreadable images.
     """
+    if check_images < 0:
+        raise DatasetError(f"check_images is a number of images to decode, 0 for none; got {check_images}.")
     splits = load_image_dataset(source, image_column=image_column, label_column=label_column, config_name=config_name)
     name = name_of(source)
     train, evaluation = _choose_splits(name, splits, train_split, eval_split)
@@ -254,7 +256,7 @@ def _unreadable(part: LabelledImages, at_most: int) -> Iterator[str]:
     if faults:
         more = f"\n        and {len(faults) - EXAMPLES} more" if len(faults) > EXAMPLES else ""
         listed = "".join(f"\n        {message}" for message in faults[:EXAMPLES])
-        yield f"{len(faults)} unreadable images in split {part.split!r}:{listed}{more}"
+        yield f"unreadable images in split {part.split!r} ({len(faults)} of {len(rows)}):{listed}{more}"
 
 
 def _cut_off(part: LabelledImages, share: float) -> tuple[LabelledImages, LabelledImages]:
@@ -282,7 +284,9 @@ def _cut_off(part: LabelledImages, share: float) -> tuple[LabelledImages, Labell
 
 
 def _unseen(split: str, images: int, total: int, kinds: list[str]) -> str:
-    return f"{images} of {total} images in split {split!r} have {len(kinds)} labels unseen in training: {_shown(kinds)}"
+    return (
+        f"{images} of {total} images in split {split!r} have labels unseen in training ({len(kinds)}): {_shown(kinds)}"
+    )
 
 
 def _shown(names: list[str]) -> str:

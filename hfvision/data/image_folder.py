@@ -5,6 +5,7 @@ drops the labels without a word when there is a single class or when depths diff
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
@@ -48,7 +49,7 @@ def read_image_folder(folder: Path) -> datasets.DatasetDict:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=classes)})
     others = [path for files in found.values() for path, _ in files if not _is_image(path.name)]
     if others:
-        report(f"{len(others)} files in {folder} are no images and were left out, {others[0].name} for one.")
+        report(f"files in {folder} that are no images and were left out ({len(others)}): {_names(others)}.")
     index = {name: number for number, name in enumerate(classes)}
     return datasets.DatasetDict(
         {
@@ -94,7 +95,7 @@ def _check_layout(folder: Path, roots: dict[str, list[Path]]) -> None:
         loose = [name for name in sorted(os.listdir(root)) if (root / name).is_file() and _is_image(name)]
         if loose:
             where = "the folder itself" if root == folder else f"{root.name}/"
-            problems.append(f"{len(loose)} images lie in {where} outside any class folder, {loose[0]} for one")
+            problems.append(f"images in {where}, outside any class folder ({len(loose)}): {_names(map(Path, loose))}")
     if problems:
         raise DatasetError(f"{folder}: " + numbered("problem", problems) + "\n    Put each image into CLASS/.")
 
@@ -127,6 +128,7 @@ def _is_image(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
 
 
-def _names(paths: list[Path]) -> str:
+def _names(paths: Iterable[Path]) -> str:
+    paths = list(paths)
     shown = ", ".join(path.name for path in paths[:5])
     return shown if len(paths) <= 5 else f"{shown} and {len(paths) - 5} more"

@@ -89,7 +89,7 @@ def explain_attention(model: PreTrainedModel, processor: Any, image: Any, method
             f"explain_attention takes one image; the processor made {tuple(pixel_values.shape)} of what it got. "
             "Call it once for each image."
         )
-    embeddings = getattr(model.base_model, "embeddings", None)
+    embeddings: Any = getattr(model.base_model, "embeddings", None)
     if not hasattr(embeddings, "patch_grid"):
         raise ConfigError(
             f"{type(model).__name__} does not say on which patch grid it computes; explain_attention takes "
@@ -110,13 +110,13 @@ def explain_attention(model: PreTrainedModel, processor: Any, image: Any, method
 
 
 def _to_pixels(patches: Tensor, patch_size: tuple[int, int], size: Sequence[int]) -> Tensor:
-    """(B, h, w) -> (B, H, W): interpolated, stretched to 0..1, without the padding to whole patches."""
-    low, high = patches.amin((1, 2), keepdim=True), patches.amax((1, 2), keepdim=True)
-    stretched = (patches - low) / (high - low).clamp_min(torch.finfo(patches.dtype).tiny)
+    """(B, h, w) -> (B, H, W): interpolated, without the padding to whole patches, stretched to 0..1."""
     scale = (float(patch_size[0]), float(patch_size[1]))
-    heat = nn.functional.interpolate(stretched.unsqueeze(1), scale_factor=scale, mode="bilinear")[:, 0]
+    heat = nn.functional.interpolate(patches.unsqueeze(1), scale_factor=scale, mode="bilinear")[:, 0]
     height, width = size
     heat = heat[:, :height, :width]
+    low, high = heat.amin((1, 2), keepdim=True), heat.amax((1, 2), keepdim=True)
+    heat = (heat - low) / (high - low).clamp_min(torch.finfo(heat.dtype).tiny)
     # A model that leaves partial patches out did not look at the right and lower margin.
     return nn.functional.pad(heat, (0, width - heat.shape[2], 0, height - heat.shape[1]))
 

@@ -72,7 +72,8 @@ def prediction_sheet(
         row, column = divmod(place, columns)
         left = margin + column * (card_width + gutter)
         top = margin + head + row * (card_height + gutter)
-        right = None if truths is None else predictions[place][0] == truths[place]
+        truth = None if truths is None else truths[place]
+        right = None if truth is None else predictions[place][0] == truth
         corners = [left]
         _paste(sheet, enlarged(as_picture(image), (tile, tile)), (left, top), tile)
         if maps is not None:
@@ -84,7 +85,7 @@ def prediction_sheet(
                 box = (corner, top, corner + tile - 1, top + tile - 1)
                 draw.rectangle(box, outline=WRONG, width=measure.of(3))
         caption = (left, top + tile + measure.of(6))
-        _caption(draw, measure, caption, card_width, predictions[place], right, truths and truths[place])
+        _caption(draw, measure, caption, card_width, predictions[place], right, truth)
     if maps is not None:
         _colour_bar(sheet, measure, (margin, height - margin - measure.of(8)), legend)
     return sheet

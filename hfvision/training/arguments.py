@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
+from transformers.utils import is_torch_bf16_gpu_available
 
 from hfvision.errors import ConfigError, numbered
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 SCHEDULERS = tuple(kind.value for kind in SchedulerType)
 LOGGING_STEPS = 10
-LAST_CHECKPOINTS = 1  # kept beside the best one
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class TrainingSettings:
         ]
         if self.precision == "fp16" and not torch.accelerator.is_available():
             problems.append("precision fp16 needs a GPU and there is none here; use bf16 or fp32")
+        if self.precision == "bf16" and torch.accelerator.is_available() and not is_torch_bf16_gpu_available():
+            problems.append("precision bf16 is not supported by the GPU here; use fp16 or fp32")
         if problems:
             raise ConfigError(numbered("problem", problems))
 
@@ -71,7 +73,7 @@ class TrainingSettings:
         """The settings that decide which weights come out; what else there is may change when a run is resumed."""
         return {name: value for name, value in asdict(self).items() if name not in ("eval_batch_size", "workers")}
 
-    def arguments(self, output_dir: str | Path) -> TrainingArguments:
+    def arguments(self, output_dir: Path) -> TrainingArguments:
         """The same for transformers' Trainer: nothing on stdout, no column dropped, no prediction accumulated."""
         when = "epoch" if self.save_every is None else "steps"
         return TrainingArguments(
@@ -87,6 +89,7 @@ class TrainingSettings:
             weight_decay=self.weight_decay,
             max_grad_norm=self.max_grad_norm,
             seed=self.seed,
+            use_cpu=not torch.accelerator.is_available(),
             bf16=self.precision == "bf16",
             fp16=self.precision == "fp16",
             activation_checkpointing=self.activation_checkpointing,
@@ -95,7 +98,7 @@ class TrainingSettings:
             save_strategy=when,
             eval_steps=self.save_every,
             save_steps=self.save_every or 500,
-            save_total_limit=LAST_CHECKPOINTS,
+            save_total_limit=None,  # RunFolder removes old checkpoints, without trusting file times
             load_best_model_at_end=self.keep_best,
             metric_for_best_model="accuracy" if self.keep_best else None,
             greater_is_better=True if self.keep_best else None,

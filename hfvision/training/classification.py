@@ -24,6 +24,8 @@ from transformers import (
     PreTrainedModel,
     Trainer,
     TrainerCallback,
+    TrainerState,
+    TrainingArguments,
     set_seed,
 )
 from transformers.trainer_callback import PrinterCallback
@@ -41,8 +43,8 @@ from hfvision.starters import resolve
 from hfvision.training.arguments import TrainingSettings
 from hfvision.training.base_card import license_of
 from hfvision.training.head import class_names, replace_head
-from hfvision.training.progress import Progress
-from hfvision.training.run_folder import RunFolder
+from hfvision.training.progress import Progress, diverged, no_bars
+from hfvision.training.run_folder import LAST_FILE, RunFolder
 
 TASK = "image-classification"
 UNKNOWN_LICENSE = "unknown"  # the Hub's word for it
@@ -124,7 +126,7 @@ def train_classification(
         return TrainingResult(**{**finished, "output_dir": str(folder.path), "seconds": time.monotonic() - started})
 
     samples = Samples(data.train, augment, settings.seed)
-    counter = AccuracyCounter(len(data.names))
+    counter = AccuracyCounter(len(data.names), arguments)
     progress = Progress()
     trainer = ClassificationTrainer(
         model=base.model,
@@ -135,12 +137,13 @@ def train_classification(
         processing_class=base.processor,
         compute_metrics=counter,
         preprocess_logits_for_metrics=_logits_only,
-        callbacks=[EpochOfSamples(samples), progress, *callbacks],
+        callbacks=[EpochOfSamples(samples), OldCheckpoints(folder), progress, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout
     vars(base.model.config).pop("use_cache", None)  # Trainer sets it, and it is no field of an image model
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint is None or not _was_trained(trainer, checkpoint):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         metrics = trainer.evaluate()
     except BaseException:
         progress.close()
@@ -174,8 +177,25 @@ def train_classification(
             base.processor.save_pretrained(to)
             write_card(to, card)
 
-        folder.finish(save, asdict(result))
+        with no_bars():
+            folder.finish(save, asdict(result))
     return result
+
+
+def _was_trained(trainer: Trainer, checkpoint: Path) -> bool:
+    """Whether the checkpoint is that of the last step; then the trainer gets its weights, as after training.
+
+    A run can be killed between its last step and its end, and Trainer would then train one step too many.
+    """
+    state = TrainerState.load_from_json(str(checkpoint / LAST_FILE))
+    if state.global_step < state.max_steps:
+        return False
+    best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    source = checkpoint.parent / Path(best).name if best else checkpoint
+    model: Any = trainer.model
+    model.load_state_dict(type(model).from_pretrained(source, dtype=torch.float32).state_dict())
+    trainer.state = state
+    return True
 
 
 class ClassificationTrainer(Trainer):
@@ -184,6 +204,10 @@ class ClassificationTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with torch.random.fork_rng(devices=[]):  # starting a data loader draws a number
             return super().evaluate(*args, **kwargs)
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        with no_bars():
+            super().save_model(*args, **kwargs)
 
 
 class Samples(torch.utils.data.Dataset[dict[str, Any]]):
@@ -215,6 +239,17 @@ class EpochOfSamples(TrainerCallback):
         self.samples.epoch = int(state.epoch or 0)
 
 
+class OldCheckpoints(TrainerCallback):
+    """Removes what a new checkpoint replaces."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.folder.keep_last(state.best_model_checkpoint)
+
+
 class Collator:
     """Samples -> {"pixel_values": (B, C, H, W), "labels": (B,)}."""
 
@@ -234,18 +269,22 @@ class Collator:
 
 
 class AccuracyCounter:
-    """Trainer's compute_metrics, called batch by batch: counts, and gives the figures at the last one."""
+    """Trainer's compute_metrics, called batch by batch: counts, and gives the figures at the last one.
 
-    def __init__(self, num_labels: int) -> None:
+    Raises ConfigError when the model's scores are no numbers.
+    """
+
+    def __init__(self, num_labels: int, arguments: TrainingArguments) -> None:
+        self.arguments = arguments
         self.metric = ClassificationMetric(num_labels)
         self.last: dict[str, float] = {}
         self.per_class: list[float | None] = []
 
     def __call__(self, batch: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
-        scores, labels = batch.predictions, batch.label_ids
-        if isinstance(scores, Tensor) and isinstance(labels, Tensor):
-            scores, labels = scores.float().cpu().numpy(), labels.cpu().numpy()
-        self.metric.update(np.asarray(scores), np.asarray(labels))
+        scores, labels = torch.as_tensor(batch.predictions).float().cpu(), torch.as_tensor(batch.label_ids).cpu()
+        if scores.isnan().any():
+            raise diverged("the model's scores are no numbers", self.arguments)
+        self.metric.update(scores.numpy(), labels.numpy())
         if not compute_result:
             return {}
         self.per_class = self.metric.per_class()

@@ -2,12 +2,22 @@
 
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.utils.logging import tqdm
+from transformers.utils import logging
 
 from hfvision.errors import ConfigError
+
+
+def diverged(seen: str, arguments: TrainingArguments) -> ConfigError:
+    """The error of a training whose numbers are none any more."""
+    return ConfigError(
+        f"{seen}: training has diverged. Lower the learning rate (now {arguments.learning_rate:g}) or lengthen the "
+        f"warm-up (now {arguments.warmup_steps:g})."
+    )
 
 
 class Progress(TrainerCallback):
@@ -15,15 +25,18 @@ class Progress(TrainerCallback):
 
     def __init__(self) -> None:
         self.bar: Any = None
+        self.step = 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
             # disable=None: no bar where stderr is a file, which it would fill
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=None)
+            self.step = state.global_step
+            self.bar = logging.tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=None)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
+            self.bar.update(state.global_step - self.step)
+            self.step = state.global_step
 
     def on_log(
         self,
@@ -37,10 +50,7 @@ class Progress(TrainerCallback):
         if loss is None:
             return
         if not math.isfinite(loss):
-            raise ConfigError(
-                f"the training loss is {loss} at step {state.global_step}: training has diverged. Lower the learning "
-                f"rate (now {args.learning_rate:g}) or lengthen the warm-up (now {args.warmup_steps:g})."
-            )
+            raise diverged(f"the training loss is {loss} at step {state.global_step}", args)
         if self.bar is not None:
             self.bar.set_postfix(loss=f"{loss:.3f}")
 
@@ -52,16 +62,16 @@ class Progress(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        if not state.is_world_process_zero or not metrics:
+        if self.bar is None or not metrics:  # not while training: the caller shows what comes out
             return
         line = (
             f"epoch {state.epoch or 0:.4g}  step {state.global_step}/{state.max_steps}  "
             f"held-out accuracy {metrics['eval_accuracy']:.2%}  loss {metrics['eval_loss']:.4f}"
         )
-        if self.bar is None:
-            print(line, file=sys.stderr)
+        if logging.is_progress_bar_enabled():
+            self.bar.write(line, file=sys.stderr)  # above the bar
         else:
-            self.bar.write(line, file=sys.stderr)
+            print(line, file=sys.stderr)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.close()
@@ -71,3 +81,15 @@ class Progress(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Without transformers' own bars, one of which runs whenever a model is saved."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -70,6 +70,12 @@ class RunFolder:
             report(f"{path} was left incomplete by an interrupted run and was removed.")
         return complete[-1] if complete else None
 
+    def keep_last(self, best: str | None) -> None:
+        """Remove all checkpoints but the last and the best."""
+        for path in self._checkpoints()[:-1]:
+            if best is None or path.name != Path(best).name:
+                shutil.rmtree(path)
+
     def give_up(self) -> None:
         """After a failure: keep what can be resumed, otherwise remove everything that this run wrote."""
         if self.last_checkpoint() is None:
@@ -86,7 +92,11 @@ class RunFolder:
         saving = self.path / _SAVING
         shutil.rmtree(saving, ignore_errors=True)
         saving.mkdir()
-        save(saving)
+        try:
+            save(saving)
+        except BaseException:
+            shutil.rmtree(saving)
+            raise
         for path in sorted(saving.iterdir()):
             os.replace(path, self.path / path.name)
         saving.rmdir()

@@ -25,8 +25,8 @@ def recognise(keys: Iterable[str], family: str | None = None) -> Format:
     shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
     known = "".join(f"\n    {one.name}: {one.title}" for one in found or FORMATS)
     if found:
-        raise ConversionError(f"several formats have the keys {shown}; name one with family=:{known}")
-    raise ConversionError(f"no known format has the keys {shown}. Known formats (name one with family=):{known}")
+        raise ConversionError(f"several formats have the keys {shown}; name one (--family):{known}")
+    raise ConversionError(f"no known format has the keys {shown}. Known formats (--family):{known}")
 
 
 def recognise_folder(config: Mapping[str, Any], family: str | None = None) -> Format:
@@ -43,9 +43,7 @@ def recognise_folder(config: Mapping[str, Any], family: str | None = None) -> Fo
         return found[0]
     known = "".join(f"\n    {one.name}: model_type {' or '.join(one.model_types)}" for one in FORMATS)
     count = "several original formats have" if found else "no original format has"
-    raise ConversionError(
-        f"{count} a place for model_type {model_type!r}; name one with family=. Known formats:{known}"
-    )
+    raise ConversionError(f"{count} a place for model_type {model_type!r}; known formats (--family):{known}")
 
 
 def _of_family(family: str | None) -> tuple[Format, ...]:

@@ -127,7 +127,7 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
     if not keeps_head:
         config.pop("num_labels", None)
     notes: tuple[str, ...] = (
-        f"The architecture follows the code of {FORMAT.repository}: layer norm epsilon {config['layer_norm_eps']:g}, "
+        f"The architecture follows the code of {FORMAT.repository}: layer norm epsilon {config['layer_norm_eps']}, "
         f"activation {config['hidden_act']}.",
     )
     if has_head and not keeps_head:
@@ -135,6 +135,8 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
     if shared and not keeps_head and not pre_logits:
         notes += ("The original file has neither a head nor a pooler: read `last_hidden_state`.",)
     guessed = [name for name in (*CODE, "image_size", "classifier") if name not in overrides]
+    if not pre_logits:
+        guessed = [name for name in guessed if name != "pooler_act"]
     channels = known["num_channels"]
     height, width = pair(config["image_size"])
     return Plan(
@@ -231,12 +233,12 @@ def _grids(tensors: Mapping[str, Tensor], config: Mapping[str, Any], prefix_toke
     rows = tensors[POSITIONS].shape[1] - prefix_tokens
     side = isqrt(max(rows, 0))
     if size is None:
-        if side * side != rows or rows < 1:
-            other = f", and check whether the file should have 'cls': it has {'one' if prefix_tokens else 'none'}"
+        if not _is_square(rows):
+            wrong_prefix = rows + 1 if prefix_tokens else rows - 1
+            hint = f", or check why the file has {'a' if prefix_tokens else 'no'} class token ('cls')"
             raise ConversionError(
                 f"{POSITIONS} has rows for {rows} patches, which make no square, so the shape of the images is "
-                "unknown; set image_size=[height, width] in pixels"
-                f"{other if isqrt(rows + 2 * prefix_tokens - 1) ** 2 == rows + 2 * prefix_tokens - 1 else ''}."
+                f"unknown; set image_size=[height, width] in pixels{hint if _is_square(wrong_prefix) else ''}."
             )
         patch_height, patch_width = pair(config["patch_size"])
         square = patch_height == patch_width
@@ -246,13 +248,17 @@ def _grids(tensors: Mapping[str, Tensor], config: Mapping[str, Any], prefix_toke
         raise ConversionError(f"image_size {size} is smaller than one patch of {config['patch_size']}.")
     if grid[0] * grid[1] == rows:
         return grid, grid, size
-    if side * side != rows or rows < 1:
+    if not _is_square(rows):
         raise ConversionError(
             f"image_size {size} makes {_by(grid)} = {grid[0] * grid[1]} patches, and {POSITIONS} has rows for {rows}, "
             "which make no square, so they cannot be resampled. Set the image_size that the checkpoint was trained "
             "with, and resize the converted model with resize_input."
         )
     return (side, side), grid, size
+
+
+def _is_square(rows: int) -> bool:
+    return rows > 0 and isqrt(rows) ** 2 == rows
 
 
 def _checked_size(size: Any) -> int | list[int]:

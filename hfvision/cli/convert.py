@@ -1,0 +1,86 @@
+"""`hfvision convert`: an original checkpoint to a Hugging Face folder, or a folder back to the original format."""
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hfvision.cli.output import JsonOption, emit
+from hfvision.errors import ConfigError
+
+
+class Direction(str, Enum):
+    huggingface = "huggingface"
+    original = "original"
+
+
+class PositionRule(str, Enum):
+    corner_aligned = "corner_aligned"
+    bicubic = "bicubic"
+
+
+def run(
+    source: Annotated[str, typer.Argument(help="The checkpoint file; with --to original a folder or a Hub id.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; with --to original the file.")],
+    to: Annotated[Direction, typer.Option(help="The format to write.")] = Direction.huggingface,
+    family: Annotated[str | None, typer.Option(help="The original's family, where its keys do not tell.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="FIELD=VALUE of the config, the value as JSON: image_size=[30,42]. Repeatable."),
+    ] = None,
+    position_rule: Annotated[
+        PositionRule | None,
+        typer.Option(help="How a position table is resampled for another image_size; by default as the original does."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Names of the classes: a JSON list, or an object {id: name}.")
+    ] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(help="The weights' licence for the model card, by default that of the published files."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model or file at OUT.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """The report goes to stderr, the files written to stdout; with --json the whole report goes to stdout."""
+    overrides = dict(map(parse_setting, set_ or []))
+    if to is Direction.original:
+        given = {"--set": set_, "--position-rule": position_rule, "--labels": labels, "--license": license}
+        if unused := [option for option, value in given.items() if value]:
+            raise ConfigError(f"{', '.join(unused)} cannot be used with --to original: the folder says it all.")
+
+    from hfvision.conversion import convert, convert_back
+
+    if to is Direction.original:
+        report = convert_back(source, out, family=family, overwrite=overwrite)
+        files = [out]
+    else:
+        report = convert(
+            source,
+            out,
+            family=family,
+            overrides=overrides,
+            position_rule=None if position_rule is None else position_rule.value,
+            labels=labels,
+            license=license,
+            overwrite=overwrite,
+        )
+        files = [out / name for name in report.files]
+    if not as_json:
+        typer.echo(report.text(), err=True)
+    emit(report.to_dict(), "\n".join(map(str, files)), as_json)
+
+
+def parse_setting(setting: str) -> tuple[str, Any]:
+    """ "image_size=[30,42]" -> ("image_size", [30, 42]); text that is no JSON is taken as it is."""
+    field, equals, value = setting.partition("=")
+    if not equals or not field:
+        raise ConfigError(f"--set takes FIELD=VALUE, for example num_attention_heads=4; got {setting!r}.")
+    try:
+        return field, json.loads(value)
+    except json.JSONDecodeError:
+        if value[:1] in '[{"':
+            raise ConfigError(f"--set {field}: {value!r} is no JSON value; write for example [30,42].") from None
+        return field, value

@@ -1,0 +1,70 @@
+"""What a conversion did: for people, for programs, and for the record in the folder that it wrote."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+RECORD_FILE = "hfvision_conversion.json"  # the whole report, beside the converted model
+RECORD_FIELD = "hfvision_conversion"  # in config.json: what the way back needs; other programs pass it on unread
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """Everything that was taken over, left out, guessed or changed, with names and counts."""
+
+    direction: str  # "to huggingface" or "to original"
+    format: str
+    source: str  # file or folder name, without its path
+    sha256: str
+    out: str
+    model_type: str
+    model_class: str
+    config: Mapping[str, Any]
+    tensors: int  # in the source
+    used: int  # of them
+    parameters: int  # numbers in the tensors written
+    dropped: Mapping[str, str] = field(default_factory=dict)  # key of the source -> reason
+    added: Mapping[str, str] = field(default_factory=dict)  # key of the result that has no source -> reason
+    left_out: tuple[str, ...] = ()  # what the source file held besides tensors
+    assumed: tuple[str, ...] = ()  # what the tensors cannot tell
+    changed: tuple[str, ...] = ()  # what cannot be undone exactly
+    notes: tuple[str, ...] = ()
+    checked: tuple[str, ...] = ()  # what was compared after writing
+    files: tuple[str, ...] = ()  # written, without their path
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def record(self) -> str:
+        """JSON to keep beside the model: without this machine's path, and without what config.json says."""
+        kept = {key: value for key, value in self.to_dict().items() if key not in ("out", "config")}
+        return json.dumps(kept, indent=2, ensure_ascii=False) + "\n"
+
+    def text(self) -> str:
+        """The report for people, several lines."""
+        lines = [
+            f"{self.source} (sha256 {self.sha256[:12]}) {self.direction}, format {self.format}",
+            f"{self.model_class} ({self.model_type}): {self.used} of {self.tensors} tensors used, "
+            f"{self.parameters:,} parameters written",
+        ]
+        lines += [f"dropped: {keys}: {reason}" for reason, keys in _by_reason(self.dropped)]
+        lines += [f"filled in: {keys}: {reason}" for reason, keys in _by_reason(self.added)]
+        if self.assumed:
+            lines.append(f"assumed, since the tensors cannot tell: {', '.join(self.assumed)}")
+        lists = {
+            "left in the file": self.left_out,
+            "changed": self.changed,
+            "note": self.notes,
+            "checked": self.checked,
+        }
+        lines += [f"{what}: {line}" for what, entries in lists.items() for line in entries]
+        return "\n".join(lines)
+
+
+def _by_reason(keys: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Each reason once, with all its keys."""
+    grouped: dict[str, list[str]] = {}
+    for key, reason in keys.items():
+        grouped.setdefault(reason, []).append(key)
+    return [(reason, ", ".join(group)) for reason, group in grouped.items()]

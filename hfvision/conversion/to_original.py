@@ -1,0 +1,146 @@
+"""A Hugging Face folder becomes a checkpoint of the original format again."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hfvision.conversion import sources
+from hfvision.conversion.engine import Converted, Unused, apply, mismatches, reverse
+from hfvision.conversion.formats import BackPlan, Format
+from hfvision.conversion.report import RECORD_FIELD, ConversionReport
+from hfvision.conversion.tables import recognise_folder
+from hfvision.conversion.to_hub import config_errors, expected_shapes, unequal
+from hfvision.conversion.writing import check_file, new_file
+from hfvision.errors import ConversionError
+from hfvision.registry import ARCHITECTURES, architecture, load
+
+
+def convert_back(
+    source: str | Path, out: str | Path, *, family: str | None = None, overwrite: bool = False
+) -> ConversionReport:
+    """Convert the folder (or Hub id) `source` to the file `out` in the format of the original repository.
+
+    Every tensor that the model uses is written as it is, bit for bit. What the original stored and never used comes
+    back as zeros, named in `ConversionReport.added`; for that the folder's config remembers names and shapes.
+
+    Raises CheckpointReadError, ConversionError, UnknownNameError and ConfigError; `out` is then as it was.
+    """
+    out = Path(out)
+    folder = sources.download(str(source)) if sources.looks_like_repo_id(source) else Path(source)
+    checkpoint = sources.read_folder(folder)
+    format = recognise_folder(checkpoint.config, family)
+    check_file(out, f".{format.container}", overwrite)
+    config = read_config(checkpoint)
+    converted, plan = revert_tensors(checkpoint.tensors, config, format)
+    with new_file(out) as path:
+        WRITERS[format.container](path, converted.tensors)
+        again = sources.read(path).tensors
+        forth = apply(again, plan.rules).tensors
+        problems = [f"{key} was not written as converted" for key in unequal(converted.tensors, again)]
+        used = {key: checkpoint.tensors[key] for key in converted.used}
+        problems += [
+            f"{key} does not come back as it was"
+            for key in unequal(used, {key: forth[key].to(used[key].dtype) for key in used})
+        ]
+        if problems:
+            raise ConversionError(f"{mismatches(problems)}\nNothing was kept. The disk may be full or faulty.")
+    model_class = load(ARCHITECTURES[config.model_type].models[plan.auto_class]).__name__
+    return ConversionReport(
+        direction="to original",
+        format=format.name,
+        source=checkpoint.name,
+        sha256=checkpoint.sha256,
+        out=str(out),
+        model_type=config.model_type,
+        model_class=model_class,
+        config=config.to_dict(),
+        tensors=len(checkpoint.tensors),
+        used=len(converted.used),
+        parameters=sum(tensor.numel() for tensor in converted.tensors.values()),
+        dropped=converted.dropped,
+        added={key: f"zeros: {reason}" for key, reason in converted.added.items()},
+        left_out=checkpoint.left_out,
+        changed=tuple(f"not undone: {line}" for line in _record(config).get("changed", ())),
+        notes=plan.notes,
+        checked=(
+            f"{len(again)} tensors in the file equal those converted",
+            f"{len(used)} tensors converted forth again equal the folder's bit for bit",
+        ),
+        files=(out.name,),
+    )
+
+
+def read_config(checkpoint: sources.Checkpoint) -> Any:
+    """The config object of a folder. Raises UnknownNameError for a model_type that hfvision does not have."""
+    config_class = load(architecture(str(checkpoint.config.get("model_type"))).config)
+    with config_errors():
+        return config_class.from_dict(checkpoint.config)
+
+
+def revert_tensors(tensors: Mapping[str, Tensor], config: Any, format: Format) -> tuple[Converted, BackPlan]:
+    """The original's tensors and the plan that made them; nothing is written. Works on the meta device.
+
+    Raises ConversionError that lists every mismatch.
+    """
+    plan = format.plan_back(config, tensors)
+    expected = expected_shapes(
+        load(architecture(config.model_type).models[plan.auto_class]), config, plan.model_options
+    )
+    problems = []
+    for key, shape in expected.items():
+        if key not in tensors:
+            problems.append(f"{key} {shape} is missing")
+        elif tuple(tensors[key].shape) != shape:
+            problems.append(f"{key} is {tuple(tensors[key].shape)}, the config wants {shape}")
+    problems += [f"{key} {tuple(t.shape)} is not in the model" for key, t in tensors.items() if key not in expected]
+    if problems:
+        raise ConversionError(f"the weights do not fit the config.json beside them, {mismatches(problems)}")
+    record = _record(config)
+    with _reading_record():
+        unused = {
+            key: Unused(tuple(map(int, stored["shape"])), _dtype(stored["dtype"]))
+            for key, stored in record.get("unused", {}).items()
+        }
+        dtypes = {key: _dtype(name) for key, name in record.get("dtypes", {}).items()}
+        if sum(math.prod(was.shape) for was in unused.values()) > MOST_ZEROS:
+            raise ValueError(f"more than {MOST_ZEROS:,} zeros to fill in")
+    converted = apply(tensors, (*reverse(plan.rules, unused), *plan.extra))
+    for key in dtypes.keys() & converted.tensors.keys():
+        tensor = converted.tensors[key]
+        narrow = tensor.to(dtypes[key])
+        if tensor.is_meta or torch.equal(narrow.to(tensor.dtype), tensor):  # not after training in the wider type
+            converted.tensors[key] = narrow
+    return converted, plan
+
+
+def _record(config: Any) -> Mapping[str, Any]:
+    """What the way there left in config.json; nothing for models that were never converted."""
+    record = getattr(config, RECORD_FIELD, None)
+    return record if isinstance(record, dict) else {}
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"{name!r} is no dtype")
+    return dtype
+
+
+@contextmanager
+def _reading_record() -> Iterator[None]:
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConversionError(
+            f"the field {RECORD_FIELD!r} of config.json is damaged ({type(error).__name__}: {error}); remove it to "
+            "convert without it."
+        ) from error
+
+
+MOST_ZEROS = 2**31  # a record that asks for more is damaged: the largest head published has 28 million numbers
+WRITERS = {"npz": sources.write_npz}

@@ -1,0 +1,82 @@
+"""Files and folders that appear whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hfvision.errors import ConfigError
+
+WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
+
+
+def check_folder(out: Path, overwrite: bool) -> None:
+    """Raises ConfigError if `out` is a file, or a folder with something in it that may not be overwritten."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; the converted model is a folder. Name another one.")
+    if out.is_dir() and any(out.iterdir()):
+        if not overwrite:
+            raise ConfigError(f"{out} is not empty. Name another folder, or overwrite the model there (--overwrite).")
+        if not (out / "config.json").is_file():
+            raise ConfigError(f"{out} holds other things than a model (it has no config.json). Name another folder.")
+
+
+def check_file(out: Path, suffix: str, overwrite: bool) -> None:
+    """Raises ConfigError if `out` is a folder, has another suffix, or exists and may not be overwritten."""
+    if out.is_dir():
+        raise ConfigError(
+            f"{out} is a folder; the original format is one file. Name it, for example {out / 'model'}{suffix}."
+        )
+    if out.suffix != suffix:
+        raise ConfigError(f"{out} should end in {suffix}, the original format's container.")
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out} exists. Name another file, or overwrite it (--overwrite).")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder beside `out` to write to; when the block ends well its files move to `out`, else it goes.
+
+    In an existing `out` the files replace those of the same name, and weights that the new ones do not replace are
+    removed, since a loader could take them for the model's.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        yield work
+        work.chmod(0o777 & ~_umask())  # mkdtemp's folders are private
+        if not out.exists():
+            work.rename(out)
+            return
+        names = {path.name for path in work.iterdir()}
+        for pattern in WEIGHT_FILES:
+            for old in out.glob(pattern):
+                if old.name not in names:
+                    old.unlink()
+        for path in work.iterdir():
+            path.replace(out / path.name)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def new_file(out: Path) -> Iterator[Path]:
+    """A hidden file beside `out` to write to; when the block ends well it becomes `out`, else it goes."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{out.stem}-", suffix=out.suffix, dir=out.parent)
+    os.close(handle)
+    work = Path(name)
+    try:
+        yield work
+        work.chmod(0o666 & ~_umask())
+        work.replace(out)
+    finally:
+        work.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,183 @@
+"""The image processor that the tasks' processors build on: any image in, a float32 batch out.
+
+It has transformers' options, file format and results (exactly, for 8-bit images) and takes any array besides: paths,
+addresses, PIL images of every mode, NumPy arrays and torch tensors, (H, W), (H, W, C) or (C, H, W), any dtype, any
+number of channels, different sizes in one list. What is ambiguous is refused with the argument that settles it; what
+was assumed or dropped is logged once, with counts.
+
+Order of work: read, choose bands, bring to grey levels, resize, crop at the centre, rescale, normalise, pad.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import transformers
+from huggingface_hub import is_offline_mode
+from transformers import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import CONFIG_NAME, cached_file, is_torchvision_available
+
+from hfvision.errors import ConfigError
+from hfvision.processing.batch import make_batch
+from hfvision.processing.options import OPTION_NAMES, ImageOptions, Plan, checked, make_plan, refuse_misspelt
+from hfvision.processing.reading import read_image
+from hfvision.processing.reports import report
+from hfvision.processing.resizing import Resampling
+
+FILE_NAMES = frozenset({"image_processor_type", "feature_extractor_type", "processor_class"})  # in files, not options
+HUB_NAMES = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")
+
+REPORTS = {  # kind -> what is logged the first time that it happens
+    "repeated": "{n} images of one channel were repeated into {wanted}.",
+    "alpha dropped": "The alpha channel of {n} images was dropped (do_convert_rgb=True lays PIL images on white).",
+    "colour to grey": "{n} colour images were converted to grey, as this processor takes one channel.",
+    "bands dropped": "{n} images have more bands than this processor takes: only its own were kept.",
+    "16 bits": "{n} images of 16 bits were taken as 0 (black) to 65535 (white): input_range= sets other limits.",
+    "images outside": "{values} values in {n} images lie outside input_range={input_range}: they were scaled like the "
+    "others, not clipped.",
+}
+
+
+class ArrayImageProcessor(BaseImageProcessor):
+    """Options, files and calls; a task's processor sets the defaults of its checkpoints."""
+
+    valid_kwargs = ImageOptions
+    served_model_types: ClassVar[set[str]] = set()
+    """Model types that get our processors from AutoImageProcessor; the registry fills it and empties it."""
+    name_with_own_options: ClassVar[str] = "MultispectralImageProcessor"
+    """The type written to files with `bands` or `input_range`, which transformers would ignore under a shared name."""
+    _backend: ClassVar[str | None] = None
+
+    resample: Any = Resampling.BILINEAR
+    do_resize: Any = True
+    do_rescale: Any = True
+    do_normalize: Any = True
+
+    def __init__(self, **options: Any) -> None:
+        """Raises UnknownNameError for options that do not exist, ConfigError for values that cannot work."""
+        options = checked({name: value for name, value in options.items() if name not in FILE_NAMES})
+        make_plan(self._class_defaults() | {k: v for k, v in options.items() if v is not None}, options, complete=False)
+        super().__init__(**options)
+        self._set_attributes(**options)
+
+    @classmethod
+    def _class_defaults(cls) -> dict[str, Any]:
+        return {name: getattr(cls, name, None) for name in OPTION_NAMES}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' `from_pretrained`.
+
+        Called by AutoImageProcessor for a model that is not ours (the `config.json` of the same place tells), it
+        returns transformers' own processor of that name. A place without `config.json` gets ours.
+        """
+        refuse_misspelt((name for name in kwargs if name not in HUB_NAMES), OPTION_NAMES, only_near=True)
+        if kwargs.get("_from_auto") and (theirs := cls._transformers_class()) is not None:
+            model_type = _model_type_beside(str(pretrained_model_name_or_path), kwargs)
+            if model_type is not None and model_type not in cls.served_model_types:
+                return theirs.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if cls._backend is not None:
+            return cls.__mro__[1].from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[attr-defined]
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """From the contents of a file. Keys that are no options, as other versions write, are kept, without effect."""
+        return_unused = kwargs.pop("return_unused_kwargs", False)
+        contents = {**image_processor_dict, **{k: v for k, v in kwargs.items() if k in OPTION_NAMES}}
+        processor = cls(**{name: value for name, value in contents.items() if name in OPTION_NAMES})
+        for name, value in contents.items():
+            if name not in OPTION_NAMES and name not in FILE_NAMES and not name.startswith("_"):
+                setattr(processor, name, value)
+        return (processor, {k: v for k, v in kwargs.items() if k not in OPTION_NAMES}) if return_unused else processor
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike[str]) -> Any:
+        return cls.from_dict(json.loads(Path(json_file).read_text(encoding="utf-8")))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `preprocessor_config.json` gets: under a type of our own where `bands` or `input_range` are set."""
+        contents: dict[str, Any] = super().to_dict()
+        if contents.get("bands") is not None or contents.get("input_range") is not None:
+            contents["image_processor_type"] = self.name_with_own_options
+        return contents
+
+    @classmethod
+    @cache
+    def auto_classes(cls) -> dict[str, type["ArrayImageProcessor"]]:
+        """{backend: class}, to register with AutoImageProcessor.
+
+        Both give processors of this very class. They differ for models that are not ours: AutoImageProcessor tells
+        nobody which backend it was asked for, so the second stands for `backend="pil"`.
+        """
+        pil = type(cls.__name__, (cls,), {"_backend": "pil", "__module__": cls.__module__, "__doc__": cls.__doc__})
+        return {"torchvision": cls, "pil": pil}
+
+    @classmethod
+    def _transformers_class(cls) -> Any:
+        """transformers' class of this name, for the backend that is asked for and there; None if it has none."""
+        pil = f"{cls.__name__}Pil"
+        wants_pil = cls._backend == "pil" or not is_torchvision_available()
+        return getattr(transformers, pil if wants_pil and hasattr(transformers, pil) else cls.__name__, None)
+
+    @property
+    def backend(self) -> str:
+        return "pil"
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """The images behind paths and addresses, in the lists that they come in."""
+        if isinstance(image_url_or_urls, list | tuple):
+            return [self.fetch_images(source) for source in image_url_or_urls]
+        return read_image(image_url_or_urls)
+
+    def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+        """`pixel_values`: (B, N, h, w) as `return_tensors` says ("pt" or "np"); without it, a list of (N, h, w).
+
+        `images` is one image, a batch (B, ...) or any iterable of images, nested or not; tensors stay on their device.
+        Options given here hold for this call; `bands` then names the channels that the images have.
+        """
+        if args:
+            raise ConfigError(f"options are given by name; got {len(args)} more values after the images")
+        plan = make_plan({name: getattr(self, name, None) for name in OPTION_NAMES}, checked(kwargs))
+        notes: Counter[str] = Counter()
+        pixel_values = make_batch(images, plan, notes)
+        _say(notes, plan)
+        return BatchFeature(data={"pixel_values": pixel_values})
+
+
+def _say(notes: Counter[str], plan: Plan) -> None:
+    for kind, sentence in REPORTS.items():
+        if notes[kind]:
+            counts = {"n": notes[kind], "values": f"{notes['values outside']:,}"}
+            report(kind, sentence.format(**counts, wanted=plan.channels.wanted or 3, input_range=plan.input_range))
+
+
+def _model_type_beside(place: str, kwargs: Mapping[str, Any]) -> str | None:
+    """The `model_type` in the `config.json` of a folder, of the folder of a file, or of a repository on the Hub."""
+    path: Any = None
+    if os.path.isdir(place):
+        path = Path(place, kwargs.get("subfolder") or "", CONFIG_NAME)
+    elif os.path.isfile(place):
+        path = Path(place).with_name(CONFIG_NAME)
+    else:
+        hub = {name: kwargs[name] for name in HUB_NAMES if kwargs.get(name) is not None}
+        hub["local_files_only"] = bool(kwargs.get("local_files_only")) or is_offline_mode()
+        path = cached_file(
+            place,
+            CONFIG_NAME,
+            **hub,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    if path is None or not os.path.isfile(path):
+        return None
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError):  # no JSON object: whoever needs the config will say so
+        return None

@@ -1,0 +1,247 @@
+"""The options of an image processor: their names, the checks, and the plan that a call makes of them."""
+
+import difflib
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from huggingface_hub.dataclasses import validate_typed_dict
+from huggingface_hub.errors import StrictDataclassError
+from transformers.image_processing_utils import get_size_dict
+from transformers.image_utils import SizeDict
+from transformers.processing_utils import ImagesKwargs
+
+from hfvision.errors import ConfigError, UnknownNameError, numbered
+from hfvision.processing.channels import FIRST, LAST, Channels
+from hfvision.processing.resizing import SIZE_FORMS, Resampling
+
+Statistics: TypeAlias = float | tuple[float, ...] | None
+
+
+class ImageOptions(ImagesKwargs, total=False):
+    """transformers' options, and ours.
+
+    `input_range`: the values (black, white) of the images; see `hfvision.processing.values`.
+    `bands`: names of channels. Of a processor: those that it takes, in order. Of a call: those that the images have.
+    """
+
+    input_range: list[float] | tuple[float, ...] | None
+    bands: list[str] | tuple[str, ...] | None
+
+
+OPTION_NAMES = frozenset(ImageOptions.__annotations__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The options of one call, checked."""
+
+    channels: Channels
+    size: SizeDict | None  # None: no resizing
+    resample: int
+    crop: tuple[int, int] | None  # (height, width)
+    factor: float | None  # None: no rescaling
+    input_range: tuple[float, float] | None
+    mean: Statistics  # None: no normalising
+    std: Statistics
+    pad: bool
+    pad_size: tuple[int, int] | None  # None: the largest height and width of the batch
+    layout: str
+    tensors: str | None  # "pt", "np"
+    device: torch.device | None
+
+
+def refuse_misspelt(names: Iterable[str], known: Collection[str], only_near: bool = False) -> None:
+    """Raise UnknownNameError for names that are not `known`; with `only_near`, for likely misspellings alone."""
+    faults = []
+    for name in names:
+        if name in known or name.startswith("_"):
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8 if only_near else 0.6)
+        if near:
+            faults.append(f"{name!r} is no option; did you mean {near[0]!r}?")
+        elif not only_near:
+            faults.append(f"{name!r} is no option; there are {', '.join(sorted(known))}")
+    if faults:
+        raise UnknownNameError(_all(faults))
+
+
+def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with numbers as plain floats. Raises UnknownNameError and, for wrong types, ConfigError."""
+    refuse_misspelt(options, OPTION_NAMES)
+    plain = {name: _plain(name, value) for name, value in options.items()}
+    faults = []
+    for name, value in plain.items():
+        try:
+            validate_typed_dict(ImageOptions, {name: value})
+        except StrictDataclassError as error:
+            faults.append(f"{name}={value!r}: {str(error).strip().splitlines()[-1].strip()}")
+    if faults:
+        raise ConfigError(_all(faults))
+    return plain
+
+
+def make_plan(stored: Mapping[str, Any], given: Mapping[str, Any], complete: bool = True) -> Plan:
+    """The plan of a call: what is `given` goes before what the processor has `stored`. ConfigError lists all faults.
+
+    Without `complete`, what a later call may still supply may be missing. `given["bands"]` describes the images.
+    """
+    options = {**stored, **{name: value for name, value in given.items() if name != "bands"}}
+    get, bands = options.get, stored.get("bands")
+    faults: list[str] = []
+    sizes = {name: _size(name, options, faults) for name in ("size", "crop_size", "pad_size")}
+    if complete:
+        faults += _missing(options)
+    for name in ("crop_size", "pad_size"):
+        window = sizes[name]
+        if window is not None and not (window.height and window.width):
+            faults.append(f"{name} must be {{height, width}}; got {dict(window)}")
+    if get("resample") is not None and get("resample") not in list(Resampling)[:6]:
+        faults.append(f"resample must be one of PIL.Image.Resampling, 0 to 5; got {get('resample')!r}")
+    for name in ("input_data_format", "data_format"):
+        if get(name) is not None and _word(get(name)) not in (FIRST, LAST):
+            faults.append(f'{name} must be "{FIRST}" or "{LAST}"; got {get(name)!r}')
+    if _word(get("return_tensors")) not in (None, "pt", "np"):
+        faults.append(f'return_tensors must be "pt", "np" or None; got {get("return_tensors")!r}')
+
+    mean, std = (_statistics(get(name)) if get("do_normalize") else None for name in ("image_mean", "image_std"))
+    faults += _faults_of_statistics(mean, std, bands)
+    faults += _faults_of_range(get("input_range"))
+    if given.get("input_range") is not None and not get("do_rescale"):
+        faults.append("input_range says how to rescale, but do_rescale is off: leave one of them out")
+    if given.get("bands") is not None and complete and bands is None:
+        faults.append("bands= names the channels of the images, but this processor has no bands of its own to pick")
+    wanted, why = _wanted(mean, std, bands)
+    if get("do_convert_rgb") and wanted not in (None, 3):
+        faults.append(f"do_convert_rgb=True makes 3 channels, but {wanted} are wanted, because {why}")
+    if faults:
+        raise ConfigError(_all(faults))
+
+    size, crop_size, pad_size = sizes.values()
+    factor, input_range = get("rescale_factor"), get("input_range")
+    return Plan(
+        channels=Channels(
+            wanted=wanted,
+            why=why,
+            convert_rgb=get("do_convert_rgb"),
+            layout=_word(get("input_data_format")),
+            bands=bands,
+            given_bands=given.get("bands") if complete else None,
+        ),
+        size=size if get("do_resize") else None,
+        resample=int(Resampling.BILINEAR if get("resample") is None else options["resample"]),
+        crop=(crop_size.height, crop_size.width) if crop_size is not None and get("do_center_crop") else None,
+        factor=float(factor) if get("do_rescale") and factor is not None else None,
+        input_range=None if input_range is None else (float(input_range[0]), float(input_range[1])),
+        mean=mean,
+        std=std,
+        pad=bool(get("do_pad")),
+        pad_size=None if pad_size is None else (pad_size.height, pad_size.width),
+        layout=_word(get("data_format")) or FIRST,
+        tensors=_word(get("return_tensors")),
+        device=None if get("device") is None else torch.device(options["device"]),
+    )
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Arrays, tuples of NumPy numbers and the like as what a JSON file holds."""
+    if isinstance(value, SizeDict):
+        return dict(value)
+    if hasattr(value, "tolist"):  # a NumPy number or array, or a tensor
+        value = value.tolist()
+    if name in ("rescale_factor", "image_mean", "image_std", "input_range"):
+        if isinstance(value, list | tuple):
+            return [_float(v) for v in value]
+        return _float(value)
+    return list(value) if name == "bands" and isinstance(value, tuple) else value
+
+
+def _float(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _size(name: str, options: Mapping[str, Any], faults: list[str]) -> SizeDict | None:
+    value = options.get(name)
+    if value is None or isinstance(value, SizeDict):
+        return value
+    try:
+        square = name != "size" or options.get("default_to_square") is not False
+        return SizeDict(**get_size_dict(value, default_to_square=square, param_name=name))
+    except (TypeError, ValueError):
+        faults.append(f"{name} must be {SIZE_FORMS}, or a number for a square; got {value!r}")
+        return None
+
+
+def _missing(options: Mapping[str, Any]) -> list[str]:
+    needs = {
+        "do_resize": ("size", "resample"),
+        "do_center_crop": ("crop_size",),
+        "do_rescale": ("rescale_factor",),
+        "do_normalize": ("image_mean", "image_std"),
+    }
+    return [
+        f"{switch}=True needs {name}"
+        for switch, names in needs.items()
+        for name in names
+        if options.get(switch) and options.get(name) is None
+    ]
+
+
+def _statistics(value: Any) -> Statistics:
+    value = _plain("image_mean", value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _faults_of_statistics(mean: Statistics, std: Statistics, bands: Any) -> list[str]:
+    faults = []
+    counts = {
+        name: len(value) for name, value in (("image_mean", mean), ("image_std", std), ("bands", bands)) if _many(value)
+    }
+    if len(set(counts.values())) > 1:
+        faults.append("one value per channel: " + ", ".join(f"{name} has {count}" for name, count in counts.items()))
+    if bands is not None and len(set(bands)) < len(bands):
+        faults.append(f"bands has a name twice: {', '.join(bands)}")
+    for name, value in (("image_mean", mean), ("image_std", std)):
+        numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+        if not all(math.isfinite(v) for v in numbers):
+            faults.append(f"{name} must be finite; got {value}")
+        if name == "image_std" and 0 in numbers:
+            faults.append(f"image_std divides, so it must not be 0; got {value}")
+    return faults
+
+
+def _faults_of_range(value: Any) -> list[str]:
+    if value is None:
+        return []
+    try:
+        black, white = (float(v) for v in value)
+        right = math.isfinite(black) and math.isfinite(white) and black != white
+    except (TypeError, ValueError):
+        right = False
+    return [] if right else [f"input_range must be two different finite numbers, (black, white); got {value!r}"]
+
+
+def _wanted(mean: Statistics, std: Statistics, bands: Any) -> tuple[int | None, str]:
+    """How many channels the images must have, and how that is known."""
+    if bands is not None:
+        return len(bands), f"bands names {len(bands)}"
+    for name, value in (("image_mean", mean), ("image_std", std)):
+        if isinstance(value, tuple):
+            return len(value), f"{name} has {len(value)} value{'s' * (len(value) > 1)}"
+    return None, ""
+
+
+def _many(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _word(value: Any) -> Any:
+    """The string of an enumeration's member, or the string itself."""
+    return getattr(value, "value", value)
+
+
+def _all(faults: list[str]) -> str:
+    return faults[0] if len(faults) == 1 else numbered("fault", faults)

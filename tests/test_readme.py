@@ -1,0 +1,52 @@
+"""The README's snippets run, its commands are the ones that are checked, and it names what there is."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hfvision import __version__
+from hfvision.cli import COMMANDS
+from hfvision.registry import ARCHITECTURES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def command(name):
+    return re.search(rf"<!-- run: {name} -->\n```sh\n(.*?)\n```", README, flags=re.DOTALL).group(1)
+
+
+@pytest.mark.parametrize("index", range(len(SNIPPETS)))
+def test_a_snippet_runs_by_itself_as_it_stands(index, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(SNIPPETS[index], f"README snippet {index + 1}", "exec"), {"__name__": "readme"})
+
+
+def test_there_are_snippets():
+    assert len(SNIPPETS) >= 4
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    assert command("tests") in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_two_commands_set_up_alike():
+    main, tests = command("main").split(" && "), command("tests").split(" && ")
+    assert main[0] == tests[0]
+    assert main[1] == tests[1].replace('".[dev]"', ".")
+    assert main[2:] == [".venv/bin/hfvision demo"]
+
+
+def test_every_family_and_command_has_its_line():
+    assert [name for name in ARCHITECTURES if f"`{name}`" not in README] == []
+    assert [name for name in COMMANDS if f"`hfvision {name}" not in README] == []
+
+
+def test_the_newest_change_is_this_version():
+    assert re.search(r"## Changes\n+### (\S+)", README).group(1) == __version__
+
+
+def test_its_pictures_exist():
+    assert [path for path in re.findall(r"!\[.*?\]\((.*?)\)", README) if not (ROOT / path).exists()] == []

@@ -1,0 +1,66 @@
+"""Run by an interpreter with plain transformers 4.57 and without hfvision: python transformers4_side.py load|save FOLDER
+
+load: compute the outputs of every model folder in FOLDER, saved by hfvision, with transformers' own classes.
+save: save transformers' own models, with inputs and outputs, into FOLDER.
+Each model folder holds inputs.npy, outputs.npy (the main output), image.png and pixels.npy (image.png, processed).
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+
+SIZES = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+CASES = {
+    "vit": [
+        (name, transformers.ViTConfig(**SIZES, intermediate_size=48, encoder_stride=8, num_labels=5))
+        for name in ("ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling")
+    ],
+}
+PROCESSORS = {"vit": "ViTImageProcessor"}
+
+
+def outputs(model, x):
+    with torch.no_grad():
+        out = model.eval()(torch.from_numpy(x))
+    name = next(n for n in ("logits", "reconstruction", "last_hidden_state") if n in out)
+    return out[name].numpy()
+
+
+def load(folder):
+    for path in sorted(folder.iterdir()):
+        config = json.loads((path / "config.json").read_text())
+        model = getattr(transformers, config["architectures"][0]).from_pretrained(path)
+        np.save(path / "outputs_4.npy", outputs(model, np.load(path / "inputs.npy")))
+        processor = transformers.AutoImageProcessor.from_pretrained(path, use_fast=False)
+        pixels = processor(Image.open(path / "image.png"), return_tensors="np")["pixel_values"]
+        np.save(path / "pixels_4.npy", pixels)
+
+
+def save(folder):
+    for model_type, cases in CASES.items():
+        for name, config in cases:
+            path = folder / f"{model_type}-{name}"
+            torch.manual_seed(0)
+            model = getattr(transformers, name)(config)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.normal_(std=0.2)
+            model.save_pretrained(path)
+            x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+            np.save(path / "inputs.npy", x)
+            np.save(path / "outputs.npy", outputs(model, x))
+            processor = getattr(transformers, PROCESSORS[model_type])(size={"height": 32, "width": 32})
+            processor.save_pretrained(path)
+            image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (45, 60, 3), dtype=np.uint8))
+            image.save(path / "image.png")
+            np.save(path / "pixels.npy", processor(image, return_tensors="np")["pixel_values"])
+
+
+if __name__ == "__main__":
+    assert transformers.__version__.startswith("4.57."), transformers.__version__
+    {"load": load, "save": save}[sys.argv[1]](Path(sys.argv[2]))
