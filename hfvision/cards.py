@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import EvalResult, ModelCardData
+from PIL import Image
 
 from hfvision.errors import ConfigError
 
@@ -108,7 +109,7 @@ def model_card(
         "Labels": _labels(config) if task == "image-classification" else "",
         "Training": _table(("setting", "value"), (training or {}).items()),
         "Results": _results(results),
-        "Provenance": _table(("", ""), (provenance or {}).items()),
+        "Provenance": _table(("item", "value"), (provenance or {}).items()),
         "Limits": _limits(measured),
         "Notes": "\n".join(f"- {_one_line(note)}" for note in notes),
     }
@@ -167,7 +168,8 @@ def _images(config: "PreTrainedConfig", preprocessing: Mapping[str, object] | No
     text = f"The model takes {channels} channel{'' if channels == 1 else 's'} per pixel. " if channels else ""
     text += "`preprocessor_config.json` prepares images as they were prepared in training."
     shown = ("size", "resample", "do_center_crop", "crop_size", "rescale_factor", "image_mean", "image_std")
-    rows = [(key, preprocessing[key]) for key in shown if preprocessing and preprocessing.get(key) is not None]
+    settings = preprocessing or {}
+    rows = [(key, _setting(key, settings[key])) for key in shown if settings.get(key) is not None]
     return f"{text}\n\n{_table(('setting', 'value'), rows)}" if rows else text
 
 
@@ -207,6 +209,15 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     if not lines:
         return ""
     return "\n".join(["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *lines])
+
+
+def _setting(name: str, value: object) -> str:
+    """A processor's setting in words: {"height": 30, "width": 42} -> "30 x 42", resample 2 -> "bilinear"."""
+    if name == "resample" and isinstance(value, int):
+        return Image.Resampling(value).name.lower()
+    if isinstance(value, Mapping) and value.keys() == {"height", "width"}:
+        return f"{value['height']} x {value['width']}"
+    return str(value)
 
 
 def _size(value: object) -> str:

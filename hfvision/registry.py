@@ -8,9 +8,10 @@ transformers offers no way to undo a registration, so this file (and only this f
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -113,14 +114,17 @@ def class_name(reference: str) -> str:
     return reference.split(":")[1]
 
 
+Ours = dict[str, Callable[[], Any]]
+
+
 class _Entries(dict[Any, Any]):
     """An auto mapping's extra registrations: other people's as they are, hfvision's resolved when asked for.
 
-    `ours` maps a key to a value, both names: a key is a model_type or "module:Class" of a config class, a value is
-    "module:Class" or a mapping of such. What somebody registers later for the same key comes first.
+    `ours` maps a key, a model_type or "module:Class" of a config class, to a function that gives the value. What
+    somebody registers later for the same key comes first.
     """
 
-    def __init__(self, others: Mapping[Any, Any], ours: Mapping[str, Any], keys_are_classes: bool) -> None:
+    def __init__(self, others: Mapping[Any, Any], ours: Ours, keys_are_classes: bool) -> None:
         super().__init__(others)
         self.ours = ours
         self.keys_are_classes = keys_are_classes
@@ -142,8 +146,7 @@ class _Entries(dict[Any, Any]):
         name = self._name(key)
         if name is None or name not in self.ours:
             raise KeyError(key)
-        value = self.ours[name]
-        return load(value) if isinstance(value, str) else {backend: load(v) for backend, v in value.items()}
+        return self.ours[name]()
 
     def get(self, key: Any, default: Any = None) -> Any:
         return self[key] if key in self else default  # noqa: SIM401 - this is the method it proposes
@@ -168,19 +171,29 @@ class _Entries(dict[Any, Any]):
         return [(key, self[key]) for key in self]
 
 
-def _entries() -> dict[str, tuple[str, dict[str, Any], bool]]:
+def _entries() -> dict[str, tuple[str, Ours, bool]]:
     """For each auto mapping of transformers: the module that holds it, our entries, and whether keys are classes."""
-    tables: dict[str, tuple[str, dict[str, Any], bool]] = {
-        "CONFIG_MAPPING": (f"{_AUTO}.configuration_auto", {k: row.config for k, row in ARCHITECTURES.items()}, False),
+    configs: Ours = {model_type: partial(load, row.config) for model_type, row in ARCHITECTURES.items()}
+    processors: Ours = {row.config: partial(_processor_classes, row.processor) for row in ARCHITECTURES.values()}
+    for own in OWN_PROCESSORS:  # found by name among the values; the key only has to be a class
+        processors[own] = partial(_processor_classes, own)
+    tables: dict[str, tuple[str, Ours, bool]] = {
+        "CONFIG_MAPPING": (f"{_AUTO}.configuration_auto", configs, False),
+        "IMAGE_PROCESSOR_MAPPING": (f"{_AUTO}.image_processing_auto", processors, True),
     }
     for row in ARCHITECTURES.values():
         for auto_class, model in row.models.items():
-            tables.setdefault(auto_class, (f"{_AUTO}.modeling_auto", {}, True))[1][row.config] = model
-        processors = tables.setdefault("IMAGE_PROCESSOR_MAPPING", (f"{_AUTO}.image_processing_auto", {}, True))[1]
-        processors[row.config] = {"torchvision": row.processor, "pil": row.processor}
-    for own in OWN_PROCESSORS:  # found by name among the values; the key only has to be a class
-        tables["IMAGE_PROCESSOR_MAPPING"][1][own] = {"torchvision": own, "pil": own}
+            models = tables.setdefault(auto_class, (f"{_AUTO}.modeling_auto", {}, True))[1]
+            models[row.config] = partial(load, model)
     return tables
+
+
+def _processor_classes(reference: str) -> dict[str, Any]:
+    """By backend, as AutoImageProcessor wants them. The processors learn here whose they are, see their base class."""
+    processor = load(reference)
+    processor.served_model_types.update(ARCHITECTURES)
+    classes: dict[str, Any] = processor.auto_classes()
+    return classes
 
 
 def register() -> None:
@@ -205,7 +218,7 @@ def register_imported() -> None:
         for task, reference in PIPELINES.items():
             if task not in _replaced_tasks:
                 _replaced_tasks[task] = tasks[task]
-                tasks[task] = {**tasks[task], "impl": load(reference)}
+                tasks[task] = {**tasks[task], "impl": reference.replace(":", ".")}  # a name, resolved when used
 
 
 def unregister() -> None:

@@ -25,13 +25,14 @@ MAY_IMPORT = {
     "registry": REGISTRY,
     "_import_hook": {"registry"},
     "data": REGISTRY,
-    "pipelines": REGISTRY,
+    "pipelines": {*REGISTRY, "starters"},
     "plots": REGISTRY,
     "starters": REGISTRY,
+    "doctor": TOOLS,
     "cards": TOOLS,
     "conversion": {*TOOLS, "cards"},
     "training": {*TOOLS, "cards"},
-    "cli": {*TOOLS, "cards", "conversion", "training", "__version__"},
+    "cli": {*TOOLS, "cards", "conversion", "doctor", "training", "__version__"},
 }
 
 

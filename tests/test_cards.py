@@ -73,7 +73,12 @@ def test_the_body_has_sizes_labels_provenance_training_and_notes():
         provenance={"source file": "ViT-B_16.npz", "sha256": "ab" * 32},
         training={"epochs": 3, "learning rate": 5e-5},
         notes=["The position table\nwas resampled."],
-        preprocessing={"size": {"height": 224, "width": 224}, "image_mean": [0.5, 0.5, 0.5], "do_center_crop": None},
+        preprocessing={
+            "size": {"height": 224, "width": 256},
+            "resample": 2,
+            "image_mean": [0.5, 0.5, 0.5],
+            "do_center_crop": None,
+        },
     )
     for words in (
         "12 blocks, width 768, 12 heads, 16 pixel patches, 224 pixel images, 3 labels.",
@@ -83,6 +88,8 @@ def test_the_body_has_sizes_labels_provenance_training_and_notes():
         "| epochs | 3 |",
         "| learning rate | 5e-05 |",
         "- The position table was resampled.",
+        "| size | 224 x 256 |",
+        "| resample | bilinear |",
         "| image_mean | [0.5, 0.5, 0.5] |",
     ):
         assert words in text

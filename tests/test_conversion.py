@@ -1,7 +1,7 @@
 """Original checkpoints become models that compute the same, and come back bit for bit; what does not fit is named."""
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -308,6 +308,7 @@ VARIANTS = {
     "mean without a head": ({"cls": False, "labels": None, "seed": 9}, {}, "gap", "google_vit"),
     "head on every token": ({"seed": 10}, {"classifier": "token_unpooled"}, "token_unpooled", "google_vit"),
     "head on every patch": ({"cls": False, "seed": 11}, {"classifier": "unpooled"}, "unpooled", "google_vit"),
+    "every token without a head": ({"labels": None}, {"classifier": "token_unpooled"}, "token_unpooled", "google_vit"),
     "zero head behind pre_logits": ({"pre_logits": 16, "zero_head": True, "seed": 12}, {}, "token", "vit"),
     "other geometry, same table": ({"grid": (4, 4), "seed": 13}, {"image_size": [12, 48]}, "token", "vit"),
     "epsilon set": ({"seed": 14}, {"layer_norm_eps": 0.5}, "token", "vit"),
@@ -511,7 +512,9 @@ def test_the_card_and_the_record_say_where_the_weights_come_from(tmp_path):
     assert record["sha256"] == report.sha256 == read(source).sha256
     assert "license: apache-2.0" in card
     assert str(tmp_path) not in card + json.dumps(record)
-    assert set(report.files) == {path.name for path in (tmp_path / "model").iterdir()}
+    files = list((tmp_path / "model").iterdir())
+    assert set(report.files) == {path.name for path in files}
+    assert {path.stat().st_mode & 0o777 for path in files} == {source.stat().st_mode & 0o777}  # readable by others
 
 
 @pytest.mark.parametrize("form", ["list", "object", "text keys", "wrapped"])
@@ -543,6 +546,85 @@ def test_overwriting_replaces_the_model_and_keeps_other_files(tmp_path):
     assert not (out / "model-00001-of-00002.safetensors").exists()
 
 
+def test_a_folder_that_is_there_and_empty_is_filled(tmp_path):
+    (tmp_path / "model").mkdir()
+    report = convert(saved(tmp_path, google_checkpoint()), tmp_path / "model")
+    assert {path.name for path in (tmp_path / "model").iterdir()} == set(report.files)
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "original.npz"}
+
+
+def test_a_failure_while_writing_leaves_everything_as_it_was(tmp_path, monkeypatch):
+    source = saved(tmp_path, google_checkpoint(labels=5))
+    convert(source, tmp_path / "model")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+
+    def full_disk(folder, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hfvision.conversion.to_hub.write_card", full_disk)
+    for out in ("model", "new"):
+        with pytest.raises(ConversionError, match=r"cannot be written: .*No space left"):
+            convert(saved(tmp_path, google_checkpoint(labels=7)), tmp_path / out, overwrite=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "original.npz"}
+
+
+def test_a_place_that_cannot_be_written_to_is_one_error(tmp_path):
+    source = saved(tmp_path, google_checkpoint())
+    with pytest.raises(ConversionError, match="cannot be written"):
+        convert(source, source / "model")
+    convert(source, tmp_path / "model")
+    with pytest.raises(ConversionError, match="cannot be written"):
+        convert_back(tmp_path / "model", source / "again.npz")
+
+
+OCCUPIED = {
+    "a folder": ("model", "is a folder"),
+    "another suffix": ("again.pth", r"should end in \.npz"),
+    "a file": ("original.npz", "exists"),
+}
+
+
+@pytest.mark.parametrize("what", OCCUPIED)
+def test_the_way_back_overwrites_nothing_by_itself(what, tmp_path):
+    name, said = OCCUPIED[what]
+    source = saved(tmp_path, google_checkpoint())
+    convert(source, tmp_path / "model")
+    before = source.read_bytes()
+    with pytest.raises(ConfigError, match=said):
+        convert_back(tmp_path / "model", tmp_path / name)
+    assert source.read_bytes() == before
+    convert_back(tmp_path / "model", source, overwrite=True)
+    tensors = read(source).tensors
+    torch.testing.assert_close(tensors, google_checkpoint(), rtol=0, atol=0)
+
+
+def test_a_folder_or_file_in_the_wrong_place_is_refused(tmp_path):
+    source = saved(tmp_path, google_checkpoint())
+    with pytest.raises(ConfigError, match="is a file"):
+        convert(source, source)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="other things than a model"):
+        convert(source, tmp_path / "photos", overwrite=True)
+    convert(source, tmp_path / "model")
+    with pytest.raises(ConversionError, match="is a Hugging Face folder already"):
+        convert(tmp_path / "model", tmp_path / "other")
+
+
+def test_weights_that_are_written_wrong_are_found_and_not_kept(tmp_path, monkeypatch):
+    from hfvision.conversion import to_hub
+
+    def faulty_disk(tensors, folder):
+        save_torch_state_dict({key: tensor + (key == "classifier.bias") for key, tensor in tensors.items()}, folder)
+
+    save_torch_state_dict = to_hub.save_torch_state_dict
+    monkeypatch.setattr(to_hub, "save_torch_state_dict", faulty_disk)
+    with pytest.raises(ConversionError, match=r"2 mismatches:\s+classifier.bias was not written as converted"):
+        convert(saved(tmp_path, google_checkpoint()), tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["original.npz"]
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 BROKEN = {
@@ -558,6 +640,8 @@ BROKEN = {
     ),
     "wrong rank": lambda t: t.update({"Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel": torch.zeros(40)}),
     "wrong rank of the patch kernel": lambda t: t.update({"embedding/kernel": torch.zeros(6, 24)}),
+    "stray block": lambda t: t.update({"Transformer/encoderblock_999999999/LayerNorm_0/bias": torch.zeros(24)}),
+    "empty patch kernel": lambda t: t.update({"embedding/kernel": torch.zeros(0, 0, 3, 24)}),
     "not a float": lambda t: t.update({"cls": torch.zeros(1, 1, 24, dtype=torch.int32)}),
 }
 NAMED = {  # what the error must name
@@ -571,7 +655,9 @@ NAMED = {  # what the error must name
     "other heads": r"query/kernel \(24, 4, 6\) cannot go through join_heads: it has 4 heads, the model 3",
     "wrong rank": r"Dense_0/kernel \(40,\) cannot go through transpose",
     "wrong rank of the patch kernel": r"embedding/kernel \(6, 24\) cannot go through hwio_to_oihw",
-    "not a float": "embeddings.cls_token is of type int32",
+    "stray block": "encoder.layer.999999999.layernorm_before.bias .* is not in the model",
+    "empty patch kernel": r"projection.weight is \(24, 3, 0, 0\), the model wants",
+    "not a float": "cls is of type int32",
 }
 
 
@@ -693,15 +779,19 @@ def test_a_wrong_option_is_one_error(arguments, said, tmp_path):
     assert said in str(done.exception)
 
 
-def test_the_script_converts_and_fails_without_a_traceback(tmp_path):
+def test_the_script_converts_there_and_back_and_fails_without_a_traceback(tmp_path, monkeypatch, capsys):
+    def script(*arguments):
+        monkeypatch.setattr(sys, "argv", ["convert_google_vit.py", *map(str, arguments)])
+        runpy.run_path(str(ROOT / "conversion_scripts" / "convert_google_vit.py"), run_name="__main__")
+        return capsys.readouterr().out
+
     source = saved(tmp_path, google_checkpoint())
-    script = [sys.executable, str(ROOT / "conversion_scripts" / "convert_google_vit.py")]
-    done = subprocess.run([*script, source, tmp_path / "model", "--image-size", "24"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "resampled to 4x4" in done.stdout
-    done = subprocess.run([*script, tmp_path / "absent.npz", tmp_path / "other"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("CheckpointReadError: ")
+    assert "resampled to 4x4" in script(source, tmp_path / "larger", "--image-size", "24")
+    assert "40 of 40 tensors used" in script(source, tmp_path / "model")
+    assert "to original" in script(tmp_path / "model", tmp_path / "again.npz")
+    assert_bit_for_bit(source, tmp_path / "again.npz")
+    with pytest.raises(SystemExit, match=r"^CheckpointReadError: .*absent\.npz does not exist"):
+        script(tmp_path / "absent.npz", tmp_path / "other")
 
 
 def test_kinds_of_errors_are_what_callers_can_catch():

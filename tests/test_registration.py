@@ -5,6 +5,7 @@ must print nothing but their result.
 """
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -19,12 +20,10 @@ from hfvision.registry import ARCHITECTURES, PIPELINES, load
 from tests.models import pixels, tiny_config, tiny_model
 
 
-def run(code, *arguments, environment=None):
+def run(code, *arguments):
     """What the code printed; fails if it wrote anything to stderr."""
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, arguments)]
-    import os
-
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout.strip()
 
@@ -74,12 +73,9 @@ def test_any_first_statement_registers_silently(first, folder):
 
 
 def test_registration_can_be_switched_off(folder):
-    off = {"HFVISION_REGISTER": "0"}
-    code = WHOSE.replace("        ", "").replace("pipe = ", "import warnings; warnings.simplefilter('ignore'); pipe = ")
-    command = [sys.executable, "-c", "import hfvision\n" + code, str(folder)]
-    import os
-
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **off}, check=True)
+    command = [sys.executable, "-c", "import hfvision\n" + WHOSE, str(folder)]
+    off = {**os.environ, "HFVISION_REGISTER": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, env=off, check=True)
     assert done.stdout.strip() == "{'transformers'}"
 
 
@@ -141,7 +137,7 @@ def test_unregister_gives_transformers_its_classes_back_and_register_ours_again(
         assert whose(AutoConfig.from_pretrained(folder)) == "transformers"
         assert whose(AutoModelForImageClassification.from_pretrained(folder)) == "transformers"
         assert whose(AutoModel.from_pretrained(folder, add_pooling_layer=False)) == "transformers"
-        assert tasks["image-classification"]["impl"] is transformers.ImageClassificationPipeline
+        assert tasks["image-classification"]["impl"].startswith("transformers.")
         mapping = AutoModelForImageClassification._model_mapping
         assert type(mapping._extra_content) is dict
         hfvision.unregister()  # twice is once
@@ -152,7 +148,7 @@ def test_unregister_gives_transformers_its_classes_back_and_register_ours_again(
     assert whose(AutoImageProcessor.from_pretrained(folder)) == "hfvision"
     assert whose(AutoModelForImageClassification.from_pretrained(folder)) == "hfvision"
     assert whose(AutoBackbone.from_config(tiny_config("vit"))) == "hfvision"
-    assert tasks["image-classification"]["impl"] is load(PIPELINES["image-classification"])
+    assert tasks["image-classification"]["impl"] == PIPELINES["image-classification"].replace(":", ".")
 
 
 def test_unregister_holds_for_modules_imported_later(folder):

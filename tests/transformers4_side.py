@@ -1,4 +1,4 @@
-"""Run by an interpreter with plain transformers 4.57 and without hfvision: python transformers4_side.py load|save FOLDER
+"""Run by an interpreter with plain transformers 4.57, without hfvision: transformers4_side.py load|save FOLDER
 
 load: compute the outputs of every model folder in FOLDER, saved by hfvision, with transformers' own classes.
 save: save transformers' own models, with inputs and outputs, into FOLDER.

@@ -7,6 +7,7 @@ whatever else a file holds is listed in `Checkpoint.left_out`. Every defect ends
 import hashlib
 import json
 import math
+import pickle
 import pickletools
 import re
 import warnings
@@ -30,9 +31,10 @@ WRAPPERS = ("model", "state_dict", "model_state")  # entries of training files t
 
 # A pickle that names one of these wants to run code, not to describe a training state.
 CODE_MODULES = {"os", "posix", "nt", "sys", "subprocess", "shutil", "importlib", "runpy", "pty", "socket", "ctypes"}
-CODE_MODULES |= {"builtins", "__builtin__", "commands", "pickle", "marshal", "code", "webbrowser", "operator"}
+CODE_MODULES |= {"builtins", "commands", "pickle", "marshal", "code", "webbrowser", "operator"}
 PLAIN_TYPES = {"set", "frozenset", "list", "dict", "tuple", "bytearray", "bytes", "str", "int", "float", "bool"}
 PLAIN_TYPES |= {"complex", "slice", "range", "object"}
+PYTHON_2_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # in which pickles of torch's are written
 
 BOMB_BYTES, BOMB_RATIO = 2**30, 100  # an archive that unpacks to more than both is refused before it is unpacked
 
@@ -183,7 +185,7 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
     except Exception as error:
         said = str(error).strip().splitlines()
         raise CheckpointReadError(
-            f"{path} cannot be read as {kind}, it is damaged or incomplete "
+            f"{path} cannot be read as {kind}: it is damaged, incomplete or not what it seems "
             f"({type(error).__name__}: {said[0] if said else 'no message'}). Download or copy it again."
         ) from error
 
@@ -259,7 +261,11 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     inert: list[Any] = [(_placeholder(name, met), name) for name in sorted(names)]
     with warnings.catch_warnings(), torch.serialization.safe_globals(inert):
         warnings.simplefilter("ignore")  # about the pickle protocol and old storages; the result is checked below
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            with path.open("rb") as stream:  # a path would be read by its suffix
+                content = torch.load(stream, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:  # torch's advice to run the code of the file is left out
+            raise ValueError(str(error).rpartition("WeightsUnpickler error: ")[2]) from error
     left_out = [f"objects of {name}, a class that was not imported" for name in sorted(met)]
     weights = content
     if isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
@@ -306,7 +312,8 @@ def _global_names(stream: IO[bytes]) -> set[str]:
     names, strings = set(), ["", ""]
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name in ("GLOBAL", "INST"):
-            names.add(str(argument).replace(" ", ".", 1))
+            module, name = str(argument).split(" ", 1)
+            names.add(f"{PYTHON_2_NAMES.get(module, module)}.{name}")
         elif opcode.name == "STACK_GLOBAL":  # module and name are the strings that came last
             names.add(".".join(strings[-2:]))
         elif isinstance(argument, str):

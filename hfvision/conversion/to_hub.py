@@ -53,11 +53,11 @@ def convert(
     check_folder(out, overwrite)
     if position_rule is not None and position_rule not in get_args(PositionRule):
         raise ConfigError(f"position_rule is {' or '.join(get_args(PositionRule))}; got {position_rule!r}.")
-    checkpoint = sources.read(source)
-    if checkpoint.container == "folder":
+    if (Path(source) / "config.json").is_file():
         raise ConversionError(
-            f"{source} is in the Hugging Face format already. For the original format, use to='original'."
+            f"{source} is a Hugging Face folder already; for the way back use convert_back (--to original)."
         )
+    checkpoint = sources.read(source)
     format = recognise(checkpoint.tensors, family)
     overrides = dict(overrides or {})
     check_fields(overrides, format.fields(), "config field")
@@ -83,7 +83,11 @@ def convert(
                 "converted by": f"hfvision {hfvision.__version__}",
                 "date": datetime.now(timezone.utc).date().isoformat(),
             },
-            notes=[*plan.notes, *plan.changed, *_license_note(license, format)],
+            notes=[
+                *plan.notes,
+                *(f"Changed at conversion: {line}." for line in plan.changed),
+                *_license_note(license, format),
+            ],
             preprocessing=plan.preprocessing,
         )
         write_card(folder, card)
@@ -129,7 +133,7 @@ def convert_tensors(
         converted = apply(tensors, plan.rules, expected)
     except ConversionError as error:
         raise ConversionError(f"{error}\nThe checkpoint was read as {format.name}: {format.title}.") from error
-    dtype = _common_dtype(converted.tensors)
+    dtype = _common_dtype({key: tensors[key] for key in sorted(converted.used)})
     record: dict[str, Any] = {"format": format.name}
     if dropped := {key: tensors[key] for key in converted.dropped}:
         record["unused"] = {key: {"shape": list(t.shape), "dtype": _dtype_name(t.dtype)} for key, t in dropped.items()}
@@ -195,12 +199,12 @@ def _bits(tensor: Tensor) -> Tensor:
 
 def _common_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
     """The narrowest dtype that holds all tensors exactly: a model has one."""
-    if whole := sorted(key for key, tensor in tensors.items() if not tensor.is_floating_point()):
-        raise ConversionError(
-            mismatches(
-                [f"{key} is of type {_dtype_name(tensors[key].dtype)}; weights are floating point" for key in whole]
-            )
-        )
+    if problems := [
+        f"{key} is of type {_dtype_name(tensor.dtype)}; weights are floating point"
+        for key, tensor in tensors.items()
+        if not tensor.is_floating_point()
+    ]:
+        raise ConversionError(mismatches(problems))
     return reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hfvision.errors import ConfigError
+from hfvision.errors import ConfigError, ConversionError, HfvisionError
 
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 
@@ -40,40 +40,60 @@ def new_folder(out: Path) -> Iterator[Path]:
     """A hidden folder beside `out` to write to; when the block ends well its files move to `out`, else it goes.
 
     In an existing `out` the files replace those of the same name, and weights that the new ones do not replace are
-    removed, since a loader could take them for the model's.
+    removed, since a loader could take them for the model's. Raises ConversionError if the disk does not let it.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        yield work
-        work.chmod(0o777 & ~_umask())  # mkdtemp's folders are private
-        if not out.exists():
-            work.rename(out)
-            return
-        names = {path.name for path in work.iterdir()}
-        for pattern in WEIGHT_FILES:
-            for old in out.glob(pattern):
-                if old.name not in names:
+    out = out.resolve()
+    with _write_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            yield work
+            work.chmod(0o777 & ~_umask())  # mkdtemp's folders are private, and so are the files of some writers
+            files = list(work.iterdir())
+            for path in files:
+                path.chmod(0o666 & ~_umask())
+            if not out.exists():
+                work.rename(out)
+                return
+            for path in files:
+                path.replace(out / path.name)
+            written = {path.name for path in files}
+            for old in {old for pattern in WEIGHT_FILES for old in out.glob(pattern)}:
+                if old.name not in written:
                     old.unlink()
-        for path in work.iterdir():
-            path.replace(out / path.name)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager
 def new_file(out: Path) -> Iterator[Path]:
-    """A hidden file beside `out` to write to; when the block ends well it becomes `out`, else it goes."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{out.stem}-", suffix=out.suffix, dir=out.parent)
-    os.close(handle)
-    work = Path(name)
+    """A hidden file beside `out` to write to; when the block ends well it becomes `out`, else it goes.
+
+    Raises ConversionError if the disk does not let it.
+    """
+    out = out.resolve()
+    with _write_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{out.stem}-", suffix=out.suffix, dir=out.parent)
+        os.close(handle)
+        work = Path(name)
+        try:
+            yield work
+            work.chmod(0o666 & ~_umask())
+            work.replace(out)
+        finally:
+            work.unlink(missing_ok=True)
+
+
+@contextmanager
+def _write_errors(out: Path) -> Iterator[None]:
+    """A full disk, a missing permission or a file in the place of a folder."""
     try:
-        yield work
-        work.chmod(0o666 & ~_umask())
-        work.replace(out)
-    finally:
-        work.unlink(missing_ok=True)
+        yield
+    except HfvisionError:
+        raise
+    except OSError as error:
+        raise ConversionError(f"{out} cannot be written: {error}. Nothing was kept.") from error
 
 
 def _umask() -> int:

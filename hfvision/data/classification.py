@@ -4,7 +4,7 @@ Shapes: N images of a split, K classes.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -182,26 +182,26 @@ def _labels(data: datasets.Dataset) -> list[Any]:
 def _numbered_labels(split: str, data: datasets.Dataset, names: list[str], problems: list[str]) -> LabelledImages:
     """The split with its labels as numbers of classes; what has none becomes a problem."""
     values = _labels(data)
+    called = _what_values_are_called(data, values)
+    number = {name: position for position, name in enumerate(names)}
     if not values:
         problems.append(f"split {split!r} is empty")
-    if isinstance(data.features["label"], datasets.ClassLabel):
-        own = data.features["label"].names
-        # Splits of one source may number the same names differently.
-        number = {value: names.index(name) for value, name in enumerate(own) if name in names}
-        called: Callable[[Any], str] = lambda value: own[value] if 0 <= value < len(own) else str(value)  # noqa: E731
-    else:
-        index = {name: position for position, name in enumerate(names)}
-        number = {value: index[str(value)] for value in set(values) if str(value) in index}
-        called = str
     missing = [row for row, value in enumerate(values) if value is None]
     if missing:
         problems.append(f"{len(missing)} of {len(values)} images in split {split!r} have no label, {_rows(missing)}")
-    unseen = [value for value in values if value is not None and value not in number]
+    unseen = [called[value] for value in values if value is not None and called[value] not in number]
     if unseen:
-        kinds = sorted({called(value) for value in unseen})
-        problems.append(_unseen(split, len(unseen), len(values), kinds))
-    labels = np.array([number.get(value, -1) for value in values], dtype=np.int64)
+        problems.append(_unseen(split, len(unseen), len(values), sorted(set(unseen))))
+    labels = np.array([-1 if value is None else number.get(called[value], -1) for value in values], dtype=np.int64)
     return LabelledImages(split, data.select_columns(["image"]), labels)
+
+
+def _what_values_are_called(data: datasets.Dataset, values: list[Any]) -> dict[Any, str]:
+    """Label as stored -> class name. Splits are matched by name: they may number the same names differently."""
+    feature = data.features["label"]
+    names = feature.names if isinstance(feature, datasets.ClassLabel) else []
+    known = dict(enumerate(names))
+    return {value: known.get(value, str(value)) for value in set(values) - {None}}
 
 
 def _check_classes(

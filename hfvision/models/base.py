@@ -2,11 +2,12 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from typing_extensions import Self
 
 from hfvision.errors import ConfigError
 from hfvision.layers.drop_path import set_linear_rates

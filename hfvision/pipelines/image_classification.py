@@ -38,25 +38,27 @@ class ImageClassificationPipeline(TransformersPipeline):
     def _ours(self) -> bool:
         return isinstance(self.model, VisionModel) and isinstance(self.image_processor, ImageProcessor)
 
-    def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         inputs = kwargs.pop("images", inputs)  # the older name of the argument
         if not self._ours or inputs is None:
             return super().__call__(inputs, **kwargs)
         if isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4:
             inputs = list(inputs)
         elif isinstance(inputs, Sequence) and not isinstance(inputs, (*_SINGLE, list)):
-            return list(super().__call__(_items(inputs), **kwargs))  # a column decodes one image at a time
+            items: Any = _items(inputs)  # a column of a dataset decodes one image at a time
+            return list(super().__call__(items, **kwargs))
         if isinstance(inputs, list) and not inputs:
             raise ImageValueError("the pipeline takes at least one image; got an empty list.")
         return super().__call__(inputs, **kwargs)
 
-    def preprocess(self, image: Any, timeout: float | None = None) -> dict[str, Any]:
+    def preprocess(self, image: Any, timeout: float | None = None) -> Any:  # type: ignore[override]
         if not self._ours:
             return super().preprocess(image, timeout=timeout)
-        processed = self.image_processor(images=read_image(image, timeout=timeout), return_tensors="pt")
+        processor: Any = self.image_processor
+        processed = processor(images=read_image(image, timeout=timeout), return_tensors="pt")
         return {"pixel_values": [processed["pixel_values"].to(self.dtype)]}  # in a list: batches are not stacked yet
 
-    def _forward(self, model_inputs: dict[str, Any]) -> Any:
+    def _forward(self, model_inputs: Any) -> Any:  # type: ignore[override]
         if not self._ours:
             return super()._forward(model_inputs)
         images = list(_flat(model_inputs["pixel_values"]))  # each (1, C, H, W)

@@ -20,13 +20,16 @@ import transformers
 from huggingface_hub import is_offline_mode
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.utils import CONFIG_NAME, cached_file, is_torchvision_available
+from transformers.utils import CONFIG_NAME
+from transformers.utils.hub import cached_file
+from transformers.utils.import_utils import is_torchvision_available
 
 from hfvision.errors import ConfigError
 from hfvision.processing.batch import make_batch
+from hfvision.processing.channels import FIRST
 from hfvision.processing.options import OPTION_NAMES, ImageOptions, Plan, checked, make_plan, refuse_misspelt
 from hfvision.processing.reading import read_image
-from hfvision.processing.reports import report
+from hfvision.processing.reports import report_kind
 from hfvision.processing.resizing import Resampling
 
 FILE_NAMES = frozenset({"image_processor_type", "feature_extractor_type", "processor_class"})  # in files, not options
@@ -43,12 +46,14 @@ REPORTS = {  # kind -> what is logged the first time that it happens
 }
 
 
-class ArrayImageProcessor(BaseImageProcessor):
+class ImageProcessor(BaseImageProcessor):
     """Options, files and calls; a task's processor sets the defaults of its checkpoints."""
 
     valid_kwargs = ImageOptions
     served_model_types: ClassVar[set[str]] = set()
-    """Model types that get our processors from AutoImageProcessor; the registry fills it and empties it."""
+    """Model types that get our processors from AutoImageProcessor, for all classes alike; the registry fills it."""
+    unknown_to_transformers_4: ClassVar[tuple[str, ...]] = ()
+    """Options that version 4 passes over in silence for a class of this name."""
     name_with_own_options: ClassVar[str] = "MultispectralImageProcessor"
     """The type written to files with `bands` or `input_range`, which transformers would ignore under a shared name."""
     _backend: ClassVar[str | None] = None
@@ -107,9 +112,21 @@ class ArrayImageProcessor(BaseImageProcessor):
             contents["image_processor_type"] = self.name_with_own_options
         return contents
 
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """As transformers' `save_pretrained`. Raises ConfigError for what transformers would read and not do."""
+        name, layout = type(self).__name__, getattr(self, "data_format", None)
+        if getattr(layout, "value", layout) not in (None, FIRST):
+            raise ConfigError(f"transformers ignores a stored data_format ({layout}): give it in each call instead")
+        for option in self.unknown_to_transformers_4:
+            if getattr(self, option, None):
+                report_kind(
+                    f"{name}.{option}", f"{option} is saved: transformers 5 reads it, version 4 ignores it in a {name}."
+                )
+        return super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
     @classmethod
     @cache
-    def auto_classes(cls) -> dict[str, type["ArrayImageProcessor"]]:
+    def auto_classes(cls) -> dict[str, type["ImageProcessor"]]:
         """{backend: class}, to register with AutoImageProcessor.
 
         Both give processors of this very class. They differ for models that are not ours: AutoImageProcessor tells
@@ -154,7 +171,7 @@ def _say(notes: Counter[str], plan: Plan) -> None:
     for kind, sentence in REPORTS.items():
         if notes[kind]:
             counts = {"n": notes[kind], "values": f"{notes['values outside']:,}"}
-            report(kind, sentence.format(**counts, wanted=plan.channels.wanted or 3, input_range=plan.input_range))
+            report_kind(kind, sentence.format(**counts, wanted=plan.channels.wanted or 3, input_range=plan.input_range))
 
 
 def _model_type_beside(place: str, kwargs: Mapping[str, Any]) -> str | None:

@@ -37,14 +37,15 @@ from hfvision.processing.values import EIGHT_BITS, OWN_SCALE, to_levels
 
 LISTED = 10  # faults of one call that are written out
 CPU = torch.device("cpu")
+WITH_PILLOW = ("cpu", "mps")  # devices whose tensors go through Pillow: it is faster on one, the other lacks float64
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image before its numbers are scaled: (C, h, w) of uint8 or float32; one channel may stand for `count` equal."""
+    """An image before its numbers are scaled."""
 
-    levels: Array
-    count: int
+    levels: Array  # (C, h, w) uint8 or float32
+    count: int  # N; a single channel may stand for that many equal ones
 
 
 def make_batch(images: Any, plan: Plan, notes: Counter[str]) -> Array | list[Array]:
@@ -99,20 +100,22 @@ def _prepare(source: Any, plan: Plan, notes: Counter[str]) -> Prepared:
     image = read_image(source)
     channels = plan.channels
     if isinstance(image, Image.Image):
+        if 0 in image.size:
+            raise ImageShapeError(f"a PIL image of {image.height}x{image.width} has no pixels")
         if channels.given_bands is not None:  # then its bands are what they are called, not colours
             image, channels = planes(image), replace(channels, layout=FIRST)
         else:
             was_read = not isinstance(source, Image.Image)
             picture, count = convert_picture(image, channels, was_read, notes)
-            eight_bits = picture.mode not in DEEP_MODES
-            if eight_bits and (plan.factor is None or plan.input_range in (None, EIGHT_BITS)):
+            direct = picture.mode not in DEEP_MODES and picture.mode != "LAB"  # Pillow keeps the signs of a and b apart
+            if direct and (plan.factor is None or plan.input_range in (None, EIGHT_BITS)):
                 return Prepared(_resized(picture, plan), count)
             levels = to_levels(planes(picture), plan.factor, plan.input_range, notes)
             return Prepared(_resized(levels, plan), count)
 
     if isinstance(image, torch.Tensor):
         image = image.detach()
-        if image.device.type in ("cpu", "mps"):  # Pillow is faster on the one, the other lacks float64
+        if image.device.type in WITH_PILLOW:
             image = image.to(torch.float32) if image.dtype == torch.bfloat16 else image
             image = image.cpu().numpy()
     image = select_bands(channels_first(image, channels), channels, notes)

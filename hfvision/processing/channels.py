@@ -96,8 +96,8 @@ def _wrong_count(counts: Collection[int], shape: tuple[int, ...], channels: Chan
     message = f"{got}; {channels.wanted} are wanted, because {channels.why}."
     if 4 in counts and channels.wanted == 3:
         message += (
-            "\n    If the fourth is alpha, do_convert_rgb=True lays the image on white; if it is a band, give image_mean "
-            "and image_std with 4 values (and a model with num_channels=4)."
+            "\n    If the fourth is alpha, do_convert_rgb=True lays the image on white; if it is a band, give "
+            "image_mean and image_std with 4 values (and a model with num_channels=4)."
         )
     elif 1 in counts and channels.wanted == 3:
         message += "\n    do_convert_rgb=False forbids to repeat it; leave that out."
@@ -129,12 +129,13 @@ def select_bands(image: Array, channels: Channels, notes: Counter[str]) -> Array
 
 def alpha_onto_white(image: Array) -> Array:
     """(4, H, W) grey levels, the last channel being alpha -> (3, H, W), laid on white as transformers does it."""
+    eight_bits = image.dtype in (torch.uint8, np.uint8)
     precise = image.to(torch.float64) if isinstance(image, torch.Tensor) else image.astype(np.float64)
     alpha = precise[3:] / 255
     laid = alpha * precise[:3] + (1 - alpha) * 255
-    if image.dtype in (torch.uint8, np.uint8):
-        laid = laid.round()
-    return laid.to(image.dtype) if isinstance(laid, torch.Tensor) else laid.astype(image.dtype)
+    if isinstance(laid, torch.Tensor):
+        return laid.round().to(torch.uint8) if eight_bits else laid.to(torch.float32)
+    return laid.round().astype(np.uint8) if eight_bits else laid.astype(np.float32)
 
 
 def convert_picture(
@@ -148,14 +149,15 @@ def convert_picture(
     their depth. Raises ImageShapeError where the mode has not the bands that are wanted.
     """
     mode, convert, wanted = image.mode, channels.convert_rgb, channels.wanted
+    see_through = image.info.get("transparency")  # of a palette: one index, or an alpha for each
     if mode == "1":
         image = image.convert("L")
     elif mode in ("La", "RGBa"):  # colours multiplied by alpha
         image = image.convert(mode.upper())
-    elif mode == "PA" or (mode == "P" and image.info.get("transparency") is not None):
+    elif mode == "P" and (see_through is None or (was_read and convert and isinstance(see_through, int))):
+        image = image.convert("RGB")  # an index becomes a colour that `_rgb` finds
+    elif mode in ("P", "PA"):
         image = image.convert("RGBA")
-    elif mode == "P":
-        image = image.convert("RGB")
 
     if convert or (convert is None and (wanted == 3 or (wanted is None and was_read))):
         return _rgb(image, bool(convert), was_read, notes), 3

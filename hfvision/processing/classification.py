@@ -2,24 +2,25 @@
 
 from typing import Any
 
-from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
+from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 
-from hfvision.processing.base import ArrayImageProcessor
+from hfvision.processing.base import ImageProcessor
 from hfvision.processing.options import ImageOptions
 
 ViTImageProcessorKwargs = ImageOptions  # transformers looks the options of a class up under this name
 MultispectralImageProcessorKwargs = ImageOptions
 
 
-class ViTImageProcessor(ArrayImageProcessor):
+class ViTImageProcessor(ImageProcessor):
     """ViT's: straight to 224x224, bilinear, pixel values to [-1, 1]; any image (see `hfvision.processing.base`)."""
 
     size: Any = {"height": 224, "width": 224}
     image_mean: Any = IMAGENET_STANDARD_MEAN
     image_std: Any = IMAGENET_STANDARD_STD
+    unknown_to_transformers_4 = ("do_center_crop", "do_pad")
 
 
-class MultispectralImageProcessor(ArrayImageProcessor):
+class MultispectralImageProcessor(ImageProcessor):
     """For images of named bands or of their own value range, which transformers' processors do not know.
 
     `bands` names the channels in the model's order; `image_mean` and `image_std` have a value for each (after

@@ -32,6 +32,7 @@ class ImageOptions(ImagesKwargs, total=False):
 
 
 OPTION_NAMES = frozenset(ImageOptions.__annotations__)
+_SCHEMA: Any = ImageOptions  # huggingface_hub types its argument as no TypedDict can be
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     faults = []
     for name, value in plain.items():
         try:
-            validate_typed_dict(ImageOptions, {name: value})
+            validate_typed_dict(_SCHEMA, {name: value})
         except StrictDataclassError as error:
             faults.append(f"{name}={value!r}: {str(error).strip().splitlines()[-1].strip()}")
     if faults:
@@ -94,6 +95,7 @@ def make_plan(stored: Mapping[str, Any], given: Mapping[str, Any], complete: boo
     sizes = {name: _size(name, options, faults) for name in ("size", "crop_size", "pad_size")}
     if complete:
         faults += _missing(options)
+        faults += _faults_of_size(sizes["size"]) if options.get("do_resize") else []
     for name in ("crop_size", "pad_size"):
         window = sizes[name]
         if window is not None and not (window.height and window.width):
@@ -132,13 +134,13 @@ def make_plan(stored: Mapping[str, Any], given: Mapping[str, Any], complete: boo
         ),
         size=size if get("do_resize") else None,
         resample=int(Resampling.BILINEAR if get("resample") is None else options["resample"]),
-        crop=(crop_size.height, crop_size.width) if crop_size is not None and get("do_center_crop") else None,
+        crop=_height_width(crop_size) if get("do_center_crop") else None,
         factor=float(factor) if get("do_rescale") and factor is not None else None,
         input_range=None if input_range is None else (float(input_range[0]), float(input_range[1])),
         mean=mean,
         std=std,
         pad=bool(get("do_pad")),
-        pad_size=None if pad_size is None else (pad_size.height, pad_size.width),
+        pad_size=_height_width(pad_size),
         layout=_word(get("data_format")) or FIRST,
         tensors=_word(get("return_tensors")),
         device=None if get("device") is None else torch.device(options["device"]),
@@ -175,6 +177,18 @@ def _size(name: str, options: Mapping[str, Any], faults: list[str]) -> SizeDict 
         return None
 
 
+def _faults_of_size(size: SizeDict | None) -> list[str]:
+    forms = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"}, {"max_height", "max_width"})
+    given = {} if size is None else dict(size)
+    if size is None or (set(given) in forms and all(value > 0 for value in given.values())):
+        return []
+    return [f"size must be {SIZE_FORMS}, above 0; got {given}"]
+
+
+def _height_width(size: SizeDict | None) -> tuple[int, int] | None:
+    return None if size is None or size.height is None or size.width is None else (size.height, size.width)
+
+
 def _missing(options: Mapping[str, Any]) -> list[str]:
     needs = {
         "do_resize": ("size", "resample"),
@@ -197,9 +211,8 @@ def _statistics(value: Any) -> Statistics:
 
 def _faults_of_statistics(mean: Statistics, std: Statistics, bands: Any) -> list[str]:
     faults = []
-    counts = {
-        name: len(value) for name, value in (("image_mean", mean), ("image_std", std), ("bands", bands)) if _many(value)
-    }
+    per_channel = {"image_mean": mean, "image_std": std, "bands": bands}
+    counts = {name: len(value) for name, value in per_channel.items() if isinstance(value, list | tuple)}
     if len(set(counts.values())) > 1:
         faults.append("one value per channel: " + ", ".join(f"{name} has {count}" for name, count in counts.items()))
     if bands is not None and len(set(bands)) < len(bands):
@@ -232,10 +245,6 @@ def _wanted(mean: Statistics, std: Statistics, bands: Any) -> tuple[int | None, 
         if isinstance(value, tuple):
             return len(value), f"{name} has {len(value)} value{'s' * (len(value) > 1)}"
     return None, ""
-
-
-def _many(value: Any) -> bool:
-    return isinstance(value, list | tuple)
 
 
 def _word(value: Any) -> Any:

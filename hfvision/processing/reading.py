@@ -14,7 +14,7 @@ import threading
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -27,7 +27,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hfvision.errors import ImageReadError
-from hfvision.processing.reports import report
+from hfvision.processing.reports import report_kind
 
 Array: TypeAlias = npt.NDArray[Any] | torch.Tensor
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Mapping[str, Any] | IO[bytes] | Image.Image | Array"
@@ -99,8 +99,8 @@ def _read_cell(cell: Mapping[str, Any], timeout: float | None) -> Image.Image | 
     if path is not None:
         return read_image(path, timeout=timeout)
     raise ImageReadError(
-        f'a dict is read as a dataset\'s image {{"bytes": ..., "path": ...}}; this one has the keys {sorted(map(str, cell))}'
-        + (", both empty" if {"bytes", "path"} <= cell.keys() else "")
+        'a dict is read as the image of a dataset, {"bytes": ..., "path": ...}; this one has '
+        + ("neither" if {"bytes", "path"} & cell.keys() else f"the keys {sorted(map(str, cell))}")
     )
 
 
@@ -138,12 +138,12 @@ def _decoded(file: IO[bytes], name: str) -> Image.Image:
     except Exception as error:  # the format's reader met a damaged header: any kind of error comes out
         raise ImageReadError(f"{name} has a damaged header: {_reason(error)}") from error
     if _is_animated(image):
-        report("animation", f"{name} has several frames or pages: the first is taken.")
+        report_kind("animation", f"{name} has several frames or pages: the first is taken.")
     return _upright(_loaded(image, name), name)
 
 
 @contextmanager
-def _bombs_are_errors() -> Any:
+def _bombs_are_errors() -> Iterator[None]:
     """Pillow warns of one to two times its limit and raises above that; here both raise, and nothing leaks.
 
     The filters of `warnings` belong to the whole process, so only one thread at a time may change them.
@@ -169,7 +169,7 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
         turned = image.getexif().get(ORIENTATION, 1) not in (0, 1)
         return ImageOps.exif_transpose(image) if turned else image
     except Exception as error:  # the picture is fine, only its metadata is not
-        report("orientation", f"{name}: the EXIF data cannot be read ({_reason(error)}); taken as upright.")
+        report_kind("orientation", f"{name}: the EXIF data cannot be read ({_reason(error)}); taken as upright.")
         return image
 
 

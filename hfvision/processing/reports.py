@@ -1,18 +1,17 @@
-"""What was assumed, dropped or changed on the user's behalf: said once for each kind, on the log, with counts."""
+"""What was assumed, dropped or changed in images on the user's behalf: said once for each kind, not for each image."""
 
-import logging
+from hfvision.reporting import report
 
-logger = logging.getLogger("hfvision.processing")
 _said: set[str] = set()
 
 
-def report(kind: str, message: str) -> None:
-    """Log `message` as a warning, unless one of this kind was logged before in this process."""
+def report_kind(kind: str, message: str) -> None:
+    """Report `message`, unless one of its kind was reported before in this process."""
     if kind not in _said:
         _said.add(kind)
-        logger.warning(message)
+        report(message)
 
 
-def forget_reports() -> None:
-    """Say everything once more from here on."""
+def forget() -> None:
+    """Report every kind once more."""
     _said.clear()

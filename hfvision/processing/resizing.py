@@ -19,7 +19,7 @@ Shapes: C bands, H x W pixels before, h x w after; sizes are always (height, wid
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +34,7 @@ from hfvision.processing.reading import Array
 Resampling = Image.Resampling
 COLUMNS_MAY_COME_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
 FRACTION = 1 << 22  # Pillow keeps 8-bit weights as 32-bit integers: 8 bits of pixel, 2 of head-room, 22 of fraction
-SIZE_FORMS = (
-    "{height, width}, {shortest_edge}, {shortest_edge, longest_edge} or {max_height, max_width}, each a number of pixels"
-)
+SIZE_FORMS = "{height, width}, {shortest_edge}, {shortest_edge, longest_edge} or {max_height, max_width} in pixels"
 
 
 def _sine(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -90,9 +88,7 @@ FILTERS: dict[int, tuple[float, Callable[[npt.NDArray[np.float64]], npt.NDArray[
 @overload
 def resize(image: torch.Tensor, size: tuple[int, int], resample: int) -> torch.Tensor: ...
 @overload
-def resize(image: Image.Image | npt.NDArray[np.generic], size: tuple[int, int], resample: int) -> npt.NDArray[
-    np.generic
-]: ...
+def resize(image: Image.Image | npt.NDArray[Any], size: tuple[int, int], resample: int) -> npt.NDArray[Any]: ...
 def resize(image: Image.Image | Array, size: tuple[int, int], resample: int) -> Array:
     """(C, H, W) uint8 or float32, or an 8-bit PIL image -> (C, h, w), of the same dtype and on the same device."""
     if isinstance(image, torch.Tensor):
@@ -110,7 +106,7 @@ def resize(image: Image.Image | Array, size: tuple[int, int], resample: int) -> 
     return out
 
 
-def planes(image: Image.Image) -> npt.NDArray[np.generic]:
+def planes(image: Image.Image) -> npt.NDArray[Any]:
     """The pixels of a PIL image as (C, H, W), without a copy."""
     pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
@@ -152,7 +148,7 @@ def _weights(length: int, wanted: int, resample: int) -> npt.NDArray[np.float64]
         centre = (i + 0.5) * scale
         first = max(int(centre - support * stretch + 0.5), 0)
         end = min(int(centre + support * stretch + 0.5), length)
-        row = weight((np.arange(end - first) + first - centre + 0.5) * (1.0 / stretch))
+        row = weight((np.arange(first, end, dtype=np.float64) - centre + 0.5) * (1.0 / stretch))
         total = np.add.accumulate(row)[-1]  # from left to right: `sum` adds in another order, which rounds differently
         out[i, first:end] = row / total if total else row
     return out
@@ -167,9 +163,9 @@ def _nearest(length: int, wanted: int) -> npt.NDArray[np.int64]:
 
 
 def output_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:
-    """(h, w) that an image is resized to; the rules and roundings of transformers' `size` (see `SIZE_FORMS`).
+    """(h, w) that an image is resized to, with the rules and roundings of transformers' `size` (see `SIZE_FORMS`).
 
-    Raises ConfigError for other forms, ImageShapeError where a side would vanish.
+    Raises ImageShapeError where a side would vanish, ConfigError for other forms.
     """
     short, long = min(height, width), max(height, width)
     if size.shortest_edge and size.longest_edge:
@@ -199,7 +195,7 @@ def _short_and_long(short: int, long: int, wanted: int, limit: int) -> tuple[int
 
 
 def centre_window(length: int, wanted: int) -> tuple[slice, slice]:
-    """One axis of a centre crop: what is taken of the old, and where it goes in the new; the rest of the new is black."""
+    """One axis of a centre crop: what is taken of the old, and where it goes in the new (the rest of that is black)."""
     if length >= wanted:
         start = (length - wanted) // 2
         return slice(start, start + wanted), slice(None)

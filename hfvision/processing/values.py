@@ -20,6 +20,7 @@ Shapes: C channels, H x W pixels.
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ def _onto_levels(image: Array, input_range: tuple[float, float]) -> Array:
         return levels
     if _name(image) in ("float64", "int64", "uint64", "int32", "uint32"):  # more digits than float32 has
         return _float32((_float64(image) - low) * slope)
-    return _float32(image) if (low, slope) == (0, 1) else (_float32(image) - np.float32(low)) * np.float32(slope)
+    return _float32(image) if (low, slope) == (0, 1) else (_float32(image) - low) * slope
 
 
 def _whole_levels(image: Array, low: float, slope: float) -> Array | None:
@@ -97,7 +98,8 @@ def _whole_levels(image: Array, low: float, slope: float) -> Array | None:
     for part in (image[:, ::stride, ::stride], image):  # a few pixels settle most cases
         levels = (_float64(part) - low) * slope
         whole = levels.round()
-        if bool(abs(levels - whole).max() > near) or bool(whole.min() < 0) or bool(whole.max() > 255):
+        off: Any = abs(levels - whole)
+        if bool(off.max() > near) or bool(whole.min() < 0) or bool(whole.max() > 255):
             return None
     return whole.to(torch.uint8) if isinstance(whole, torch.Tensor) else whole.astype(np.uint8)
 
@@ -120,7 +122,7 @@ def _refuse_rescaled(image: Array) -> None:
     if low >= 0 and 0 < high <= 1:  # all zero is black on any scale
         raise ImageValueError(
             f"all values are within 0..1 (from {low:g} to {high:g}), and do_rescale would divide them once more.\n"
-            "    If 1 is white, say input_range=(0, 1); if they need no scaling, do_rescale=False; if they are levels of "
+            "    If 1 is white, say input_range=(0, 1); if they need no scaling, do_rescale=False; if they are of "
             "0..255 all the same, input_range=(0, 255)."
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
-from transformers.utils import is_torch_bf16_gpu_available
+from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 from hfvision.errors import ConfigError, numbered
 

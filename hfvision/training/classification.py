@@ -6,14 +6,14 @@ Which image comes when, how it is augmented and what dropout hides are functions
 run that is resumed ends with the same weights as one that was not.
 """
 
+import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from torch import Tensor
@@ -22,17 +22,14 @@ from transformers import (
     AutoModelForImageClassification,
     EvalPrediction,
     PreTrainedModel,
-    Trainer,
     TrainerCallback,
-    TrainerState,
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_callback import PrinterCallback
 
-from hfvision import __version__
+import hfvision
 from hfvision.cards import Result, model_card, write_card
-from hfvision.data.classification import ClassificationData, LabelledImages, prepare_classification
+from hfvision.data.classification import ClassificationData, prepare_classification
 from hfvision.data.readers import Source
 from hfvision.errors import CheckpointReadError, ConfigError, DatasetError
 from hfvision.layers.patch_embedding import pair
@@ -43,14 +40,13 @@ from hfvision.starters import resolve
 from hfvision.training.arguments import TrainingSettings
 from hfvision.training.base_card import license_of
 from hfvision.training.head import class_names, replace_head
+from hfvision.training.loop import Augment, EpochOfSamples, OldCheckpoints, QuietTrainer, Samples
 from hfvision.training.progress import Progress, diverged, no_bars
-from hfvision.training.run_folder import LAST_FILE, RunFolder
+from hfvision.training.run_folder import RunFolder
 
 TASK = "image-classification"
 UNKNOWN_LICENSE = "unknown"  # the Hub's word for it
 MODES_LOOKED_AT = 256  # images of the training split whose modes are tried on the processor
-
-Augment = Callable[[Any, np.random.Generator], Any]
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class TrainingResult:
     history: list[dict[str, float]]  # step, accuracy, loss of every evaluation during training
     new_head: list[str]  # tensors made anew; empty when the classes are the model's own
     resumed_from: int | None  # step
-    seconds: float  # of this call
+    seconds: float  # that the call took which finished the run
 
 
 def train_classification(
@@ -118,17 +114,17 @@ def train_classification(
     _check_images_fit(base.model, data, collate)
     with arguments.main_process_first(local=False, desc="claiming the output folder"):
         if is_main:
-            folder.claim(_plan(base, data, settings, augment), resume)
+            folder.claim(_plan(base, data, settings, augment, new_head), resume)
         finished = folder.result()
         checkpoint = folder.last_checkpoint()
     if finished is not None:
         report(f"{folder.path} holds this run, finished; nothing was trained.")
-        return TrainingResult(**{**finished, "output_dir": str(folder.path), "seconds": time.monotonic() - started})
+        return TrainingResult(**{**finished, "output_dir": str(folder.path)})
 
     samples = Samples(data.train, augment, settings.seed)
     counter = AccuracyCounter(len(data.names), arguments)
     progress = Progress()
-    trainer = ClassificationTrainer(
+    trainer = QuietTrainer(
         model=base.model,
         args=arguments,
         train_dataset=samples,
@@ -139,36 +135,15 @@ def train_classification(
         preprocess_logits_for_metrics=_logits_only,
         callbacks=[EpochOfSamples(samples), OldCheckpoints(folder), progress, *callbacks],
     )
-    trainer.remove_callback(PrinterCallback)  # it prints to stdout
-    vars(base.model.config).pop("use_cache", None)  # Trainer sets it, and it is no field of an image model
     try:
-        if checkpoint is None or not _was_trained(trainer, checkpoint):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train_on(checkpoint)
         metrics = trainer.evaluate()
     except BaseException:
         progress.close()
         if is_main:
             folder.give_up()
         raise
-    result = TrainingResult(
-        output_dir=str(folder.path),
-        accuracy=metrics["eval_accuracy"],
-        metrics={name: metrics[f"eval_{name}"] for name in (*counter.last, "loss")},
-        per_class=dict(zip(data.names, counter.per_class, strict=True)),
-        samples=len(data.evaluation),
-        split=data.evaluation.split,
-        train_samples=len(data.train),
-        steps=trainer.state.global_step,
-        epochs=round(trainer.state.epoch or 0.0, 4),
-        history=[
-            {"step": entry["step"], "accuracy": entry["eval_accuracy"], "loss": entry["eval_loss"]}
-            for entry in trainer.state.log_history[:-1]  # the last is the final evaluation
-            if "eval_accuracy" in entry
-        ],
-        new_head=new_head,
-        resumed_from=int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
-        seconds=time.monotonic() - started,
-    )
+    result = _result(folder, data, new_head, trainer, counter, metrics, checkpoint, time.monotonic() - started)
     if is_main:
         card = _card(base, data, settings, result, augment, license, notes)
 
@@ -177,77 +152,10 @@ def train_classification(
             base.processor.save_pretrained(to)
             write_card(to, card)
 
+        record = {name: value for name, value in asdict(result).items() if name != "output_dir"}  # it may be moved
         with no_bars():
-            folder.finish(save, asdict(result))
+            folder.finish(save, record)
     return result
-
-
-def _was_trained(trainer: Trainer, checkpoint: Path) -> bool:
-    """Whether the checkpoint is that of the last step; then the trainer gets its weights, as after training.
-
-    A run can be killed between its last step and its end, and Trainer would then train one step too many.
-    """
-    state = TrainerState.load_from_json(str(checkpoint / LAST_FILE))
-    if state.global_step < state.max_steps:
-        return False
-    best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
-    source = checkpoint.parent / Path(best).name if best else checkpoint
-    model: Any = trainer.model
-    model.load_state_dict(type(model).from_pretrained(source, dtype=torch.float32).state_dict())
-    trainer.state = state
-    return True
-
-
-class ClassificationTrainer(Trainer):
-    """Trainer whose evaluations leave the random numbers of training alone."""
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        with torch.random.fork_rng(devices=[]):  # starting a data loader draws a number
-            return super().evaluate(*args, **kwargs)
-
-    def save_model(self, *args: Any, **kwargs: Any) -> None:
-        with no_bars():
-            super().save_model(*args, **kwargs)
-
-
-class Samples(torch.utils.data.Dataset[dict[str, Any]]):
-    """One split for a data loader: {"image", "label", "row"}, images decoded when asked for and augmented by epoch."""
-
-    def __init__(self, part: LabelledImages, augment: Augment | None = None, seed: int = 0) -> None:
-        self.part = part
-        self.augment = augment
-        self.seed = seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.part)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        image = self.part.read(row)
-        if self.augment is not None:
-            image = self.augment(image, np.random.default_rng((self.seed, self.epoch, row)))
-        return {"image": image, "label": int(self.part.labels[row]), "row": row}
-
-
-class EpochOfSamples(TrainerCallback):
-    """Tells the samples which epoch it is; after a resumption, too."""
-
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.samples.epoch = int(state.epoch or 0)
-
-
-class OldCheckpoints(TrainerCallback):
-    """Removes what a new checkpoint replaces."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self.folder.keep_last(state.best_model_checkpoint)
 
 
 class Collator:
@@ -278,6 +186,7 @@ class AccuracyCounter:
         self.arguments = arguments
         self.metric = ClassificationMetric(num_labels)
         self.last: dict[str, float] = {}
+        self.samples = 0
         self.per_class: list[float | None] = []
 
     def __call__(self, batch: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
@@ -289,7 +198,7 @@ class AccuracyCounter:
             return {}
         self.per_class = self.metric.per_class()
         self.last = self.metric.compute()
-        self.last.pop("samples")
+        self.samples = int(self.last.pop("samples"))
         return dict(self.last)
 
 
@@ -307,6 +216,7 @@ class _Base:
     model: PreTrainedModel
     processor: Any
     has_head: bool  # whether the classifier of the model was trained, too
+    from_file: bool = True
 
 
 def _base(model: str | os.PathLike[str] | PreTrainedModel, processor: Any) -> _Base:
@@ -315,7 +225,7 @@ def _base(model: str | os.PathLike[str] | PreTrainedModel, processor: Any) -> _B
         if model.dtype != torch.float32:
             report(f"the model was converted from {model.dtype} to float32 for training.")
         name = getattr(model.config, "_name_or_path", "") or None
-        return _Base(name, name, model.float(), processor or _default_processor(model), has_head=True)
+        return _Base(name, name, model.float(), processor or _default_processor(model), True, from_file=False)
     name = os.fspath(model)
     source = resolve(name)
     try:
@@ -342,7 +252,10 @@ def _default_processor(model: PreTrainedModel) -> Any:
     if model_type not in ARCHITECTURES:
         raise ConfigError(f"no image processor is known for a {model_type!r} model without one: give processor=...")
     height, width = pair(model.config.image_size)
-    processor = load(ARCHITECTURES[model_type].processor)(size={"height": height, "width": width})
+    options: dict[str, Any] = {"size": {"height": height, "width": width}}
+    if model.config.num_channels != 3:
+        options |= {name: [0.5] * model.config.num_channels for name in ("image_mean", "image_std")}
+    processor = load(ARCHITECTURES[model_type].processor)(**options)
     report(f"the model came without an image processor: {type(processor).__name__} at {height}x{width} is used.")
     return processor
 
@@ -387,12 +300,54 @@ def _check_images_fit(model: PreTrainedModel, data: ClassificationData, collate:
                 )
 
 
-def _plan(base: _Base, data: ClassificationData, settings: TrainingSettings, augment: Augment | None) -> dict[str, Any]:
-    """What two calls must have in common to be the same run."""
+def _result(
+    folder: RunFolder,
+    data: ClassificationData,
+    new_head: list[str],
+    trainer: QuietTrainer,
+    counter: AccuracyCounter,
+    metrics: Mapping[str, float],
+    checkpoint: Path | None,
+    seconds: float,
+) -> TrainingResult:
+    """What the trainer found, `metrics` being its last evaluation."""
+    return TrainingResult(
+        output_dir=str(folder.path),
+        accuracy=metrics["eval_accuracy"],
+        metrics={name: metrics[f"eval_{name}"] for name in (*counter.last, "loss")},
+        per_class=dict(zip(data.names, counter.per_class, strict=True)),
+        samples=counter.samples,
+        split=data.evaluation.split,
+        train_samples=len(data.train),
+        steps=trainer.state.global_step,
+        epochs=round(trainer.state.epoch or 0.0, 4),
+        history=[
+            {"step": entry["step"], "accuracy": entry["eval_accuracy"], "loss": entry["eval_loss"]}
+            for entry in trainer.state.log_history[:-1]  # the last is the final evaluation
+            if "eval_accuracy" in entry
+        ],
+        new_head=new_head,
+        resumed_from=int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
+        seconds=seconds,
+    )
+
+
+def _plan(
+    base: _Base,
+    data: ClassificationData,
+    settings: TrainingSettings,
+    augment: Augment | None,
+    new_head: Sequence[str],
+) -> dict[str, Any]:
+    """What two calls must have in common to be the same run. A model in memory may have been made at random anew."""
     return {
         "task": TASK,
-        "model": f"{type(base.model).__name__} from {Path(base.name).name if base.name else 'a config'}",
-        "parameters": base.model.num_parameters(),
+        "model": {
+            "class": type(base.model).__name__,
+            "from": Path(base.name).name if base.name else None,
+            "weights": _digest(base.model, new_head) if base.from_file else None,
+            "parameters": base.model.num_parameters(),
+        },
         "data": {
             "name": data.name,
             "fingerprint": data.fingerprint,
@@ -402,6 +357,15 @@ def _plan(base: _Base, data: ClassificationData, settings: TrainingSettings, aug
         "augment": _called(augment),
         "settings": settings.of_the_weights(),
     }
+
+
+def _digest(model: PreTrainedModel, without: Sequence[str]) -> str:
+    """Hexadecimal digest of the weights but for those named."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in model.state_dict().items():
+        if name not in without:
+            digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
 
 
 def _card(
@@ -428,7 +392,7 @@ def _card(
         **{name.replace("_", " "): value for name, value in settings.of_the_weights().items() if value is not None},
         "augmentation": _called(augment) or "none",
         "head": "new" if result.new_head else "the base model's",
-        "software": f"hfvision {__version__}, transformers {transformers.__version__}, torch {torch.__version__}",
+        "software": ", ".join(f"{part.__name__} {part.__version__}" for part in (hfvision, transformers, torch)),
     }
     for name in ("epochs", "max steps"):
         training.pop(name, None)  # "steps" says both

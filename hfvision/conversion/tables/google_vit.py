@@ -18,7 +18,6 @@ from functools import cache
 from math import isqrt
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
@@ -94,8 +93,8 @@ def fields() -> tuple[str, ...]:
     """What can be set: the fields of the two configs that go into config.json, and num_labels."""
     base = {entry.name for entry in dataclasses.fields(PreTrainedConfig)}
     own = [entry.name for entry in dataclasses.fields(GoogleViTConfig) if entry.name not in base]
-    unsaved = {"drop_path_rate", "_out_features", "_out_indices"}
-    return ("num_labels", *(name for name in own if name not in unsaved))
+    fixed = {"drop_path_rate", "_out_features", "_out_indices", "pooler_act"}
+    return ("num_labels", *(name for name in own if name not in fixed))
 
 
 def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_rule: str | None) -> Plan:
@@ -118,7 +117,7 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
         positions = _resample(source_grid, grid, prefix_tokens, rule)
         changed = (f"the position table of {_by(source_grid)} patches was resampled to {_by(grid)} ({rule})",)
 
-    zero_head = has_head and _all_zero(tensors, "head/kernel") and _all_zero(tensors, "head/bias")
+    zero_head = _has_zero_head(tensors, known)
     pre_logits = config["representation_size"] is not None
     shared = classifier == "token" and not (pre_logits and has_head and not zero_head)
     if shared:
@@ -184,29 +183,32 @@ def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:
 def _known(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """What the shapes say. Where they disagree the most frequent answer counts, and the rules then name the others."""
     blocks = [int(match[1]) for key in tensors if (match := re.match(r"Transformer/encoderblock_(\d+)/", key))]
-    projections = [f"MultiHeadDotProductAttention_1/{part}/kernel" for part in ("query", "key", "value")]
-    kernel = (
-        tensors["embedding/kernel"].shape if _rank(tensors, "embedding/kernel") == 4 else torch.Size((16, 16, 3, 0))
-    )
-    height, width, channels = kernel[:3]
-    hidden_size = _most(_sizes(tensors, ("encoder_norm/bias", "LayerNorm_0/bias", "embedding/bias"), 1, 0), 768)
+    height, width, channels = 16, 16, 3
+    if _rank(tensors, "embedding/kernel") == 4 and tensors["embedding/kernel"].numel():
+        height, width, channels = tensors["embedding/kernel"].shape[:3]
+    widths = {"encoder_norm/bias": (1, 0), "LayerNorm_0/bias": (1, 0), "embedding/bias": (1, 0)}
+    heads = {f"Attention_1/{part}/kernel": (3, 1) for part in ("query", "key", "value")}
+    hidden_size = _most(tensors, widths, 768)
     known: dict[str, Any] = {
         "hidden_size": hidden_size,
-        "num_hidden_layers": max(blocks, default=-1) + 1,
-        "num_attention_heads": _most(_sizes(tensors, projections, 3, 1), max(1, hidden_size // 64)),
-        "intermediate_size": _most(_sizes(tensors, ("MlpBlock_3/Dense_0/bias",), 1, 0), 4 * hidden_size),
+        # gaps are named as missing; one stray number does not make a million blocks
+        "num_hidden_layers": min(max(blocks, default=-1) + 1, 2 * len(set(blocks))),
+        "num_attention_heads": _most(tensors, heads, max(1, hidden_size // 64)),
+        "intermediate_size": _most(
+            tensors, {"Dense_0/bias": (1, 0), "Dense_0/kernel": (2, 1), "Dense_1/kernel": (2, 0)}, 4 * hidden_size
+        ),
         "patch_size": height if height == width else [height, width],
         "num_channels": channels,
         "qkv_bias": True,
         "representation_size": None,
     }
     if _has(tensors, "pre_logits"):
-        known["representation_size"] = _most(_sizes(tensors, ("pre_logits/bias",), 1, 0), hidden_size)
+        known["representation_size"] = _most(
+            tensors, {"pre_logits/bias": (1, 0), "pre_logits/kernel": (2, 1), "head/kernel": (2, 0)}, hidden_size
+        )
         known["pooler_output_size"] = known["representation_size"]
     if _has(tensors, "head"):
-        known["num_labels"] = _most(
-            _sizes(tensors, ("head/bias",), 1, 0) or _sizes(tensors, ("head/kernel",), 2, 1), 1000
-        )
+        known["num_labels"] = _most(tensors, {"head/bias": (1, 0), "head/kernel": (2, 1)}, 1000)
     return known
 
 
@@ -286,20 +288,27 @@ def _rank(tensors: Mapping[str, Tensor], key: str) -> int:
     return tensors[key].ndim if key in tensors else -1
 
 
-def _sizes(tensors: Mapping[str, Tensor], endings: Iterable[str], rank: int, axis: int) -> list[int]:
-    """That axis of all tensors of that rank whose key has one of the endings."""
-    endings = tuple(endings)
-    return [tensor.shape[axis] for key, tensor in tensors.items() if key.endswith(endings) and tensor.ndim == rank]
+def _most(tensors: Mapping[str, Tensor], places: Mapping[str, tuple[int, int]], otherwise: int) -> int:
+    """The most frequent size among {ending of a key: (rank, axis)}; tensors of another rank have no say.
 
-
-def _most(sizes: list[int], otherwise: int) -> int:
-    """`otherwise` only stands in where all that could tell is missing, which the rules then report."""
+    `otherwise` only stands in where all that could tell is missing, which the rules then report.
+    """
+    sizes = [
+        tensor.shape[axis]
+        for key, tensor in tensors.items()
+        for ending, (rank, axis) in places.items()
+        if key.endswith(ending) and tensor.ndim == rank and tensor.numel()
+    ]
     return Counter(sizes).most_common(1)[0][0] if sizes else otherwise
 
 
-def _all_zero(tensors: Mapping[str, Tensor], key: str) -> bool:
-    """Unknown on the meta device: no."""
-    return key in tensors and not tensors[key].is_meta and not tensors[key].any()
+def _has_zero_head(tensors: Mapping[str, Tensor], known: Mapping[str, Any]) -> bool:
+    """Whether the head is whole and nothing but zeros. On the meta device that is unknown: no."""
+    labels, width = known.get("num_labels"), known["representation_size"] or known["hidden_size"]
+    head = {"head/kernel": (width, labels), "head/bias": (labels,)}
+    return all(key in tensors and tuple(tensors[key].shape) == shape for key, shape in head.items()) and not any(
+        tensors[key].is_meta or not tensors[key].is_floating_point() or bool(tensors[key].any()) for key in head
+    )
 
 
 def _by(grid: Grid) -> str:

@@ -1,0 +1,99 @@
+"""What transformers' Trainer lacks for a run that can be resumed bit for bit, whatever the task.
+
+Trainer restores weights, optimizer, schedule, random numbers and the place in the epoch. Here: samples whose
+augmentation depends on seed, epoch and row only, evaluations that draw no random numbers of training's, old
+checkpoints removed without trusting file times, and a run that was killed between its last step and its end.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer_callback import PrinterCallback
+
+from hfvision.data.classification import LabelledImages
+from hfvision.training.progress import no_bars
+from hfvision.training.run_folder import LAST_FILE, RunFolder
+
+Augment = Callable[[Any, np.random.Generator], Any]
+
+
+class QuietTrainer(Trainer):
+    """Trainer that prints nothing and whose evaluations leave the random numbers of training alone."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.remove_callback(PrinterCallback)  # it prints to stdout
+        config: Any = getattr(self.model, "config", None)
+        vars(config).pop("use_cache", None)  # set by Trainer, and no field of an image model
+
+    def train_on(self, checkpoint: Path | None) -> None:
+        """Train from the beginning or from a checkpoint, to the last step."""
+        if checkpoint is None or not self._was_trained(checkpoint):
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    def _was_trained(self, checkpoint: Path) -> bool:
+        """Whether the checkpoint is that of the last step; then its weights are loaded, or the best one's if wanted.
+
+        A run can be killed between its last step and its end, and Trainer would then train one step too many.
+        """
+        state = TrainerState.load_from_json(str(checkpoint / LAST_FILE))
+        if state.global_step < state.max_steps:
+            return False
+        best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        source = checkpoint.parent / Path(best).name if best else checkpoint
+        model: Any = self.model
+        model.load_state_dict(type(model).from_pretrained(source, dtype=torch.float32).state_dict())
+        self.state = state
+        return True
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with torch.random.fork_rng(devices=[]):  # starting a data loader draws a number
+            return super().evaluate(*args, **kwargs)
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        with no_bars():
+            super().save_model(*args, **kwargs)
+
+
+class Samples(torch.utils.data.Dataset[dict[str, Any]]):
+    """One split for a data loader: {"image", "label", "row"}, images decoded when asked for and augmented by epoch."""
+
+    def __init__(self, part: LabelledImages, augment: Augment | None = None, seed: int = 0) -> None:
+        self.part = part
+        self.augment = augment
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        image = self.part.read(row)
+        if self.augment is not None:
+            image = self.augment(image, np.random.default_rng((self.seed, self.epoch, row)))
+        return {"image": image, "label": int(self.part.labels[row]), "row": row}
+
+
+class EpochOfSamples(TrainerCallback):
+    """Tells the samples which epoch it is; after a resumption, too."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.samples.epoch = int(state.epoch or 0)
+
+
+class OldCheckpoints(TrainerCallback):
+    """Removes what a new checkpoint replaces."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.folder.keep_last(state.best_model_checkpoint)
