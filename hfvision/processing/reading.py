@@ -117,7 +117,8 @@ def _read_file(path: str) -> Image.Image:
     except ImageReadError:
         raise
     except (OSError, ValueError) as error:  # no permission, a name that is too long or has a null byte
-        raise ImageReadError(f"{_shortened(path)} cannot be opened: {error}") from error
+        reason = getattr(error, "strerror", None) or _reason(error)
+        raise ImageReadError(f"{_shortened(path)} cannot be opened: {reason}") from error
 
 
 def _decoded(file: IO[bytes], name: str) -> Image.Image:
@@ -185,6 +186,7 @@ def _download(address: str, timeout: float | None) -> bytes:
         request = urllib.request.Request(address, headers={"User-Agent": "hfvision"})
         with urllib.request.urlopen(request, timeout=timeout) as response:
             content: bytes = response.read(DOWNLOAD_BYTES + 1)
+            missing = response.length or 0  # of what the header promised
     except urllib.error.HTTPError as error:
         error.close()
         raise ImageReadError(f"{address} answered {error.code} {error.reason}") from None
@@ -195,6 +197,8 @@ def _download(address: str, timeout: float | None) -> bytes:
         raise ImageReadError(f"{address} cannot be downloaded: {reason}") from error
     if len(content) > DOWNLOAD_BYTES:
         raise ImageReadError(f"{address} is larger than {DOWNLOAD_BYTES:,} bytes: download it and pass the file")
+    if missing:
+        raise ImageReadError(f"{address} cannot be downloaded: it ended {missing:,} bytes early")
     return content
 
 
@@ -236,7 +240,7 @@ def _what_it_is(file: IO[bytes]) -> str:
         text = head[:-4].decode() if len(head) == 4096 else head.decode()  # a character may be cut at the end
     except UnicodeDecodeError:
         text = "\0"
-    if text.isprintable() or not re.search(r"[\x00-\x08\x0e-\x1f]", text):
+    if not re.search(r"[\x00-\x08\x0e-\x1f]", text):
         return f"text, beginning with {_shortened(text.strip(), 40)!r}"
     return f"of no format that Pillow knows (it begins with {head[:8].hex(' ')})"
 
