@@ -14,17 +14,28 @@ from hfvision.registry import register, unregister
 __version__ = "0.1.0"
 
 _HOME = {
+    "ClassificationMetric": "hfvision.metrics",
     "GoogleViTConfig": "hfvision.models.google_vit",
     "GoogleViTForImageClassification": "hfvision.models.google_vit",
     "GoogleViTModel": "hfvision.models.google_vit",
     "HfvisionError": "hfvision.errors",
+    "MultispectralImageProcessor": "hfvision.processing.classification",
+    "TrainingSettings": "hfvision.training.arguments",
     "ViTBackbone": "hfvision.models.vit",
     "ViTConfig": "hfvision.models.vit",
     "ViTForImageClassification": "hfvision.models.vit",
     "ViTForMaskedImageModeling": "hfvision.models.vit",
     "ViTImageProcessor": "hfvision.processing.classification",
     "ViTModel": "hfvision.models.vit",
+    "convert": "hfvision.conversion",
+    "convert_back": "hfvision.conversion",
+    "diagnose": "hfvision.doctor",
+    "load_digits": "hfvision.data",
+    "load_image_dataset": "hfvision.data",
     "pipeline": "transformers",
+    "predict": "hfvision.pipelines.predict",
+    "train_classification": "hfvision.training.classification",
+    "verify": "hfvision.conversion",
 }
 __all__ = ["__version__", "register", "unregister", *_HOME]
 

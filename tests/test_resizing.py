@@ -111,13 +111,9 @@ def test_planes_are_channels_first():
 @pytest.mark.parametrize(("height", "width"), [(480, 640), (640, 480), (333, 333), (7, 500), (500, 7), (224, 100)])
 @pytest.mark.parametrize("edge", [7, 100, 224, 333])
 def test_sizes_are_transformers(height, width, edge):
-    image = np.zeros((height, width, 3), np.uint8)
-    sizes = {
-        "shortest_edge": get_resize_output_image_size(
-            image, edge, default_to_square=False, input_data_format="channels_last"
-        ),
-    }
-    assert output_size(height, width, SizeDict(shortest_edge=edge)) == sizes["shortest_edge"]
+    photo = np.zeros((3, height, width), np.uint8)
+    wanted = get_resize_output_image_size(photo, edge, default_to_square=False, input_data_format="channels_first")
+    assert output_size(height, width, SizeDict(shortest_edge=edge)) == wanted
     for longest in (edge, edge + 13, 4 * edge):
         wanted = get_size_with_aspect_ratio((height, width), edge, longest)
         if min(wanted) > 0:
