@@ -161,7 +161,7 @@ def test_variations_keep_the_digit_in_the_frame_and_two_in_five_are_negatives() 
     values[negative] = 255 - values[negative]
     ink = (values - values.min(axis=(1, 2), keepdims=True)).mean(axis=(1, 2))
     before = np.array([np.asarray(image).mean() for image in images])
-    # The least scale, 0.75, leaves 56 % of the area; less would mean that part of the digit left the frame.
+    # The least scale, 0.7, leaves half of the area; less would mean that part of the digit left the frame.
     assert np.mean(ink / before < 0.45) < 0.05
 
 

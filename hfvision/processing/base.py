@@ -36,13 +36,12 @@ FILE_NAMES = frozenset({"image_processor_type", "feature_extractor_type", "proce
 HUB_NAMES = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")
 
 REPORTS = {  # kind -> what is logged the first time that it happens
-    "repeated": "{n} images of one channel were repeated into {wanted}.",
-    "alpha dropped": "The alpha channel of {n} images was dropped (do_convert_rgb=True lays PIL images on white).",
-    "colour to grey": "{n} colour images were converted to grey, as this processor takes one channel.",
-    "bands dropped": "{n} images have more bands than this processor takes: only its own were kept.",
-    "16 bits": "{n} images of 16 bits were taken as 0 (black) to 65535 (white): input_range= sets other limits.",
-    "images outside": "{values} values in {n} images lie outside input_range={input_range}: they were scaled like the "
-    "others, not clipped.",
+    "repeated": "Images of one channel were repeated into {wanted}: {n} in this call.",
+    "alpha dropped": "Alpha channels were dropped (do_convert_rgb=True lays PIL images on white): {n} in this call.",
+    "colour to grey": "Colour images were converted to grey, as this processor takes one channel: {n} in this call.",
+    "bands dropped": "Images have more bands than this processor takes; only its own were kept: {n} in this call.",
+    "16 bits": "16-bit images were taken as 0 (black) to 65535 (white); input_range= sets others: {n} in this call.",
+    "images outside": "Values outside input_range={input_range} were scaled too, not clipped: {values} in {n} images.",
 }
 
 

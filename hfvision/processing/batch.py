@@ -33,7 +33,7 @@ from hfvision.processing.channels import (
 from hfvision.processing.options import Plan, Statistics
 from hfvision.processing.reading import Array, read_image
 from hfvision.processing.resizing import centre_window, output_size, planes, resize
-from hfvision.processing.values import EIGHT_BITS, OWN_SCALE, to_levels
+from hfvision.processing.values import EIGHT_BITS, is_own_scale, to_levels
 
 LISTED = 10  # faults of one call that are written out
 CPU = torch.device("cpu")
@@ -129,7 +129,7 @@ def _prepare(source: Any, plan: Plan, notes: Counter[str]) -> Prepared:
 
 
 def _refuse_unknown_white(levels: Array, plan: Plan) -> None:
-    known = plan.factor is not None and (plan.input_range is not None or plan.factor >= OWN_SCALE)
+    known = plan.factor is not None and (plan.input_range is not None or not is_own_scale(plan.factor))
     if levels.dtype not in (np.uint8, torch.uint8) and not known:
         raise ImageValueError(
             "do_convert_rgb=True lays an image with alpha on white, but without rescaling it is not known which value "

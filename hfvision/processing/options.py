@@ -148,21 +148,15 @@ def make_plan(stored: Mapping[str, Any], given: Mapping[str, Any], complete: boo
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Arrays, tuples of NumPy numbers and the like as what a JSON file holds."""
-    if isinstance(value, SizeDict):
-        return dict(value)
+    """Arrays, NumPy's numbers and tuples as what a JSON file holds; whole numbers as floats where floats are meant."""
     if hasattr(value, "tolist"):  # a NumPy number or array, or a tensor
         value = value.tolist()
-    if name in ("rescale_factor", "image_mean", "image_std", "input_range"):
-        if isinstance(value, list | tuple):
-            return [_float(v) for v in value]
-        return _float(value)
-    return list(value) if name == "bands" and isinstance(value, tuple) else value
-
-
-def _float(value: Any) -> Any:
-    value = value.item() if hasattr(value, "item") else value
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(value, list | tuple):
+        return [_plain(name, v) for v in value]
+    if isinstance(value, Mapping | SizeDict):
+        return {k: _plain(name, v) for k, v in dict(value).items()}
+    wants_float = name in ("rescale_factor", "image_mean", "image_std", "input_range")
+    return float(value) if wants_float and isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _size(name: str, options: Mapping[str, Any], faults: list[str]) -> SizeDict | None:

@@ -137,7 +137,7 @@ def resize_tensor(image: torch.Tensor, size: tuple[int, int], resample: int) -> 
     return image
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # some megabytes each for photos
 def _weights(length: int, wanted: int, resample: int) -> npt.NDArray[np.float64]:
     """(wanted, length): row i holds the weights of all old pixels in new pixel i; each row sums to one."""
     support, weight = FILTERS[resample]

@@ -10,7 +10,7 @@
 
 `input_range=(low, high)` settles any of them: low becomes 0 and high 255, on one straight line that also carries values
 outside the range (reported with their number; nothing is clipped). Without rescaling, values stay what they are. A
-`rescale_factor` below 1/510 cannot be meant for 8 bits: it is taken as the caller's own scale for any dtype.
+`rescale_factor` far from 1/255 cannot be meant for 8 bits: it is the caller's own scale, for any dtype.
 
 An image of nothing but whole levels, to the precision of its dtype, is an 8-bit image stored in another way, so it is
 turned back into one: its result is exactly the 8-bit image's, resizing included.
@@ -30,7 +30,7 @@ from hfvision.processing.reading import Array
 
 EIGHT_BITS = (0.0, 255.0)
 SIXTEEN_BITS = (0.0, 65535.0)
-OWN_SCALE = 1 / 510  # rescale factors below this one are not meant for values of 0..255
+EIGHT_BIT_FACTORS = (1 / 510, 1 / 64)  # others are not meant for values of 0..255
 SAMPLE = 4096  # pixels looked at before all of them are
 
 
@@ -53,8 +53,8 @@ def to_levels(
         return _float32(image)
 
     if input_range is None:
-        if rescale_factor < OWN_SCALE:
-            if floating:
+        if is_own_scale(rescale_factor):
+            if floating and rescale_factor < EIGHT_BIT_FACTORS[0]:
                 _refuse_rescaled(image)
             return _float32(image)
         if dtype == "bool":
@@ -76,6 +76,11 @@ def to_levels(
     else:
         _note_outside(image, input_range, notes)
     return _onto_levels(image, input_range)
+
+
+def is_own_scale(rescale_factor: float) -> bool:
+    """Whether a factor says itself what the values are, so that it applies to any dtype as it is."""
+    return not EIGHT_BIT_FACTORS[0] <= rescale_factor <= EIGHT_BIT_FACTORS[1]
 
 
 def _onto_levels(image: Array, input_range: tuple[float, float]) -> Array:
