@@ -11,6 +11,6 @@ def test_every_public_name_is_there(name):
 
 
 def test_an_unknown_name_lists_those_that_exist():
-    with pytest.raises(AttributeError, match="hfvision has no 'ViTConfg'; it offers .*ViTConfig"):
+    with pytest.raises(AttributeError, match=r"hfvision has no 'ViTConfg'; it offers .*ViTConfig"):
         _ = hfvision.ViTConfg
     assert set(dir(hfvision)) == set(hfvision.__all__)
