@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from transformers import AutoConfig, pipeline
 from typer.testing import CliRunner
@@ -48,7 +49,9 @@ def test_its_figure_is_what_the_saved_folder_reaches_through_the_pipeline(result
     held_out = load_digits()["test"]
     predict = pipeline("image-classification", model=result.model)
     answers = [answer[0]["label"] for answer in predict(list(held_out["image"]), top_k=1)]
-    assert result.accuracy == np.mean([int(answer) == digit for answer, digit in zip(answers, held_out["label"])])
+    assert result.accuracy == np.mean(
+        [answer == str(digit) for answer, digit in zip(answers, held_out["label"], strict=True)]
+    )
     for prediction in result.predictions:
         assert prediction.predicted == answers[prediction.image]
         assert prediction.true == str(held_out[prediction.image]["label"])
@@ -91,6 +94,35 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"not empty.*thesis.tex"):
         run_demo(tmp_path, max_steps=1)
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")] == ["vit-digits/thesis.tex"]
+
+
+def test_a_file_in_the_place_of_the_folder_and_somebodys_picture_are_left_alone(tmp_path) -> None:
+    (tmp_path / "demo.png").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match=r"demo.png is a file"):
+        run_demo(tmp_path / "demo.png", max_steps=1)
+    with pytest.raises(ConfigError, match="would be overwritten"):
+        run_demo(tmp_path, max_steps=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.png"]
+    assert (tmp_path / "demo.png").read_bytes() == b"mine"
+
+
+def test_a_seed_that_cannot_be_is_refused_before_anything_is_written(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"seed is a whole number from 0 .*; got -1"):
+        run_demo(tmp_path / "out", seed=-1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_called_digits_is_not_taken_for_the_data(tmp_path, monkeypatch) -> None:
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run_demo("out", max_steps=1).held_out_images == 360
+
+
+def test_the_number_of_threads_is_as_before(result) -> None:
+    before = torch.get_num_threads()
+    with demo.one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
 
 
 PASSING = DemoResult(

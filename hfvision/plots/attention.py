@@ -39,7 +39,8 @@ def attention_map(
     problems = []
     if method not in METHODS:
         problems.append(f"method is one of {', '.join(METHODS)}; got {method!r}")
-    if not attentions:
+    if not attentions or any(attention is None for attention in attentions):
+        attentions = ()
         problems.append("there are no attentions; call the model with output_attentions=True")
     for block, attention in enumerate(attentions):
         if attention.ndim != 4 or attention.shape[-2:] != (tokens, tokens):

@@ -85,7 +85,7 @@ def prediction_sheet(
                 box = (corner, top, corner + tile - 1, top + tile - 1)
                 draw.rectangle(box, outline=WRONG, width=measure.of(3))
         caption = (left, top + tile + measure.of(6))
-        _caption(draw, measure, caption, card_width, predictions[place], right, truth)
+        _caption(sheet, measure, caption, card_width, predictions[place], right, truth)
     if maps is not None:
         _colour_bar(sheet, measure, (margin, height - margin - measure.of(8)), legend)
     return sheet
@@ -122,7 +122,7 @@ def _paste(sheet: Image.Image, picture: Image.Image, corner: tuple[int, int], ti
 
 
 def _caption(
-    draw: ImageDraw.ImageDraw,
+    sheet: Image.Image,
     measure: _Measures,
     corner: tuple[int, int],
     width: int,
@@ -131,13 +131,14 @@ def _caption(
     truth: str | None,
 ) -> None:
     """The mark, the label, its probability, and the truth where it is another."""
+    draw = ImageDraw.Draw(sheet)
     label, score = prediction
     large, small = measure.font(19), measure.font(13)
     left, top = corner
     baseline = top + measure.of(18)
     end = left + width
     if right is not None:
-        _mark(draw, measure, (left, baseline), right)
+        _mark(sheet, measure, (left, baseline + measure.of(1)), right)
         left += measure.of(20)
     if right is False:
         said = _fitted(f"true: {truth}", small, width * 0.45)
@@ -150,17 +151,20 @@ def _caption(
     draw.text((left, baseline), percent, FAINT_INK, small, anchor="ls")
 
 
-def _mark(draw: ImageDraw.ImageDraw, measure: _Measures, corner: tuple[int, int], right: bool) -> None:
+def _mark(sheet: Image.Image, measure: _Measures, corner: tuple[int, int], right: bool) -> None:
     """A tick or a cross, standing on `corner`: shapes, so that colour alone says nothing."""
-    left, bottom = corner
-    side, width = measure.of(12), measure.of(2.4)
-    top = bottom - side
+    finer = 4  # times drawn larger than shown: lines of Pillow are not smooth
+    side, width = finer * measure.of(14), finer * measure.of(2)
+    low, high = width, side - width
+    shape = Image.new("L", (side, side))
+    draw = ImageDraw.Draw(shape)
     if right:
-        points = [(left, top + side * 0.55), (left + side * 0.36, bottom), (left + side, top)]
-        draw.line(points, fill=RIGHT, width=width, joint="curve")
+        draw.line([(low, side * 0.55), (side * 0.38, high), (high, low)], fill=255, width=width, joint="curve")
     else:
-        draw.line([(left, top), (left + side, bottom)], fill=WRONG, width=width)
-        draw.line([(left, bottom), (left + side, top)], fill=WRONG, width=width)
+        draw.line([(low, low), (high, high)], fill=255, width=width)
+        draw.line([(low, high), (high, low)], fill=255, width=width)
+    shape = shape.resize((side // finer, side // finer), Image.Resampling.BOX)
+    sheet.paste(Image.new("RGB", shape.size, RIGHT if right else WRONG), (corner[0], corner[1] - shape.height), shape)
 
 
 def _colour_bar(sheet: Image.Image, measure: _Measures, corner: tuple[int, int], legend: str) -> None:

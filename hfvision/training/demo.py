@@ -11,17 +11,21 @@ The settings were chosen on a fifth of the training images; the held-out ones de
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import torch
 import transformers
 from PIL import Image
 
+from hfvision.data.classification import prepare_classification
 from hfvision.data.digits import load_digits
+from hfvision.errors import ConfigError
 from hfvision.models.vit import ViTConfig, ViTForImageClassification
 from hfvision.plots.attention import explain_attention
 from hfvision.plots.sheet import prediction_sheet
@@ -57,10 +61,10 @@ FINE_TUNING = TrainingSettings(epochs=5, batch_size=64, learning_rate=5e-4, warm
 NOTES = (
     "It ships with hfvision: `hfvision predict IMAGE --model vit-digits`, or in Python the folder "
     '`hfvision.starters.resolve("vit-digits")`. `hfvision demo` makes it anew; the settings are above.',
-    "Give it one digit, upright, that fills most of the image, in any size and colour mode. It was measured with bright "
-    "strokes on a dark ground; two of five training images were negatives, so that dark on bright works as well.",
-    "The images of both splits come from the same 13 writers. Expect less on other people's handwriting, and much less "
-    "on printed digits.",
+    "Give it one digit, upright, that fills most of the image, in any size and colour mode. It was measured with "
+    "bright strokes on a dark ground; two of five training images were negatives, so that dark on bright works, too.",
+    "The images of both splits come from the same 13 writers. Expect less on other people's handwriting (a seven "
+    "without a bar is what it misreads most) and much less on printed digits.",
 )
 
 
@@ -98,6 +102,18 @@ class DemoResult:
         return self.accuracy >= self.required_accuracy
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums come out the same however many cores there are; so small a model gains little from a second one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def run_demo(
     output: str | os.PathLike[str] = "hfvision-demo",
     *,
@@ -114,21 +130,27 @@ def run_demo(
     `train_classification` does.
     """
     folder = Path(output)
+    picture = folder / "demo.png"
+    already_trained = (folder / NAME / "model.safetensors").exists()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output is a folder; {folder} is a file. Choose another name.")
+    if picture.exists() and not already_trained:
+        raise ConfigError(f"{picture} is not this demo's and would be overwritten. Choose another folder.")
     digits = load_digits()
     held_out = digits["test"]
     names = held_out.features["label"].names
     truths = [names[label] for label in held_out["label"]]
 
-    already_trained = (folder / NAME / "model.safetensors").exists()
     say(f"1/4  training on {len(digits['train']):,} handwritten digits")
+    settings = replace(SETTINGS, seed=seed, max_steps=max_steps)
     transformers.set_seed(seed)
     config = ViTConfig(**ARCHITECTURE, id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
     model = ViTForImageClassification(config)
     trained = train_classification(
         model,
-        "digits",
+        replace(prepare_classification(digits), name="digits"),
         folder / NAME,
-        settings=replace(SETTINGS, seed=seed, max_steps=max_steps),
+        settings=settings,
         processor=ViTImageProcessor(size={"height": SIDE, "width": SIDE}, do_convert_rgb=True),
         augment=vary_digit,
         resume=True,
@@ -148,7 +170,7 @@ def run_demo(
     say("3/4  fine-tuning it to tell even from odd")
     fine_tuned = train_classification(
         folder / NAME,
-        even_or_odd(digits),
+        replace(prepare_classification(even_or_odd(digits)), name="digits, even or odd"),
         folder / PARITY_NAME,
         settings=replace(FINE_TUNING, seed=seed, max_steps=max_steps),
         resume=True,
@@ -156,7 +178,6 @@ def run_demo(
 
     say("4/4  drawing what it looked at")
     shown = _worth_showing(predictions)
-    picture = folder / "demo.png"
     _draw(predict, held_out, shown, right, picture)
     return DemoResult(
         model=str(folder / NAME),
@@ -235,15 +256,18 @@ def _worth_showing(predictions: Sequence[Prediction], wrong: int = 2) -> list[Pr
 def _draw(predict: Any, images: datasets.Dataset, shown: Sequence[Prediction], right: int, path: Path) -> None:
     pictures = [images[prediction.image]["image"] for prediction in shown]
     heat = [explain_attention(predict.model, predict.image_processor, picture).heat for picture in pictures]
-    wrong = len(images) - right
+    subtitle = (
+        f"{right} of {len(images)} held-out images right ({right / len(images):.1%}). Shown: the first of each digit"
+    )
+    if more := len(shown) - len({prediction.true for prediction in shown}):
+        subtitle += f", and {more} of the {len(images) - right} wrong ones"
     sheet = prediction_sheet(
         pictures,
         [(prediction.predicted, prediction.probability) for prediction in shown],
         [prediction.true for prediction in shown],
         heat,
         title=f"{NAME}: handwritten digits that it has not seen, and where it looks",
-        subtitle=f"{right} of {len(images)} held-out images right ({right / len(images):.1%}). Shown: the first of each "
-        f"digit, and {len(shown) - 10} of the {wrong} wrong ones",
+        subtitle=subtitle,
         legend="attention rollout",
         tile=160,
     )
