@@ -270,6 +270,7 @@ def test_evaluation_prefers_validation_then_test_then_a_share_of_each_class(repo
     assert prepare_classification(both).evaluation.split == "validation"
     assert prepare_classification(both, eval_split="test").evaluation.split == "test"
     assert prepare_classification(datasets.DatasetDict(train=rows, test=rows)).evaluation.split == "test"
+    assert prepare_classification({"train": rows, "test": rows}).evaluation.split == "test"
     assert "held out" not in reports.text
     first, again = (prepare_classification(rows, held_out=0.2) for _ in range(2))
     assert np.bincount(first.evaluation.labels).tolist() == [2, 2]

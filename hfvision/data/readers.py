@@ -1,7 +1,7 @@
 """`load_image_dataset`: any source of labelled images, as a `datasets` object with the columns "image" and "label".
 
 Sources: a Hub id; a folder of class folders, with or without split folders above them; parquet files; a folder written
-by `save_to_disk` or holding data files; a `Dataset` or `DatasetDict` in memory; the name "digits".
+by `save_to_disk` or holding data files; a `Dataset`, `DatasetDict` or dict of splits in memory; the name "digits".
 """
 
 import os
@@ -17,7 +17,8 @@ from hfvision.errors import DatasetError
 
 BUILT_IN = {"digits": load_digits}
 
-Source: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | datasets.Dataset | datasets.DatasetDict
+Splits: TypeAlias = datasets.DatasetDict | Mapping[str, datasets.Dataset]
+Source: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | datasets.Dataset | Splits
 
 # Where a data set has no ClassLabel, a plain column of one of these names holds the labels.
 LABEL_NAMES = ("label", "labels", "class", "target", "category")
@@ -55,8 +56,8 @@ def name_of(source: Source) -> str:
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         return (path.resolve().name or str(path)) if path.exists() else str(source)
-    if isinstance(source, datasets.Dataset | datasets.DatasetDict):
-        infos = [data.info for data in (source.values() if isinstance(source, datasets.DatasetDict) else [source])]
+    if isinstance(source, datasets.Dataset | Mapping):
+        infos = [data.info for data in (source.values() if isinstance(source, Mapping) else [source])]
         named = {info.dataset_name for info in infos if info.dataset_name}
         return named.pop() if len(named) == 1 else "a data set in memory"
     return ", ".join(Path(path).name for path in source)
@@ -65,6 +66,8 @@ def name_of(source: Source) -> str:
 def _open(source: Source, config_name: str | None) -> Any:
     if isinstance(source, datasets.Dataset | datasets.DatasetDict):
         return source
+    if isinstance(source, Mapping) and source and all(isinstance(split, datasets.Dataset) for split in source.values()):
+        return datasets.DatasetDict(source)
     if isinstance(source, datasets.IterableDataset | datasets.IterableDatasetDict):
         raise DatasetError(
             "a streamed data set cannot be shuffled or checked before training; load it without streaming=True."
