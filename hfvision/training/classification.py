@@ -391,7 +391,7 @@ def _card(
         "steps": f"{result.steps:,} ({result.epochs:g} epochs)",
         **{name.replace("_", " "): value for name, value in settings.of_the_weights().items() if value is not None},
         "augmentation": _called(augment) or "none",
-        "head": "new" if result.new_head else "the base model's",
+        "head": "new, for these classes" if result.new_head else "the model's own",
         "software": ", ".join(f"{part.__name__} {part.__version__}" for part in (hfvision, transformers, torch)),
     }
     for name in ("epochs", "max steps"):
