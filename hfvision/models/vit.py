@@ -376,7 +376,7 @@ class ViTForImageClassification(ViTPreTrainedModel):
         """labels: (B,) class indices; (B, K) floats for multi-label; (B,) or (B, K) floats for regression. Images as in
         ViTModel.forward. Logits: (B, K).
         """
-        outputs = self.vit(
+        outputs = self.base_model(
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
             attention_mask=attention_mask,
@@ -417,15 +417,16 @@ class ViTForMaskedImageModeling(ViTPreTrainedModel, InputPart):
                 f"a loss needs encoder_stride equal to patch_size {_by(patch_size)}, so that the reconstruction has "
                 f"the size of the image; got encoder_stride {stride}."
             )
-        outputs = self.vit(
+        trunk: Any = self.base_model
+        outputs = trunk(
             pixel_values,
             bool_masked_pos=bool_masked_pos,
             interpolate_pos_encoding=interpolate_pos_encoding,
             attention_mask=attention_mask,
             **kwargs,
         )
-        grid = self.vit.embeddings.patch_grid(pixel_values)
-        patches = outputs.last_hidden_state[:, 1:].mT.unflatten(2, grid)  # (B, h * w, D) -> (B, D, h, w)
+        grid, first_patch = trunk.embeddings.patch_grid(pixel_values), trunk.embeddings.prefix_tokens
+        patches = outputs.last_hidden_state[:, first_patch:].mT.unflatten(2, grid)  # (B, h * w, D) -> (B, D, h, w)
         reconstruction = self.decoder(patches)
         loss = None
         if bool_masked_pos is not None:
