@@ -28,6 +28,13 @@ class Architecture:
     models: Mapping[str, str]  # auto class of transformers -> model class
     processor: str
     tiny: Mapping[str, Any] = field(default_factory=dict)  # config fields that make a test-sized model
+    also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Auto class -> further model classes, which it gives for files that name them in `architectures`."""
+
+    def model(self, auto_class: str, name: str | None = None) -> str:
+        """The reference of the auto class's model, or of that among them whose class is called `name`."""
+        found = (self.models[auto_class], *self.also.get(auto_class, ()))
+        return next((one for one in found if class_name(one) == name), found[0])
 
 
 ARCHITECTURES = {
@@ -40,6 +47,26 @@ ARCHITECTURES = {
             "AutoBackbone": "hfvision.models.vit:ViTBackbone",
         },
         processor="hfvision.processing.classification:ViTImageProcessor",
+        tiny={
+            "image_size": 32,
+            "patch_size": 8,
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "encoder_stride": 8,
+        },
+    ),
+    "deit": Architecture(
+        config="hfvision.models.deit:DeiTConfig",
+        models={
+            "AutoModel": "hfvision.models.deit:DeiTModel",
+            "AutoModelForImageClassification": "hfvision.models.deit:DeiTForImageClassification",
+            "AutoModelForMaskedImageModeling": "hfvision.models.deit:DeiTForMaskedImageModeling",
+            "AutoBackbone": "hfvision.models.deit:DeiTBackbone",
+        },
+        also={"AutoModelForImageClassification": ("hfvision.models.deit:DeiTForImageClassificationWithTeacher",)},
+        processor="hfvision.processing.classification:DeiTImageProcessor",
         tiny={
             "image_size": 32,
             "patch_size": 8,
@@ -68,12 +95,86 @@ ARCHITECTURES = {
             "representation_size": 24,
         },
     ),
+    "vit-hybrid": Architecture(
+        config="hfvision.models.vit_hybrid:ViTHybridConfig",
+        models={
+            "AutoModel": "hfvision.models.vit_hybrid:ViTHybridModel",
+            "AutoModelForImageClassification": "hfvision.models.vit_hybrid:ViTHybridForImageClassification",
+        },
+        processor="hfvision.processing.classification:ViTHybridImageProcessor",
+        tiny={
+            "image_size": 32,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "backbone_config": {
+                "model_type": "bit",
+                "layer_type": "bottleneck",
+                "global_padding": "SAME",
+                "embedding_dynamic_padding": True,
+                "embedding_size": 16,
+                "num_groups": 8,
+                "depths": [1, 1],
+                "hidden_sizes": [32, 64],
+                "out_features": ["stage2"],
+            },
+        },
+    ),
+    "google_vit_hybrid": Architecture(
+        config="hfvision.models.vit_hybrid:GoogleViTHybridConfig",
+        models={
+            "AutoModel": "hfvision.models.vit_hybrid:ViTHybridModel",
+            "AutoModelForImageClassification": "hfvision.models.vit_hybrid:ViTHybridForImageClassification",
+        },
+        processor="hfvision.processing.classification:ViTImageProcessor",
+        tiny={
+            "image_size": 32,
+            "patch_size": 2,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "classifier": "gap",
+            "representation_size": 24,
+            "backbone_config": {
+                "model_type": "bit",
+                "layer_type": "bottleneck",
+                "global_padding": "SAME",
+                "embedding_dynamic_padding": True,
+                "embedding_size": 16,
+                "num_groups": 8,
+                "depths": [],
+                "hidden_sizes": [],
+                "out_features": ["stem"],
+            },
+        },
+    ),
+    "mlp_mixer": Architecture(
+        config="hfvision.models.mlp_mixer:MlpMixerConfig",
+        models={
+            "AutoModel": "hfvision.models.mlp_mixer:MlpMixerModel",
+            "AutoModelForImageClassification": "hfvision.models.mlp_mixer:MlpMixerForImageClassification",
+        },
+        processor="hfvision.processing.classification:ViTImageProcessor",
+        tiny={
+            "image_size": 32,
+            "patch_size": 8,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "token_mlp_size": 24,
+            "channel_mlp_size": 48,
+        },
+    ),
 }
 
 PIPELINES = {"image-classification": "hfvision.pipelines.image_classification:ImageClassificationPipeline"}
 
 # Processors that are not one architecture's: found by their own name in a preprocessor_config.json.
-OWN_PROCESSORS = ("hfvision.processing.classification:MultispectralImageProcessor",)
+OWN_PROCESSORS = (
+    "hfvision.processing.classification:BitImageProcessor",
+    "hfvision.processing.classification:MultispectralImageProcessor",
+)
 
 _AUTO = "transformers.models.auto"
 _PIPELINES = "transformers.pipelines"
@@ -184,8 +285,14 @@ def _entries() -> dict[str, tuple[str, Ours, bool]]:
     for row in ARCHITECTURES.values():
         for auto_class, model in row.models.items():
             models = tables.setdefault(auto_class, (f"{_AUTO}.modeling_auto", {}, True))[1]
-            models[row.config] = partial(load, model)
+            also = row.also.get(auto_class)
+            models[row.config] = partial(_load_all, (model, *also)) if also else partial(load, model)
     return tables
+
+
+def _load_all(references: tuple[str, ...]) -> tuple[Any, ...]:
+    """Among several classes an Auto class chooses by the config's `architectures`, else takes the first."""
+    return tuple(map(load, references))
 
 
 def _processor_classes(reference: str) -> dict[str, Any]:

@@ -29,6 +29,19 @@ def pixels(config, batch=2, size=None, channels=None):
     return torch.randn(batch, channels or config.num_channels, height, width, generator=generator)
 
 
+def pixels_per_patch(config):
+    """Per side; the patches of a hybrid are cut from a feature map, whose places are several pixels wide."""
+    return config.image_size // config.grid[0]
+
+
+def takes_any_size(model):
+    return getattr(model, "takes_any_size", True)
+
+
+def has_attention(model):
+    return "attentions" in model._can_record_outputs
+
+
 def main_output(outputs):
     """The tensor that a model is for, whatever its kind."""
     for name in ("logits", "reconstruction", "last_hidden_state"):

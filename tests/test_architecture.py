@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "hfvision"
 
 # For each part, the parts that it may import besides itself. A part is a module or folder directly in hfvision.
 GROUND = {"errors", "reporting"}
-MODELS = {*GROUND, "layers", "models"}
+MODELS = {*GROUND, "layers", "losses", "models"}
 PROCESSING = {*GROUND, "processing"}
 REGISTRY = {*MODELS, *PROCESSING, "metrics", "registry"}
 TOOLS = {*REGISTRY, "data", "pipelines", "plots", "starters"}
@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "errors": set(),
     "reporting": set(),
     "layers": GROUND,
-    "models": {*GROUND, "layers"},
+    "losses": {*GROUND, "layers"},
+    "models": {*GROUND, "layers", "losses"},
     "processing": GROUND,
     "metrics": {"errors"},
     "registry": REGISTRY,

@@ -311,7 +311,7 @@ def test_arrays_that_are_no_numbers_are_all_named(tmp_path):
 
 def test_a_torch_file_without_weights_says_what_it_has(tmp_path):
     torch.save({"epoch": 1, "best": 0.5}, tmp_path / "w.pth")
-    refused(tmp_path / "w.pth", "no entry model or state_dict or model_state with weights; it has epoch, best")
+    refused(tmp_path / "w.pth", "no entry model or state_dict .* or state_dict_ema with weights; it has epoch, best")
     torch.save([torch.ones(2)], tmp_path / "w.pth")
     refused(tmp_path / "w.pth", "holds a list, not a mapping of weights")
     torch.save({}, tmp_path / "w.pth")

@@ -13,15 +13,43 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
+from transformers.modeling_utils import no_init_weights
 
 SIZES = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+
+
+def hybrid_config():
+    stages = {"depths": [1, 2, 1], "hidden_sizes": [32, 64, 96], "embedding_size": 16, "num_groups": 8}
+    form = {"layer_type": "bottleneck", "global_padding": "same", "embedding_dynamic_padding": True}
+    return transformers.ViTHybridConfig(
+        **{**SIZES, "patch_size": 1},
+        backbone_config=transformers.BitConfig(**stages, **form, out_features=["stage2"]),
+        backbone_featmap_shape=[1, 64, 4, 4],
+        intermediate_size=48,
+        num_labels=5,
+    )
+
+
 CASES = {
     "vit": [
         (name, transformers.ViTConfig(**SIZES, intermediate_size=48, encoder_stride=8, num_labels=5))
         for name in ("ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling")
     ],
+    "deit": [
+        (name, transformers.DeiTConfig(**SIZES, intermediate_size=48, encoder_stride=8, num_labels=5))
+        for name in ("DeiTModel", "DeiTForImageClassification", "DeiTForImageClassificationWithTeacher")
+    ],
+    "vit-hybrid": [(name, hybrid_config()) for name in ("ViTHybridModel", "ViTHybridForImageClassification")],
 }
-PROCESSORS = {"vit": "ViTImageProcessor"}
+SQUARE = {"size": {"height": 32, "width": 32}}
+PROCESSORS = {  # model_type: class, options
+    "vit": ("ViTImageProcessor", SQUARE),
+    "deit": ("DeiTImageProcessor", {"size": {"height": 37, "width": 37}, "crop_size": {"height": 32, "width": 32}}),
+    "vit-hybrid": (
+        "ViTHybridImageProcessor",
+        {"size": {"shortest_edge": 37}, "crop_size": {"height": 32, "width": 32}},
+    ),
+}
 
 
 def outputs(model, x):
@@ -46,7 +74,8 @@ def save(folder):
         for name, config in cases:
             path = folder / f"{model_type}-{name}"
             torch.manual_seed(0)
-            model = getattr(transformers, name)(config)
+            with no_init_weights():  # 4.57's hybrid cannot initialise a model without a mask token
+                model = getattr(transformers, name)(config)
             with torch.no_grad():
                 for parameter in model.parameters():
                     parameter.normal_(std=0.2)
@@ -54,7 +83,8 @@ def save(folder):
             x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
             np.save(path / "inputs.npy", x)
             np.save(path / "outputs.npy", outputs(model, x))
-            processor = getattr(transformers, PROCESSORS[model_type])(size={"height": 32, "width": 32})
+            processor_name, options = PROCESSORS[model_type]
+            processor = getattr(transformers, processor_name)(**options)
             processor.save_pretrained(path)
             image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (45, 60, 3), dtype=np.uint8))
             image.save(path / "image.png")

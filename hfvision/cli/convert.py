@@ -41,6 +41,9 @@ def run(
         str | None,
         typer.Option(help="The weights' licence for the model card, by default that of the published files."),
     ] = None,
+    entry: Annotated[
+        str | None, typer.Option(help="Which weights of a training file, model_ema for one; by default the model's.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model or file at OUT.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,6 +51,7 @@ def run(
     overrides = dict(map(parse_setting, set_ or []))
     if to is Direction.original:
         given = {"--set": set_, "--position-rule": position_rule, "--labels": labels, "--license": license}
+        given |= {"--entry": entry}
         if unused := [option for option, value in given.items() if value]:
             raise ConfigError(f"{', '.join(unused)} cannot be used with --to original: the folder says it all.")
 
@@ -65,6 +69,7 @@ def run(
             position_rule=None if position_rule is None else position_rule.value,
             labels=labels,
             license=license,
+            entry=entry,
             overwrite=overwrite,
         )
         files = [out / name for name in report.files]

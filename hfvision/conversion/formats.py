@@ -20,6 +20,8 @@ class Plan:
     config: Mapping[str, Any]  # config fields
     rules: tuple[AnyRule, ...]
     preprocessing: Mapping[str, Any]  # arguments of the image processor
+    processor: str | None = None  # "module:Class"; None: the architecture's
+    model_name: str | None = None  # the model class, where the auto class has several
     model_options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the model class
     assumed: tuple[str, ...] = ()  # what the tensors cannot tell, one line each
     changed: tuple[str, ...] = ()  # what cannot be undone exactly, one line each
@@ -33,6 +35,7 @@ class BackPlan:
     auto_class: str
     model_options: Mapping[str, Any]
     rules: tuple[AnyRule, ...]  # in the direction of the way there
+    model_name: str | None = None  # the model class, where the auto class has several
     extra: tuple[AnyRule, ...] = ()  # for the way back only: what the original format has no place for
     notes: tuple[str, ...] = ()  # where the original code will compute something else, one line each
 
@@ -52,6 +55,9 @@ class Format:
     matches: Callable[[Iterable[str]], bool]  # whether a checkpoint with these keys is of this format
     plan: Callable[[Mapping[str, Tensor], Mapping[str, Any], str | None], Plan]  # tensors, overrides, position rule
     plan_back: Callable[[Any, Iterable[str]], BackPlan]  # the config object, the keys of the weights
+    other_containers: tuple[str, ...] = ()  # that the way back can write, too
+    entries: tuple[str | None, ...] = (None,)  # of torch files, that hold the weights (None: no entry around them);
+    # the first is what the way back writes
 
 
 def settle(known: Mapping[str, Any], assumed: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,8 @@ def split(parts: int) -> Op:
     """(parts * D, ...) <-> `parts` of (D, ...): a fused projection such as query, key and value, and its parts."""
 
     def divide(fused: Tensor) -> tuple[Tensor, ...]:
-        return tuple(fused.unflatten(0, (parts, -1)).unbind())  # unlike chunk, refuses what does not divide
+        views = fused.unflatten(0, (parts, -1)).unbind()  # unlike chunk, refuses what does not divide
+        return tuple(view.clone() for view in views)  # safetensors writes no parts of a larger storage
 
     def join(*tensors: Tensor) -> Tensor:
         return torch.cat(tensors)

@@ -32,6 +32,7 @@ class ConversionReport:
     notes: tuple[str, ...] = ()
     checked: tuple[str, ...] = ()  # what was compared after writing
     files: tuple[str, ...] = ()  # written, without their path
+    entry: str | None = None  # of a training file, that held the weights
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -43,8 +44,9 @@ class ConversionReport:
 
     def text(self) -> str:
         """The report for people, several lines."""
+        inside = f", entry {self.entry!r}" if self.entry else ""
         lines = [
-            f"{self.source} (sha256 {self.sha256[:12]}) {self.direction}, format {self.format}",
+            f"{self.source} (sha256 {self.sha256[:12]}{inside}) {self.direction}, format {self.format}",
             f"{self.model_class} ({self.model_type}): {self.used} of {self.tensors} tensors used, "
             f"{self.parameters:,} parameters written",
         ]

@@ -1,4 +1,4 @@
-"""Read checkpoints into flat {key: tensor} mappings, never executing what they contain; write `.npz` files.
+"""Read checkpoints into flat {key: tensor} mappings, never executing what they contain; write checkpoints.
 
 The container is recognised by the first bytes of a file, not by its name. A reader lets tensors out and nothing else;
 whatever else a file holds is listed in `Checkpoint.left_out`. Every defect ends in one CheckpointReadError.
@@ -13,21 +13,24 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hfvision.errors import CheckpointReadError, numbered
 
 FORMATS = "a NumPy .npz archive, a torch .pth/.pt/.bin file or a .safetensors file"
-WRAPPERS = ("model", "state_dict", "model_state")  # entries of training files that hold the weights, in this order
+# Entries of training files that hold the weights, in the order in which they are taken; averaged weights come last.
+WRAPPERS = ("model", "state_dict", "model_state", "model_ema", "state_dict_ema")
+PREFIXES = ("module.", "_orig_mod.")  # of all keys, where the model was saved inside torch's parallel or compiled one
 
 # A pickle that names one of these wants to run code, not to describe a training state.
 CODE_MODULES = {"os", "posix", "nt", "sys", "subprocess", "shutil", "importlib", "runpy", "pty", "socket", "ctypes"}
@@ -49,10 +52,15 @@ class Checkpoint:
     sha256: str  # of the file; of a folder's weight files, one after the other
     left_out: tuple[str, ...] = ()  # what else was there, one line each
     config: dict[str, Any] = field(default_factory=dict)  # a folder's config.json
+    entry: str | None = None  # of the training file, that held the weights; None: they were the file's content
 
 
-def read(source: str | Path) -> Checkpoint:
-    """Read a checkpoint file, or a folder as `from_pretrained` takes it. Raises CheckpointReadError."""
+def read(source: str | Path, entry: str | None = None) -> Checkpoint:
+    """Read a checkpoint file, or a folder as `from_pretrained` takes it.
+
+    `entry` chooses among the weights of a training file ("model_ema"), by default the first of WRAPPERS that is there.
+    Raises CheckpointReadError.
+    """
     path = Path(source)
     if path.is_dir():
         return read_folder(path)
@@ -65,12 +73,14 @@ def read(source: str | Path) -> Checkpoint:
             digest = hashlib.sha256()
             while block := stream.read(2**20):
                 digest.update(block)
-        container, reader = _container(path, start)
+        container, reader = _container(path, start, entry)
+    if entry is not None and container != "torch":
+        raise CheckpointReadError(f"{path} is a {container} file, which has no entry {entry!r} around its weights.")
     with _reading(path, f"a {container} file"):
-        tensors, left_out = reader(path)
+        tensors, left_out, entry = reader(path)
     if not tensors:
         raise CheckpointReadError(f"{path} holds no tensors; wanted the weights of a model.")
-    return Checkpoint(tensors, path.name, container, digest.hexdigest(), tuple(left_out))
+    return Checkpoint(tensors, path.name, container, digest.hexdigest(), tuple(left_out), entry=entry)
 
 
 def read_folder(folder: Path) -> Checkpoint:
@@ -124,10 +134,29 @@ def write_npz(path: Path, tensors: Mapping[str, Tensor]) -> None:
                 np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
-Reader = Callable[[Path], tuple[dict[str, Tensor], list[str]]]
+def write_torch(path: Path, tensors: Mapping[str, Tensor], entry: str | None = None) -> None:
+    """Write a file as torch.save does, keys sorted, the weights inside an `entry` if one is named."""
+    weights = {key: tensors[key].detach().cpu().clone(memory_format=torch.contiguous_format) for key in sorted(tensors)}
+    with path.open("wb") as stream:  # given a path, torch would write its name into the file
+        torch.save(weights if entry is None else {entry: weights}, stream)
 
 
-def _container(path: Path, start: bytes) -> tuple[str, Reader]:
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    save_file({key: tensors[key].detach().cpu().contiguous() for key in sorted(tensors)}, path)
+
+
+class Contents(NamedTuple):
+    """What a reader finds in a file; see Checkpoint."""
+
+    tensors: dict[str, Tensor]
+    left_out: Sequence[str] = ()
+    entry: str | None = None
+
+
+Reader = Callable[[Path], Contents]
+
+
+def _container(path: Path, start: bytes, entry: str | None) -> tuple[str, Reader]:
     if not start:
         raise CheckpointReadError(f"{path} is empty (0 bytes); download or copy it again.")
     if start.startswith(b"PK\x03\x04"):
@@ -136,14 +165,14 @@ def _container(path: Path, start: bytes) -> tuple[str, Reader]:
         if names and all(name.endswith(".npy") for name in names):
             return "npz", _read_npz
         if any(name.endswith("/data.pkl") for name in names):
-            return "torch", _read_torch
+            return "torch", partial(_read_torch, entry=entry)
         raise CheckpointReadError(
             f"{path} is a ZIP archive of other things ({', '.join(names[:3])}); wanted {FORMATS}."
         )
     if len(start) > 8 and start[8:9] == b"{":
         return "safetensors", _read_safetensors
     if start[0] == 0x80 and start[1] <= 5:  # a pickle, as torch wrote before version 1.6
-        return "torch", _read_torch
+        return "torch", partial(_read_torch, entry=entry)
     known = {
         b"\x93NUMPY": "a single NumPy array",
         b"\x89HDF": "an HDF5 file",
@@ -190,11 +219,11 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
         ) from error
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    return load_file(path), []
+def _read_safetensors(path: Path) -> Contents:
+    return Contents(load_file(path))
 
 
-def _read_npz(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+def _read_npz(path: Path) -> Contents:
     tensors: dict[str, Tensor] = {}
     problems: list[str] = []
     with zipfile.ZipFile(path) as archive:
@@ -218,7 +247,7 @@ def _read_npz(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         raise CheckpointReadError(
             f"{path} has {numbered('unusable array', problems)}\nSave plain arrays of numbers only."
         )
-    return tensors, []
+    return Contents(tensors)
 
 
 class _ForeignArrayError(Exception):
@@ -251,7 +280,7 @@ def _read_array(stream: IO[bytes], size: int) -> Tensor:
     return tensor.view(torch.bfloat16) if bfloat16 else tensor
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+def _read_torch(path: Path, entry: str | None) -> Contents:
     names = _pickled_names(path)
     if runs := sorted(name for name in names if _runs_code(name)):
         raise CheckpointReadError(
@@ -268,26 +297,32 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], list[str]]:
             raise ValueError(str(error).rpartition("WeightsUnpickler error: ")[2]) from error
     left_out = [f"objects of {name}, a class that was not imported" for name in sorted(met)]
     weights = content
-    if isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
-        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if wrapper is None:
-            entries = ", ".join(map(str, content)) or f"an object of {' or '.join(sorted(met)) or 'no class'}"
+    bare = not isinstance(content, Mapping) or any(isinstance(value, Tensor) for value in content.values())
+    if entry is not None or not bare:
+        wanted = WRAPPERS if entry is None else (entry,)
+        entry = None if bare else next((key for key in wanted if isinstance(content.get(key), Mapping)), None)
+        if entry is None:
+            entries = "the weights themselves" if bare else ", ".join(map(str, content))
+            entries = entries or f"an object of {' or '.join(sorted(met)) or 'no class'}"
             raise CheckpointReadError(
-                f"{path} has no entry {' or '.join(WRAPPERS)} with weights; it has {entries}. Save model.state_dict()."
+                f"{path} has no entry {' or '.join(wanted)} with weights; it has {entries}. Save model.state_dict()."
             )
-        weights = content[wrapper]
-        left_out = [f"entry {key!r} of the file" for key in content if key != wrapper] + left_out
+        weights = content[entry]
+        left_out = [f"entry {key!r} of the file" for key in content if key != entry] + left_out
     if not isinstance(weights, Mapping):
         raise CheckpointReadError(
             f"{path} holds a {type(weights).__name__}, not a mapping of weights; save model.state_dict() instead."
         )
     tensors = {str(key): value.detach() for key, value in weights.items() if isinstance(value, Tensor)}
     left_out += [f"{key}, which is no tensor" for key, value in weights.items() if not isinstance(value, Tensor)]
+    while tensors and (prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in tensors)), None)):
+        tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+        left_out.append(f"{prefix!r} at the beginning of every key")
     if odd := sorted(key for key, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_quantized):
         raise CheckpointReadError(
             f"{path} has sparse or quantized tensors: {', '.join(odd)}. Save them dense and unquantized."
         )
-    return tensors, left_out
+    return Contents(tensors, left_out, entry)
 
 
 def _pickled_names(path: Path) -> set[str]:

@@ -37,6 +37,7 @@ def convert(
     position_rule: PositionRule | None = None,
     labels: Labels | None = None,
     license: str | None = None,
+    entry: str | None = None,
     overwrite: bool = False,
 ) -> ConversionReport:
     """Convert the original checkpoint `source` to the Hugging Face folder `out`.
@@ -44,7 +45,8 @@ def convert(
     `family` names the format where the keys do not; `overrides` sets config fields that tensors cannot tell;
     `position_rule` says how position tables are resampled for another image_size, by default as the original does it;
     `labels` names the classes: a list, a mapping from ids, or a JSON file with either. `license` is the Hub's
-    identifier of the weights' licence, by default that of the files which the format's authors published.
+    identifier of the weights' licence, by default that of the files which the format's authors published. `entry`
+    chooses among the weights of a training file, "model_ema" for one; see `sources.read`.
 
     Raises CheckpointReadError, ConversionError, UnknownNameError (family, config field) and ConfigError; `out` is then
     as it was.
@@ -57,8 +59,8 @@ def convert(
         raise ConversionError(
             f"{source} is a Hugging Face folder already; for the way back use convert_back (--to original)."
         )
-    checkpoint = sources.read(source)
-    format = recognise(checkpoint.tensors, family)
+    checkpoint = sources.read(source, entry)
+    format = recognise(checkpoint.tensors, family, checkpoint.entry)
     overrides = dict(overrides or {})
     check_fields(overrides, format.fields(), "config field")
     plan = format.plan(checkpoint.tensors, overrides, position_rule)
@@ -69,7 +71,7 @@ def convert(
     with new_folder(out) as folder:
         config.save_pretrained(folder)
         save_torch_state_dict(converted.tensors, folder)
-        processor = load(architecture.processor)(**plan.preprocessing)
+        processor = load(plan.processor or architecture.processor)(**plan.preprocessing)
         processor.save_pretrained(folder)
         card = model_card(
             config,
@@ -79,6 +81,7 @@ def convert(
             provenance={
                 "source file": name,
                 "sha256": sha256,
+                **({"entry": checkpoint.entry} if checkpoint.entry else {}),
                 "format": format.title,
                 "converted by": f"hfvision {hfvision.__version__}",
                 "date": datetime.now(timezone.utc).date().isoformat(),
@@ -111,6 +114,7 @@ def convert(
             changed=plan.changed + _dtype_changes(checkpoint.tensors, converted, dtype),
             notes=plan.notes,
             checked=checked,
+            entry=checkpoint.entry,
             files=(*sorted(path.name for path in folder.iterdir()), RECORD_FILE),
         )
         (folder / RECORD_FILE).write_text(report.record(), encoding="utf-8")
@@ -127,7 +131,7 @@ def convert_tensors(
     architecture = ARCHITECTURES[plan.model_type]
     with config_errors():
         config = load(architecture.config)(**{**plan.config, **_label_fields(labels, plan)})
-    model_class = load(architecture.models[plan.auto_class])
+    model_class = load(architecture.model(plan.auto_class, plan.model_name))
     expected = expected_shapes(model_class, config, plan.model_options)
     try:
         converted = apply(tensors, plan.rules, expected)

@@ -1,7 +1,7 @@
 """A Hugging Face folder becomes a checkpoint of the original format again."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from hfvision.conversion.tables import recognise_folder
 from hfvision.conversion.to_hub import config_errors, expected_shapes, unequal
 from hfvision.conversion.writing import check_file, new_file
 from hfvision.errors import ConversionError
-from hfvision.registry import ARCHITECTURES, architecture, load
+from hfvision.registry import ARCHITECTURES, architecture, class_name, load
 
 
 def convert_back(
@@ -34,11 +34,12 @@ def convert_back(
     folder = sources.download(str(source)) if sources.looks_like_repo_id(source) else Path(source)
     checkpoint = sources.read_folder(folder)
     format = recognise_folder(checkpoint.config, family)
-    check_file(out, f".{format.container}", overwrite)
+    suffixes = [f".{container}" for container in (format.container, *format.other_containers)]
+    check_file(out, suffixes, overwrite)
     config = read_config(checkpoint)
     converted, plan = revert_tensors(checkpoint.tensors, config, format)
     with new_file(out) as path:
-        WRITERS[format.container](path, converted.tensors)
+        WRITERS[out.suffix](path, converted.tensors, format.entries[0])
         again = sources.read(path).tensors
         forth = apply(again, plan.rules).tensors
         problems = [f"{key} was not written as converted" for key in unequal(converted.tensors, again)]
@@ -49,7 +50,7 @@ def convert_back(
         ]
         if problems:
             raise ConversionError(f"{mismatches(problems)}\nNothing was kept. The disk may be full or faulty.")
-    model_class = load(ARCHITECTURES[config.model_type].models[plan.auto_class]).__name__
+    model_class = class_name(ARCHITECTURES[config.model_type].model(plan.auto_class, plan.model_name))
     return ConversionReport(
         direction="to original",
         format=format.name,
@@ -88,9 +89,8 @@ def revert_tensors(tensors: Mapping[str, Tensor], config: Any, format: Format) -
     Raises ConversionError that lists every mismatch.
     """
     plan = format.plan_back(config, tensors)
-    expected = expected_shapes(
-        load(architecture(config.model_type).models[plan.auto_class]), config, plan.model_options
-    )
+    model_class = load(architecture(config.model_type).model(plan.auto_class, plan.model_name))
+    expected = expected_shapes(model_class, config, plan.model_options)
     problems = []
     for key, shape in expected.items():
         if key not in tensors:
@@ -143,4 +143,9 @@ def _reading_record() -> Iterator[None]:
 
 
 MOST_ZEROS = 2**31  # a record that asks for more is damaged: the largest head published has 28 million numbers
-WRITERS = {"npz": sources.write_npz}
+Writer = Callable[[Path, Mapping[str, Tensor], str | None], None]  # path, tensors, entry around them
+WRITERS: dict[str, Writer] = {
+    ".npz": lambda path, tensors, entry: sources.write_npz(path, tensors),
+    ".pth": sources.write_torch,
+    ".safetensors": lambda path, tensors, entry: sources.write_safetensors(path, tensors),
+}

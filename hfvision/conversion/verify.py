@@ -38,7 +38,8 @@ def verify(
     """Compare a converted model with outputs of the original on the same pixels: the largest difference of each.
 
     pixel_values: (B, C, H, W), normalised. Outputs are named "logits", "embeddings", "block_0" (after the first
-    block) and so on, "last_hidden_state" and "pooler_output". Raises UnknownNameError for other names, and
+    block) and so on, "last_hidden_state" and "pooler_output"; with two heads also "cls_logits" and
+    "distillation_logits". Raises UnknownNameError for other names, and
     ConversionError that lists every output of another shape or beyond its tolerance.
     """
     ours = outputs(load_model(folder), pixel_values)
@@ -65,7 +66,7 @@ def load_model(folder: str | Path) -> Any:
     checkpoint = sources.read_folder(Path(folder))
     config = read_config(checkpoint)
     plan = recognise_folder(checkpoint.config).plan_back(config, checkpoint.tensors)
-    model_class = load(architecture(config.model_type).models[plan.auto_class])
+    model_class = load(architecture(config.model_type).model(plan.auto_class, plan.model_name))
     return model_class.from_pretrained(folder, **plan.model_options).eval()
 
 
@@ -79,5 +80,5 @@ def outputs(model: Any, pixel_values: Tensor) -> dict[str, Tensor]:
     if trunk.pooler_output is not None:
         named["pooler_output"] = trunk.pooler_output
     if model.base_model is not model:
-        named["logits"] = model(pixel_values).logits
+        named |= {name: value for name, value in model(pixel_values).items() if name.endswith("logits")}
     return named

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,14 +23,14 @@ def check_folder(out: Path, overwrite: bool) -> None:
             raise ConfigError(f"{out} holds other things than a model (it has no config.json). Name another folder.")
 
 
-def check_file(out: Path, suffix: str, overwrite: bool) -> None:
-    """Raises ConfigError if `out` is a folder, has another suffix, or exists and may not be overwritten."""
+def check_file(out: Path, suffixes: Sequence[str], overwrite: bool) -> None:
+    """Raises ConfigError if `out` is a folder, has none of the suffixes, or exists and may not be overwritten."""
     if out.is_dir():
         raise ConfigError(
-            f"{out} is a folder; the original format is one file. Name it, for example {out / 'model'}{suffix}."
+            f"{out} is a folder; the original format is one file. Name it, for example {out / 'model'}{suffixes[0]}."
         )
-    if out.suffix != suffix:
-        raise ConfigError(f"{out} should end in {suffix}, the original format's container.")
+    if out.suffix not in suffixes:
+        raise ConfigError(f"{out} should end in {' or '.join(suffixes)}, the original format's container.")
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists. Name another file, or overwrite it (--overwrite).")
 

@@ -105,7 +105,9 @@ def explain_attention(model: PreTrainedModel, processor: Any, image: Any, method
     grid = embeddings.patch_grid(pixel_values)
     prefix_tokens = outputs.attentions[0].shape[-1] - grid[0] * grid[1]
     patches = attention_map(outputs.attentions, grid, method, prefix_tokens).cpu()
-    heat = _to_pixels(patches, embeddings.patch_embeddings.patch_size, pixel_values.shape[-2:])
+    # the patches of a hybrid are cut from a feature map, whose places are several pixels wide
+    patch_size = getattr(embeddings, "pixels_per_patch", None) or embeddings.patch_embeddings.patch_size
+    heat = _to_pixels(patches, patch_size, pixel_values.shape[-2:])
     label, score = _answer(outputs, model.config)
     return Explanation(_as_seen(pixel_values[0], processor), heat[0].numpy(), patches[0].numpy(), label, score)
 

@@ -27,7 +27,15 @@ from transformers.utils.import_utils import is_torchvision_available
 from hfvision.errors import ConfigError
 from hfvision.processing.batch import make_batch
 from hfvision.processing.channels import FIRST
-from hfvision.processing.options import OPTION_NAMES, ImageOptions, Plan, checked, make_plan, refuse_misspelt
+from hfvision.processing.options import (
+    OPTION_NAMES,
+    OWN_OPTIONS,
+    ImageOptions,
+    Plan,
+    checked,
+    make_plan,
+    refuse_misspelt,
+)
 from hfvision.processing.reading import read_image
 from hfvision.processing.reports import report_kind
 from hfvision.processing.resizing import Resampling
@@ -54,7 +62,7 @@ class ImageProcessor(BaseImageProcessor):
     unknown_to_transformers_4: ClassVar[tuple[str, ...]] = ()
     """Options that version 4 passes over in silence for a class of this name."""
     name_with_own_options: ClassVar[str] = "MultispectralImageProcessor"
-    """The type written to files with `bands` or `input_range`, which transformers would ignore under a shared name."""
+    """The type written to files with options of our own, which transformers would ignore under a shared name."""
     _backend: ClassVar[str | None] = None
 
     resample: Any = Resampling.BILINEAR
@@ -105,9 +113,9 @@ class ImageProcessor(BaseImageProcessor):
         return cls.from_dict(json.loads(Path(json_file).read_text(encoding="utf-8")))
 
     def to_dict(self) -> dict[str, Any]:
-        """What `preprocessor_config.json` gets: under a type of our own where `bands` or `input_range` are set."""
+        """What `preprocessor_config.json` gets: under a type of our own where options of our own are set."""
         contents: dict[str, Any] = super().to_dict()
-        if contents.get("bands") is not None or contents.get("input_range") is not None:
+        if any(contents.get(name) is not None for name in OWN_OPTIONS):
             contents["image_processor_type"] = self.name_with_own_options
         return contents
 

@@ -145,7 +145,9 @@ def _resized(image: Image.Image | Array, plan: Plan) -> Array:
         image = resize(image, size, plan.resample)
     levels = planes(image) if isinstance(image, Image.Image) else image
     if plan.crop is not None:
-        rows, columns = (centre_window(length, wanted)[0] for length, wanted in zip(size, plan.crop, strict=True))
+        rows, columns = (
+            centre_window(length, wanted, plan.crop_rounding)[0] for length, wanted in zip(size, plan.crop, strict=True)
+        )
         levels = levels[:, rows, columns]
     return levels
 

@@ -25,13 +25,18 @@ class ImageOptions(ImagesKwargs, total=False):
 
     `input_range`: the values (black, white) of the images; see `hfvision.processing.values`.
     `bands`: names of channels. Of a processor: those that it takes, in order. Of a call: those that the images have.
+    `crop_rounding`: of the first row and column of a centre crop where the margin is odd: "down" as transformers does
+    it, or "nearest" (half to even) as torchvision does it, and with it most originals.
     """
 
     input_range: list[float] | tuple[float, ...] | None
     bands: list[str] | tuple[str, ...] | None
+    crop_rounding: str | None
 
 
 OPTION_NAMES = frozenset(ImageOptions.__annotations__)
+OWN_OPTIONS = ("bands", "input_range", "crop_rounding")  # which transformers would pass over in silence
+CROP_ROUNDINGS = ("down", "nearest")
 _SCHEMA: Any = ImageOptions  # huggingface_hub types its argument as no TypedDict can be
 
 
@@ -43,6 +48,7 @@ class Plan:
     size: SizeDict | None  # None: no resizing
     resample: int
     crop: tuple[int, int] | None  # (height, width)
+    crop_rounding: str  # one of CROP_ROUNDINGS
     factor: float | None  # None: no rescaling
     input_range: tuple[float, float] | None
     mean: Statistics  # None: no normalising
@@ -100,6 +106,8 @@ def make_plan(stored: Mapping[str, Any], given: Mapping[str, Any], complete: boo
         window = sizes[name]
         if window is not None and not (window.height and window.width):
             faults.append(f"{name} must be {{height, width}}; got {dict(window)}")
+    if get("crop_rounding") not in (None, *CROP_ROUNDINGS):
+        faults.append(f"crop_rounding must be {' or '.join(CROP_ROUNDINGS)}; got {get('crop_rounding')!r}")
     if get("resample") is not None and get("resample") not in list(Resampling)[:6]:
         faults.append(f"resample must be one of PIL.Image.Resampling, 0 to 5; got {get('resample')!r}")
     for name in ("input_data_format", "data_format"):
@@ -135,6 +143,7 @@ def make_plan(stored: Mapping[str, Any], given: Mapping[str, Any], complete: boo
         size=size if get("do_resize") else None,
         resample=int(Resampling.BILINEAR if get("resample") is None else options["resample"]),
         crop=_height_width(crop_size) if get("do_center_crop") else None,
+        crop_rounding=get("crop_rounding") or "down",
         factor=float(factor) if get("do_rescale") and factor is not None else None,
         input_range=None if input_range is None else (float(input_range[0]), float(input_range[1])),
         mean=mean,

@@ -194,10 +194,10 @@ def _short_and_long(short: int, long: int, wanted: int, limit: int) -> tuple[int
     return (short, long) if short == wanted else (wanted, int(exact * long / short))
 
 
-def centre_window(length: int, wanted: int) -> tuple[slice, slice]:
+def centre_window(length: int, wanted: int, rounding: str = "down") -> tuple[slice, slice]:
     """One axis of a centre crop: what is taken of the old, and where it goes in the new (the rest of that is black)."""
     if length >= wanted:
-        start = (length - wanted) // 2
+        start = (length - wanted) // 2 if rounding == "down" else round((length - wanted) / 2)
         return slice(start, start + wanted), slice(None)
     start = (wanted - length + 1) // 2
     return slice(None), slice(start, start + length)

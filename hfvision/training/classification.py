@@ -39,6 +39,7 @@ from hfvision.reporting import report
 from hfvision.starters import resolve
 from hfvision.training.arguments import TrainingSettings
 from hfvision.training.base_card import license_of
+from hfvision.training.distillation import Distillation
 from hfvision.training.head import class_names, replace_head
 from hfvision.training.loop import Augment, EpochOfSamples, OldCheckpoints, QuietTrainer, Samples
 from hfvision.training.progress import Progress, diverged, no_bars
@@ -76,6 +77,7 @@ def train_classification(
     settings: TrainingSettings | None = None,
     processor: Any = None,
     augment: Augment | None = None,
+    distillation: Distillation | None = None,
     data_options: Mapping[str, Any] | None = None,
     resume: bool = False,
     license: str | None = None,
@@ -87,7 +89,8 @@ def train_classification(
     `model` is a Hub id, a folder, a starter's name, or a model (trained in place; give its `processor`, or one with the
     family's defaults at the config's image size is made). Other classes than the model's own get a new head. `dataset`
     and `data_options` go to `prepare_classification`. `augment(image, generator)` changes a training image before the
-    processor; its generator depends on seed, epoch and row only. `license` defaults to the base model's.
+    processor; its generator depends on seed, epoch and row only. `distillation` has a
+    DeiTForImageClassificationWithTeacher learn from a teacher as well. `license` defaults to the base model's.
 
     `output_dir` is a new or empty folder. With `resume` it may hold the same run, interrupted: it continues after the
     last checkpoint; finished: its result is returned. On failure what can be resumed stays, otherwise nothing does.
@@ -112,9 +115,10 @@ def train_classification(
         _set_drop_path(base.model, settings.drop_path)
     collate = Collator(base.processor)
     _check_images_fit(base.model, data, collate)
+    loss = None if distillation is None else distillation.loss_for(base.model)
     with arguments.main_process_first(local=False, desc="claiming the output folder"):
         if is_main:
-            folder.claim(_plan(base, data, settings, augment, new_head), resume)
+            folder.claim(_plan(base, data, settings, augment, distillation, new_head), resume)
         finished = folder.result()
         checkpoint = folder.last_checkpoint()
     if finished is not None:
@@ -132,6 +136,7 @@ def train_classification(
         data_collator=collate,
         processing_class=base.processor,
         compute_metrics=counter,
+        compute_loss_func=loss,
         preprocess_logits_for_metrics=_logits_only,
         callbacks=[EpochOfSamples(samples), OldCheckpoints(folder), progress, *callbacks],
     )
@@ -143,9 +148,12 @@ def train_classification(
         if is_main:
             folder.give_up()
         raise
+    finally:
+        if loss is not None:
+            loss.remove()
     result = _result(folder, data, new_head, trainer, counter, metrics, checkpoint, time.monotonic() - started)
     if is_main:
-        card = _card(base, data, settings, result, augment, license, notes)
+        card = _card(base, data, settings, result, augment, distillation, license, notes)
 
         def save(to: Path) -> None:
             base.model.save_pretrained(to)
@@ -337,6 +345,7 @@ def _plan(
     data: ClassificationData,
     settings: TrainingSettings,
     augment: Augment | None,
+    distillation: Distillation | None,
     new_head: Sequence[str],
 ) -> dict[str, Any]:
     """What two calls must have in common to be the same run. A model in memory may have been made at random anew."""
@@ -355,8 +364,13 @@ def _plan(
             "classes": len(data.names),
         },
         "augment": _called(augment),
+        "distillation": None if distillation is None else _teaching(distillation),
         "settings": settings.of_the_weights(),
     }
+
+
+def _teaching(distillation: Distillation) -> dict[str, Any]:
+    return distillation.describe() | {"weights": _digest(distillation.teacher, ())}
 
 
 def _digest(model: PreTrainedModel, without: Sequence[str]) -> str:
@@ -374,6 +388,7 @@ def _card(
     settings: TrainingSettings,
     result: TrainingResult,
     augment: Augment | None,
+    distillation: Distillation | None,
     license: str | None,
     notes: Sequence[str],
 ) -> str:
@@ -389,6 +404,7 @@ def _card(
     training = {
         "images": f"{result.train_samples:,}",
         "steps": f"{result.steps:,} ({result.epochs:g} epochs)",
+        **({} if distillation is None else {"distillation": _listed(distillation.describe())}),
         **{name.replace("_", " "): value for name, value in settings.of_the_weights().items() if value is not None},
         "augmentation": _called(augment) or "none",
         "head": "new, for these classes" if result.new_head else "the model's own",
@@ -413,6 +429,10 @@ def _card(
         notes=remarks,
         preprocessing=base.processor.to_dict(),
     )
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _called(augment: Augment | None) -> str | None:

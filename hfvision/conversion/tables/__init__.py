@@ -4,22 +4,41 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hfvision.conversion.formats import Format
-from hfvision.conversion.tables import google_vit
+from hfvision.conversion.tables import (
+    deit,
+    google_hybrid,
+    google_mixer,
+    google_vit,
+    timm_hybrid,
+    timm_mixer,
+    timm_vit,
+)
 from hfvision.errors import ConversionError, UnknownNameError
 
-FORMATS: tuple[Format, ...] = (google_vit.FORMAT,)
+FORMATS: tuple[Format, ...] = (
+    google_vit.FORMAT,
+    google_hybrid.FORMAT,
+    google_mixer.FORMAT,
+    deit.FORMAT,
+    timm_vit.FORMAT,
+    timm_hybrid.FORMAT,
+    timm_mixer.FORMAT,
+)
 
 
-def recognise(keys: Iterable[str], family: str | None = None) -> Format:
+def recognise(keys: Iterable[str], family: str | None = None, entry: str | None = None) -> Format:
     """The format that a checkpoint with these keys has; `family` names it instead.
 
-    Raises UnknownNameError for an unknown family, ConversionError if no format or several fit the keys.
+    Where several have the same keys, the entry of the file that held them tells whose they are. Raises
+    UnknownNameError for an unknown family, ConversionError if no format or several fit the keys.
     """
     keys = list(keys)
     candidates = _of_family(family)
     if family is not None and len(candidates) == 1:
         return candidates[0]
     found = [candidate for candidate in candidates if candidate.matches(keys)]
+    if len(found) > 1:
+        found = [candidate for candidate in found if entry in candidate.entries] or found
     if len(found) == 1:
         return found[0]
     shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")

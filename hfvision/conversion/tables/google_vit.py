@@ -12,10 +12,8 @@ Shapes: D width, p patch, C channels, N tokens, K labels, R width of pre_logits.
 
 import dataclasses
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
-from math import isqrt
 from typing import Any
 
 from torch import Tensor
@@ -24,9 +22,16 @@ from transformers import PreTrainedConfig
 from hfvision.conversion.engine import AnyRule, Drop, Rule
 from hfvision.conversion.formats import BackPlan, Format, Plan, settle
 from hfvision.conversion.ops import Op, hwio_to_oihw, join_heads, join_heads_bias, join_heads_out, same, transpose
-from hfvision.errors import ConfigError, ConversionError
-from hfvision.layers.patch_embedding import grid_of, pair
-from hfvision.layers.position import Grid, PositionRule, resample_position_table
+from hfvision.conversion.shapes import (
+    block_count,
+    checked_size,
+    most_frequent,
+    position_grids,
+    rank_of,
+    resampling,
+)
+from hfvision.errors import ConversionError
+from hfvision.layers.patch_embedding import pair
 from hfvision.models.google_vit import CLASSIFIERS, GoogleViTConfig
 
 CLASSIFICATION = "AutoModelForImageClassification"
@@ -100,24 +105,24 @@ def fields() -> tuple[str, ...]:
 def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_rule: str | None) -> Plan:
     """Raises ConversionError for settings that the tensors contradict and for a patch grid that nothing tells."""
     has_head = _has(tensors, "head")
-    classifier = _classifier("cls" in tensors, overrides)
-    known = _known(tensors) | {"classifier": classifier}
+    classifier = classifier_of("cls" in tensors, overrides)
+    known = known_sizes(tensors) | {"classifier": classifier}
     if "image_size" in overrides:
-        overrides = {**overrides, "image_size": _checked_size(overrides["image_size"])}
+        overrides = {**overrides, "image_size": checked_size(overrides["image_size"])}
     assumed: dict[str, Any] = dict(CODE)
     if isinstance(known["patch_size"], int):
         assumed["encoder_stride"] = known["patch_size"]  # a masked-image decoder would paint whole patches
     config = settle(known, assumed, overrides)
     prefix_tokens = int(CLASSIFIERS[classifier][0])
-    source_grid, grid, config["image_size"] = _grids(tensors, config, prefix_tokens)
+    source_grid, grid, config["image_size"] = position_grids(tensors, POSITIONS, config, prefix_tokens, "cls")
     changed: tuple[str, ...] = ()
     positions = same
     if source_grid != grid:
         rule: Any = position_rule or "corner_aligned"
-        positions = _resample(source_grid, grid, prefix_tokens, rule)
-        changed = (f"the position table of {_by(source_grid)} patches was resampled to {_by(grid)} ({rule})",)
+        positions, said = resampling(source_grid, grid, prefix_tokens, rule)
+        changed = (said,)
 
-    zero_head = _has_zero_head(tensors, known)
+    zero_head = has_zero_head(tensors, known)
     pre_logits = config["representation_size"] is not None
     shared = classifier == "token" and not (pre_logits and has_head and not zero_head)
     if shared:
@@ -180,21 +185,20 @@ def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:
     )
 
 
-def _known(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def known_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """What the shapes say. Where they disagree the most frequent answer counts, and the rules then name the others."""
     blocks = [int(match[1]) for key in tensors if (match := re.match(r"Transformer/encoderblock_(\d+)/", key))]
     height, width, channels = 16, 16, 3
-    if _rank(tensors, "embedding/kernel") == 4 and tensors["embedding/kernel"].numel():
+    if rank_of(tensors, "embedding/kernel") == 4 and tensors["embedding/kernel"].numel():
         height, width, channels = tensors["embedding/kernel"].shape[:3]
     widths = {"encoder_norm/bias": (1, 0), "LayerNorm_0/bias": (1, 0), "embedding/bias": (1, 0)}
     heads = {f"Attention_1/{part}/kernel": (3, 1) for part in ("query", "key", "value")}
-    hidden_size = _most(tensors, widths, 768)
+    hidden_size = most_frequent(tensors, widths, 768)
     known: dict[str, Any] = {
         "hidden_size": hidden_size,
-        # gaps are named as missing; one stray number does not make a million blocks
-        "num_hidden_layers": min(max(blocks, default=-1) + 1, 2 * len(set(blocks))),
-        "num_attention_heads": _most(tensors, heads, max(1, hidden_size // 64)),
-        "intermediate_size": _most(
+        "num_hidden_layers": block_count(blocks),
+        "num_attention_heads": most_frequent(tensors, heads, max(1, hidden_size // 64)),
+        "intermediate_size": most_frequent(
             tensors, {"Dense_0/bias": (1, 0), "Dense_0/kernel": (2, 1), "Dense_1/kernel": (2, 0)}, 4 * hidden_size
         ),
         "patch_size": height if height == width else [height, width],
@@ -203,16 +207,16 @@ def _known(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         "representation_size": None,
     }
     if _has(tensors, "pre_logits"):
-        known["representation_size"] = _most(
+        known["representation_size"] = most_frequent(
             tensors, {"pre_logits/bias": (1, 0), "pre_logits/kernel": (2, 1), "head/kernel": (2, 0)}, hidden_size
         )
         known["pooler_output_size"] = known["representation_size"]
     if _has(tensors, "head"):
-        known["num_labels"] = _most(tensors, {"head/bias": (1, 0), "head/kernel": (2, 1)}, 1000)
+        known["num_labels"] = most_frequent(tensors, {"head/bias": (1, 0), "head/kernel": (2, 1)}, 1000)
     return known
 
 
-def _classifier(has_class_token: bool, overrides: Mapping[str, Any]) -> str:
+def classifier_of(has_class_token: bool, overrides: Mapping[str, Any]) -> str:
     """What the head reads. The class token shows; whether tokens are pooled does not."""
     classifier = overrides.get("classifier", "token" if has_class_token else "gap")
     possible = [name for name, (needs_token, _) in CLASSIFIERS.items() if needs_token == has_class_token]
@@ -222,97 +226,17 @@ def _classifier(has_class_token: bool, overrides: Mapping[str, Any]) -> str:
     return str(classifier)
 
 
-def _grids(tensors: Mapping[str, Tensor], config: Mapping[str, Any], prefix_tokens: int) -> tuple[Grid, Grid, Any]:
-    """The patch grid of the stored table, that of the model, and the model's image_size.
-
-    As many patches as the table has rows means another geometry of the same table; another number means resampling,
-    for which the stored grid has to be a square.
-    """
-    size = config.get("image_size")
-    if _rank(tensors, POSITIONS) != 3:  # missing or misshapen: the rules say so
-        grid = grid_of(size or 224, config["patch_size"])
-        return grid, grid, size or 224
-    rows = tensors[POSITIONS].shape[1] - prefix_tokens
-    side = isqrt(max(rows, 0))
-    if size is None:
-        if not _is_square(rows):
-            wrong_prefix = rows + 1 if prefix_tokens else rows - 1
-            hint = f", or check why the file has {'a' if prefix_tokens else 'no'} class token ('cls')"
-            raise ConversionError(
-                f"{POSITIONS} has rows for {rows} patches, which make no square, so the shape of the images is "
-                f"unknown; set image_size=[height, width] in pixels{hint if _is_square(wrong_prefix) else ''}."
-            )
-        patch_height, patch_width = pair(config["patch_size"])
-        square = patch_height == patch_width
-        return (side, side), (side, side), side * patch_height if square else [side * patch_height, side * patch_width]
-    grid = grid_of(size, config["patch_size"])
-    if grid[0] < 1 or grid[1] < 1:
-        raise ConversionError(f"image_size {size} is smaller than one patch of {config['patch_size']}.")
-    if grid[0] * grid[1] == rows:
-        return grid, grid, size
-    if not _is_square(rows):
-        raise ConversionError(
-            f"image_size {size} makes {_by(grid)} = {grid[0] * grid[1]} patches, and {POSITIONS} has rows for {rows}, "
-            "which make no square, so they cannot be resampled. Set the image_size that the checkpoint was trained "
-            "with, and resize the converted model with resize_input."
-        )
-    return (side, side), grid, size
-
-
-def _is_square(rows: int) -> bool:
-    return rows > 0 and isqrt(rows) ** 2 == rows
-
-
-def _checked_size(size: Any) -> int | list[int]:
-    numbers = size if isinstance(size, list | tuple) else [size, size]
-    if len(numbers) != 2 or not all(type(number) is int and number > 0 for number in numbers):
-        raise ConfigError(f"image_size is a positive number of pixels or [height, width]; got {size!r}.")
-    return numbers[0] if numbers[0] == numbers[1] else list(numbers)
-
-
-def _resample(source: Grid, grid: Grid, prefix_tokens: int, rule: PositionRule) -> Op:
-    """The one step that the way back cannot undo: it leaves the resampled table as it is."""
-    return Op(
-        f"resampling {_by(source)} to {_by(grid)}",
-        lambda table: resample_position_table(table, source, grid, prefix_tokens, rule),
-        lambda table: table,
-        exact=False,
-    )
-
-
 def _has(tensors: Mapping[str, Tensor], module: str) -> bool:
     return any(key.startswith(f"{module}/") for key in tensors)
 
 
-def _rank(tensors: Mapping[str, Tensor], key: str) -> int:
-    return tensors[key].ndim if key in tensors else -1
-
-
-def _most(tensors: Mapping[str, Tensor], places: Mapping[str, tuple[int, int]], otherwise: int) -> int:
-    """The most frequent size among {ending of a key: (rank, axis)}; tensors of another rank have no say.
-
-    `otherwise` only stands in where all that could tell is missing, which the rules then report.
-    """
-    sizes = [
-        tensor.shape[axis]
-        for key, tensor in tensors.items()
-        for ending, (rank, axis) in places.items()
-        if key.endswith(ending) and tensor.ndim == rank and tensor.numel()
-    ]
-    return Counter(sizes).most_common(1)[0][0] if sizes else otherwise
-
-
-def _has_zero_head(tensors: Mapping[str, Tensor], known: Mapping[str, Any]) -> bool:
+def has_zero_head(tensors: Mapping[str, Tensor], known: Mapping[str, Any]) -> bool:
     """Whether the head is whole and nothing but zeros. On the meta device that is unknown: no."""
     labels, width = known.get("num_labels"), known["representation_size"] or known["hidden_size"]
     head = {"head/kernel": (width, labels), "head/bias": (labels,)}
     return all(key in tensors and tuple(tensors[key].shape) == shape for key, shape in head.items()) and not any(
         tensors[key].is_meta or not tensors[key].is_floating_point() or bool(tensors[key].any()) for key in head
     )
-
-
-def _by(grid: Grid) -> str:
-    return f"{grid[0]}x{grid[1]}"
 
 
 FORMAT = Format(

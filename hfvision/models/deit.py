@@ -1,0 +1,248 @@
+"""DeiT: a ViT with a second learned token that is trained to repeat a teacher's answer.
+
+Paper:  Touvron et al. 2020, "Training data-efficient image transformers & distillation through attention",
+        arXiv 2012.12877 (the distillation token: section 4).
+        Masked-image head: Xie et al. 2021, "SimMIM", arXiv 2111.09886.
+Source: facebookresearch/deit (Apache-2.0), re-expressed in PyTorch. Names of weights and config fields are those of
+        the Hub's "deit" files. The plain models of that repository have no distillation token: they are `models.vit`.
+
+Shapes: B images, C channels, H x W pixels, h x w patches, N = 2 + h * w tokens (class, distillation, patches), D width,
+        K labels.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.modeling_outputs import ImageClassifierOutput, MaskedImageModelingOutput
+from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
+from typing_extensions import Unpack
+
+from hfvision.errors import ConfigError
+from hfvision.layers.masked_image import PixelDecoder, masked_image_loss
+from hfvision.layers.patch_embedding import pair
+from hfvision.layers.position import Grid
+from hfvision.models.base import InputPart
+from hfvision.models.vit import (
+    ViTBackbone,
+    ViTConfig,
+    ViTEmbeddings,
+    ViTForMaskedImageModeling,
+    ViTModel,
+    ViTPreTrainedModel,
+)
+
+
+@strict
+class DeiTConfig(ViTConfig):
+    """Sizes of a DeiT; the defaults are DeiT-B/16 at 224 pixels (87 M parameters).
+
+    A published example:
+    [facebook/deit-base-distilled-patch16-224](https://huggingface.co/facebook/deit-base-distilled-patch16-224).
+    """
+
+    model_type = "deit"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        # Which classifier AutoModelForImageClassification gives depends on the names listed here; it takes no None.
+        self.architectures = self.architectures or []
+
+
+class DeiTEmbeddings(ViTEmbeddings):
+    """(B, C, H, W) -> (B, N, D): patches, class token, distillation token and positions."""
+
+    prefix_tokens = 2
+
+    def __init__(self, config: DeiTConfig, use_mask_token: bool = False) -> None:
+        super().__init__(config, use_mask_token)
+        self.distillation_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        bool_masked_pos: Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+    ) -> tuple[Tensor, Grid]:
+        tokens, grid = super().forward(pixel_values, bool_masked_pos, interpolate_pos_encoding)
+        distillation = self.distillation_token + self.position_embeddings[:, 1:2]
+        distillation = self.dropout(distillation.expand(tokens.shape[0], -1, -1))
+        return torch.cat([tokens[:, :1], distillation, tokens[:, 1:]], dim=1), grid
+
+    def positions(self, grid: Grid) -> Tensor:
+        """(1, N - 1, D): as a ViT's, without the row of the distillation token, which `forward` inserts."""
+        table = super().positions(grid)
+        return torch.cat([table[:, :1], table[:, 2:]], dim=1)
+
+
+class DeiTPreTrainedModel(ViTPreTrainedModel):
+    config: DeiTConfig
+    config_class = DeiTConfig
+    base_model_prefix = "deit"
+    _no_split_modules = ["DeiTEmbeddings", "ViTLayer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, DeiTEmbeddings):
+            init.trunc_normal_(module.distillation_token, std=self.config.initializer_range)
+
+
+class DeiTModel(DeiTPreTrainedModel, ViTModel):
+    """The trunk: pixels to N token vectors, and optionally the class token through a dense tanh layer."""
+
+    def __init__(self, config: DeiTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False) -> None:
+        super().__init__(config, add_pooling_layer, use_mask_token)
+        self.embeddings = DeiTEmbeddings(config, use_mask_token)
+        self.post_init()
+
+
+class DeiTForImageClassification(DeiTPreTrainedModel):
+    """The trunk plus one linear layer over the class token; the distillation token is not read."""
+
+    def __init__(self, config: DeiTConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.deit = DeiTModel(config, add_pooling_layer=False)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ImageClassifierOutput:
+        """As ViTForImageClassification.forward. Logits: (B, K)."""
+        outputs = self.deit(
+            pixel_values,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            attention_mask=attention_mask,
+            **kwargs,
+        )
+        logits = self.classifier(outputs.last_hidden_state[:, 0])
+        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+@dataclass
+class DeiTForImageClassificationWithTeacherOutput(ModelOutput):
+    """logits: (B, K), the mean of cls_logits and distillation_logits, (B, K) each. loss: of `logits`, given labels."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    cls_logits: Tensor | None = None
+    distillation_logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
+    """The trunk plus a linear layer over the class token and another over the distillation token.
+
+    The answer is the mean of both. To train the second against a teacher, see `training.distillation`.
+    """
+
+    def __init__(self, config: DeiTConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.deit = DeiTModel(config, add_pooling_layer=False)
+        width, labels = config.hidden_size, config.num_labels
+        self.cls_classifier = nn.Linear(width, labels) if labels else nn.Identity()
+        self.distillation_classifier = nn.Linear(width, labels) if labels else nn.Identity()
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> DeiTForImageClassificationWithTeacherOutput:
+        """As ViTForImageClassification.forward; the loss is that of the mean, so that labels alone train both heads."""
+        outputs = self.deit(
+            pixel_values,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            attention_mask=attention_mask,
+            **kwargs,
+        )
+        cls_logits = self.cls_classifier(outputs.last_hidden_state[:, 0])
+        distillation_logits = self.distillation_classifier(outputs.last_hidden_state[:, 1])
+        logits = (cls_logits + distillation_logits) / 2
+        return DeiTForImageClassificationWithTeacherOutput(
+            loss=None if labels is None else self.loss_function(labels, logits, self.config, **kwargs),
+            logits=logits,
+            cls_logits=cls_logits,
+            distillation_logits=distillation_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class DeiTForMaskedImageModeling(DeiTPreTrainedModel, InputPart):
+    """The trunk with a mask token, plus a linear decoder by which every token paints its patch."""
+
+    def __init__(self, config: DeiTConfig) -> None:
+        super().__init__(config)
+        self.deit = DeiTModel(config, add_pooling_layer=False, use_mask_token=True)
+        self.decoder = PixelDecoder(config.hidden_size, config.encoder_stride, config.num_channels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        bool_masked_pos: Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MaskedImageModelingOutput:
+        """As ViTForMaskedImageModeling.forward."""
+        patch_size, stride = pair(self.config.patch_size), self.config.encoder_stride
+        if bool_masked_pos is not None and patch_size != (stride, stride):
+            raise ConfigError(
+                f"a loss needs encoder_stride equal to patch_size {'x'.join(map(str, patch_size))}, so that the "
+                f"reconstruction has the size of the image; got encoder_stride {stride}."
+            )
+        outputs = self.deit(
+            pixel_values,
+            bool_masked_pos=bool_masked_pos,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            attention_mask=attention_mask,
+            **kwargs,
+        )
+        grid = self.deit.embeddings.patch_grid(pixel_values)
+        patches = outputs.last_hidden_state[:, 2:].mT.unflatten(2, grid)  # (B, h * w, D) -> (B, D, h, w)
+        reconstruction = self.decoder(patches)
+        loss = None
+        if bool_masked_pos is not None:
+            loss = masked_image_loss(pixel_values, reconstruction, bool_masked_pos, grid)
+            height, width = pixel_values.shape[-2:]
+            reconstruction = reconstruction[..., :height, :width]  # without the padding
+        return MaskedImageModelingOutput(
+            loss=loss,
+            reconstruction=reconstruction,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    resize_input_part = ViTForMaskedImageModeling.resize_input_part
+
+
+class DeiTBackbone(DeiTPreTrainedModel, ViTBackbone):
+    """The trunk as a source of feature maps, as ViTBackbone: of the patches alone."""
+
+    def __init__(self, config: DeiTConfig) -> None:
+        super().__init__(config)
+        self.embeddings = DeiTEmbeddings(config)
+        self.post_init()
