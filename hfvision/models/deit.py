@@ -17,19 +17,17 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.modeling_outputs import ImageClassifierOutput, MaskedImageModelingOutput
 from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 from typing_extensions import Unpack
 
-from hfvision.errors import ConfigError
-from hfvision.layers.masked_image import PixelDecoder, masked_image_loss
-from hfvision.layers.patch_embedding import pair
+from hfvision.layers.masked_image import PixelDecoder
 from hfvision.layers.position import Grid
 from hfvision.models.base import InputPart
 from hfvision.models.vit import (
     ViTBackbone,
     ViTConfig,
     ViTEmbeddings,
+    ViTForImageClassification,
     ViTForMaskedImageModeling,
     ViTModel,
     ViTPreTrainedModel,
@@ -110,27 +108,7 @@ class DeiTForImageClassification(DeiTPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        pixel_values: Tensor,
-        labels: Tensor | None = None,
-        interpolate_pos_encoding: bool | None = None,
-        attention_mask: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> ImageClassifierOutput:
-        """As ViTForImageClassification.forward. Logits: (B, K)."""
-        outputs = self.deit(
-            pixel_values,
-            interpolate_pos_encoding=interpolate_pos_encoding,
-            attention_mask=attention_mask,
-            **kwargs,
-        )
-        logits = self.classifier(outputs.last_hidden_state[:, 0])
-        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
-        return ImageClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+    forward = ViTForImageClassification.forward
 
 
 @dataclass
@@ -198,44 +176,7 @@ class DeiTForMaskedImageModeling(DeiTPreTrainedModel, InputPart):
         self.decoder = PixelDecoder(config.hidden_size, config.encoder_stride, config.num_channels)
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        pixel_values: Tensor,
-        bool_masked_pos: Tensor | None = None,
-        interpolate_pos_encoding: bool | None = None,
-        attention_mask: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> MaskedImageModelingOutput:
-        """As ViTForMaskedImageModeling.forward."""
-        patch_size, stride = pair(self.config.patch_size), self.config.encoder_stride
-        if bool_masked_pos is not None and patch_size != (stride, stride):
-            raise ConfigError(
-                f"a loss needs encoder_stride equal to patch_size {'x'.join(map(str, patch_size))}, so that the "
-                f"reconstruction has the size of the image; got encoder_stride {stride}."
-            )
-        outputs = self.deit(
-            pixel_values,
-            bool_masked_pos=bool_masked_pos,
-            interpolate_pos_encoding=interpolate_pos_encoding,
-            attention_mask=attention_mask,
-            **kwargs,
-        )
-        grid = self.deit.embeddings.patch_grid(pixel_values)
-        patches = outputs.last_hidden_state[:, 2:].mT.unflatten(2, grid)  # (B, h * w, D) -> (B, D, h, w)
-        reconstruction = self.decoder(patches)
-        loss = None
-        if bool_masked_pos is not None:
-            loss = masked_image_loss(pixel_values, reconstruction, bool_masked_pos, grid)
-            height, width = pixel_values.shape[-2:]
-            reconstruction = reconstruction[..., :height, :width]  # without the padding
-        return MaskedImageModelingOutput(
-            loss=loss,
-            reconstruction=reconstruction,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
-
+    forward = ViTForMaskedImageModeling.forward
     resize_input_part = ViTForMaskedImageModeling.resize_input_part
 
 
