@@ -199,12 +199,15 @@ def architecture(model_type: str) -> Architecture:
 
 
 def families() -> list[dict[str, Any]]:
-    """The rows as plain data: model_type, config class, models by auto class, image processor."""
+    """The rows as plain data: model_type, config class, the classes behind each auto class, image processor."""
     return [
         {
             "model_type": model_type,
             "config": class_name(row.config),
-            "models": {auto_class: class_name(model) for auto_class, model in row.models.items()},
+            "models": {
+                auto_class: [class_name(reference) for reference in (model, *row.also.get(auto_class, ()))]
+                for auto_class, model in row.models.items()
+            },
             "processor": class_name(row.processor),
         }
         for model_type, row in ARCHITECTURES.items()

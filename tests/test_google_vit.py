@@ -39,3 +39,11 @@ def test_a_loss_per_token_is_not_defined():
 def test_an_unknown_classifier_is_refused():
     with pytest.raises(Exception, match="classifier"):
         tiny_model("google_vit", classifier="cls")
+
+
+@torch.no_grad()
+def test_outputs_come_as_a_tuple_where_that_is_asked_for():
+    model = tiny_model("google_vit", "AutoModel")
+    x = pixels(model.config)
+    tokens, pooled = model(x, return_dict=False)
+    assert torch.equal(pooled, model(x).pooler_output) and torch.equal(tokens, model(x).last_hidden_state)

@@ -10,7 +10,8 @@ def run(as_json: JsonOption = False) -> None:
     result = {"families": families(), "starters": starters()}
     lines = ["Model families (model_type: classes)"]
     for row in result["families"]:
-        lines.append(f"    {row['model_type']}: {', '.join(row['models'].values())}; {row['processor']}")
+        classes = ", ".join(name for names in row["models"].values() for name in names)
+        lines.append(f"    {row['model_type']}: {classes}; {row['processor']}")
     lines.append("Starter models (hfvision predict IMAGE --model NAME)")
     for row in result["starters"]:
         lines.append(

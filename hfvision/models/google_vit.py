@@ -72,6 +72,7 @@ class GoogleViTModel(ViTModel):
             self.pooler = ViTDense(config.hidden_size, config.representation_size, nn.Tanh())
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor,
