@@ -374,4 +374,5 @@ def test_what_is_assumed_of_an_image_is_said(row, caplog):
     with caplog.at_level("WARNING", logger="hfvision"):
         row.processor([film("GIF"), DEEP], return_tensors="pt")
     assert "has several frames or pages: the first is taken." in caplog.text
-    assert "1 images of 16 bits were taken as 0 (black) to 65535 (white)" in caplog.text
+    assert "16-bit images were taken as 0 (black) to 65535 (white)" in caplog.text
+    assert "1 in this call" in caplog.text
