@@ -417,7 +417,7 @@ def test_a_model_that_was_never_converted_goes_to_the_original_format(module, tm
     model = module.ViTForImageClassification(module.ViTConfig(**TINY, num_labels=4)).eval()
     nn.init.normal_(model.vit.embeddings.cls_token)
     model.save_pretrained(tmp_path / "model")
-    report = convert_back(tmp_path / "model", tmp_path / "original.npz", family="vit")
+    report = convert_back(tmp_path / "model", tmp_path / "original.npz")
     assert (report.dropped, report.added, report.notes) == ({}, {}, ())
     pixels = torch.randn(1, 3, 18, 18)
     expected = reference(read(tmp_path / "original.npz").tensors, pixels)["logits"].float()
@@ -439,7 +439,7 @@ def test_a_fine_tuned_model_goes_back_with_its_new_head(tmp_path):
 
 def test_what_the_original_code_would_compute_differently_is_said(tmp_path):
     ViTModel(ViTConfig(**TINY | {"hidden_act": "gelu", "layer_norm_eps": 1e-12})).save_pretrained(tmp_path / "model")
-    report = convert_back(tmp_path / "model", tmp_path / "original.npz", family="vit")
+    report = convert_back(tmp_path / "model", tmp_path / "original.npz")
     assert report.notes == (
         "the original's code computes with layer_norm_eps = 1e-06, this model with 1e-12",
         "the original's code computes with hidden_act = 'gelu_pytorch_tanh', this model with 'gelu'",
@@ -448,7 +448,7 @@ def test_what_the_original_code_would_compute_differently_is_said(tmp_path):
 
 def test_the_trunk_of_a_masked_image_model_goes_back_without_its_painter(tmp_path):
     ViTForMaskedImageModeling(ViTConfig(**TINY, encoder_stride=6)).save_pretrained(tmp_path / "model")
-    report = convert_back(tmp_path / "model", tmp_path / "original.npz", family="vit")
+    report = convert_back(tmp_path / "model", tmp_path / "original.npz")
     assert report.dropped.keys() == {"vit.embeddings.mask_token", "decoder.0.weight", "decoder.0.bias"}
     assert "head/kernel" not in read(tmp_path / "original.npz").tensors
 
@@ -459,7 +459,7 @@ def test_a_folder_that_does_not_fit_its_config_is_refused_with_every_reason(tmp_
     config |= {"num_hidden_layers": 1, "intermediate_size": 41}
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConversionError) as caught:
-        convert_back(tmp_path / "model", tmp_path / "original.npz", family="vit")
+        convert_back(tmp_path / "model", tmp_path / "original.npz")
     assert "vit.encoder.layer.1.layernorm_before.weight (24,) is not in the model" in str(caught.value)
     assert "vit.encoder.layer.0.intermediate.dense.bias is (40,), the config wants (41,)" in str(caught.value)
     assert not (tmp_path / "original.npz").exists()

@@ -268,8 +268,9 @@ def test_the_two_formats_of_a_mixer_are_told_apart(tmp_path):
     assert back.notes == ("the original's code computes with hidden_act = 'gelu', this model with 'gelu_pytorch_tanh'",)
     assert timm_mixer.matches(read(tmp_path / "timm.pth").tensors)
     hfvision.MlpMixerModel(tiny_config("mlp_mixer")).save_pretrained(tmp_path / "never converted")
+    assert convert_back(tmp_path / "never converted", tmp_path / "x.npz").format == "google_mixer"  # timm has no .npz
     with pytest.raises(ConversionError, match="several original formats have a place for model_type"):
-        convert_back(tmp_path / "never converted", tmp_path / "x.npz")
+        convert_back(tmp_path / "never converted", tmp_path / "x")
     model = load_model(tmp_path / "model")
     with pytest.raises(ImageShapeError, match="takes images of 18x18 pixels"):
         model(torch.zeros(1, 3, 24, 24))

@@ -59,6 +59,11 @@ class Format:
     entries: tuple[str | None, ...] = (None,)  # of torch files, that hold the weights (None: no entry around them);
     # the first is what the way back writes
 
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of the files that the way back can write."""
+        return tuple(f".{container}" for container in (self.container, *self.other_containers))
+
 
 def settle(known: Mapping[str, Any], assumed: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """One config from what the tensors say, what is usual, and what the user set.

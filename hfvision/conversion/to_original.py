@@ -33,9 +33,8 @@ def convert_back(
     out = Path(out)
     folder = sources.download(str(source)) if sources.looks_like_repo_id(source) else Path(source)
     checkpoint = sources.read_folder(folder)
-    format = recognise_folder(checkpoint.config, family)
-    suffixes = [f".{container}" for container in (format.container, *format.other_containers)]
-    check_file(out, suffixes, overwrite)
+    format = recognise_folder(checkpoint.config, family, out.suffix)
+    check_file(out, format.suffixes, overwrite)
     config = read_config(checkpoint)
     converted, plan = revert_tensors(checkpoint.tensors, config, format)
     with new_file(out) as path:

@@ -48,16 +48,19 @@ def recognise(keys: Iterable[str], family: str | None = None, entry: str | None 
     raise ConversionError(f"no known format has the keys {shown}. Known formats (--family):{known}")
 
 
-def recognise_folder(config: Mapping[str, Any], family: str | None = None) -> Format:
+def recognise_folder(config: Mapping[str, Any], family: str | None = None, suffix: str = "") -> Format:
     """The format to write a folder back to: that of its conversion record, else the one for its model_type.
 
-    Raises UnknownNameError for an unknown family, ConversionError if no format or several take the model_type.
+    Where several have a place for that, the suffix of the file to write tells which one is meant. Raises
+    UnknownNameError for an unknown family, ConversionError if no format or several take the model_type.
     """
     model_type = config.get("model_type")
     record = config.get("hfvision_conversion") or {}
     found = [candidate for candidate in _of_family(family) if model_type in candidate.model_types]
     recorded = [candidate for candidate in found if candidate.name == record.get("format")]
     found = found if family is not None else recorded or found
+    if len(found) > 1:
+        found = [candidate for candidate in found if suffix in candidate.suffixes] or found
     if len(found) == 1:
         return found[0]
     known = "".join(f"\n    {one.name}: model_type {' or '.join(one.model_types)}" for one in FORMATS)
