@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hfvision.conversion.ops import Op
 from hfvision.errors import ConfigError, ConversionError
-from hfvision.layers.patch_embedding import grid_of, pair
+from hfvision.layers.patch_embedding import by, grid_of, pair
 from hfvision.layers.position import Grid, PositionRule, resample_position_table
 
 
@@ -101,7 +101,3 @@ def resampling(source: Grid, grid: Grid, prefix_tokens: int, rule: PositionRule)
         exact=False,
     )
     return op, f"the position table of {by(source)} patches was resampled to {by(grid)} ({rule})"
-
-
-def by(grid: Grid) -> str:
-    return f"{grid[0]}x{grid[1]}"

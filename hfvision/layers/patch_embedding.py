@@ -25,6 +25,11 @@ def pair(size: int | Iterable[int]) -> tuple[int, int]:
     return height, width
 
 
+def by(size: Iterable[int]) -> str:
+    """A size for messages: "224x224"."""
+    return "x".join(map(str, size))
+
+
 def grid_of(image_size: int | Iterable[int], patch_size: int | Iterable[int]) -> Grid:
     """The whole patches in an image of a checkpoint's own size: what its position table has rows for."""
     (height, width), (patch_height, patch_width) = pair(image_size), pair(patch_size)

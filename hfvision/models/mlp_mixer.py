@@ -8,7 +8,6 @@ The token MLP has one weight per patch, so a trained Mixer takes images of one s
 Shapes: B images, C channels, H x W pixels, h x w patches, N = h * w tokens, D width, K labels.
 """
 
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -24,7 +23,7 @@ from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.drop_path import DropPath, linear_rates
-from hfvision.layers.patch_embedding import PatchEmbedding, pair, with_channels, with_patch_size
+from hfvision.layers.patch_embedding import PatchEmbedding, by, pair, with_channels, with_patch_size
 from hfvision.layers.position import Grid
 from hfvision.models.base import InputGeometry, InputPart, VisionModel
 
@@ -68,9 +67,9 @@ class MixerPatchEmbedding(PatchEmbedding, InputPart):
         if pixel_values.ndim == 4 and size != self.image_size:
             count = self.grid[0] * self.grid[1]
             raise ImageShapeError(
-                f"this Mixer takes images of {_by(self.image_size)} pixels, because its token MLP has one weight for "
-                f"each of {_by(self.grid)} = {count} patches; got {_by(size)}. Resize the images to "
-                f"{_by(self.image_size)}, as its image processor does."
+                f"this Mixer takes images of {by(self.image_size)} pixels, because its token MLP has one weight for "
+                f"each of {by(self.grid)} = {count} patches; got {by(size)}. Resize the images to "
+                f"{by(self.image_size)}, as its image processor does."
             )
         return super().forward(pixel_values, pad).flatten(2).mT  # (B, D, h, w) -> (B, N, D)
 
@@ -89,10 +88,10 @@ class MixerPatchEmbedding(PatchEmbedding, InputPart):
         wanted = MlpMixerConfig(image_size=image_size, patch_size=patch_size)
         if wanted.grid != self.grid:
             raise ConfigError(
-                f"image_size {_by(image_size)} with patch_size {_by(patch_size)} makes {_by(wanted.grid)} patches, and "
-                f"this Mixer has a weight for each of {_by(self.grid)}: other patches need training from the start. "
-                f"Resize the images to {_by(self.image_size)}, or change patch_size together with image_size so that "
-                f"there are {_by(self.grid)} patches."
+                f"image_size {by(image_size)} with patch_size {by(patch_size)} makes {by(wanted.grid)} patches, and "
+                f"this Mixer has a weight for each of {by(self.grid)}: other patches need training from the start. "
+                f"Resize the images to {by(self.image_size)}, or change patch_size together with image_size so that "
+                f"there are {by(self.grid)} patches."
             )
         changes, kernel = [], self.projection.weight
         if geometry.num_channels != self.projection.in_channels:
@@ -102,7 +101,7 @@ class MixerPatchEmbedding(PatchEmbedding, InputPart):
             )
             kernel = with_channels(kernel, geometry.num_channels, geometry.channel_init)
         if patch_size != self.patch_size:
-            changes.append(f"the patch kernel of {_by(self.patch_size)} became {_by(patch_size)}")
+            changes.append(f"the patch kernel of {by(self.patch_size)} became {by(patch_size)}")
             kernel = with_patch_size(kernel, patch_size)
         if kernel is not self.projection.weight:
             self.set_kernel(kernel)
@@ -202,7 +201,3 @@ class MlpMixerForImageClassification(MlpMixerPreTrainedModel):
         logits = self.classifier(outputs.pooler_output)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
-
-
-def _by(size: Iterable[int]) -> str:
-    return "x".join(map(str, size))

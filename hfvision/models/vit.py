@@ -34,7 +34,7 @@ from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.attention import attention_function
 from hfvision.layers.drop_path import DropPath, linear_rates
 from hfvision.layers.masked_image import PixelDecoder, masked_image_loss
-from hfvision.layers.patch_embedding import PatchEmbedding, grid_of, pair, with_channels, with_patch_size
+from hfvision.layers.patch_embedding import PatchEmbedding, by, grid_of, pair, with_channels, with_patch_size
 from hfvision.layers.position import Grid, resample_position_table
 from hfvision.models.base import InputGeometry, InputPart, VisionModel
 from hfvision.reporting import report_once
@@ -125,8 +125,8 @@ class ViTEmbeddings(nn.Module, InputPart):
         """Returns the tokens and the patch grid of these images. See ViTModel.forward."""
         if interpolate_pos_encoding is False and tuple(pixel_values.shape[-2:]) != self.image_size:
             raise ImageShapeError(
-                f"with interpolate_pos_encoding=False images have the checkpoint's size {_by(self.image_size)}; got "
-                f"{_by(pixel_values.shape[-2:])}. Leave the argument out and the position table is resampled."
+                f"with interpolate_pos_encoding=False images have the checkpoint's size {by(self.image_size)}; got "
+                f"{by(pixel_values.shape[-2:])}. Leave the argument out and the position table is resampled."
             )
         patches = self.patch_embeddings(pixel_values, pad=not self._leaves_partial_patches(pixel_values))
         height, width = patches.shape[-2:]
@@ -172,9 +172,9 @@ class ViTEmbeddings(nn.Module, InputPart):
             return
         padded = tuple(n * side for n, side in zip(grid, self.patch_embeddings.patch_size, strict=True))
         if size != padded:
-            report_once(f"images of {_by(size)} pixels are padded with zeros to {_by(padded)}, whole patches.")
+            report_once(f"images of {by(size)} pixels are padded with zeros to {by(padded)}, whole patches.")
         if grid != self.grid:
-            report_once(f"the position table of {_by(self.grid)} patches is resampled (bicubic) to {_by(grid)}.")
+            report_once(f"the position table of {by(self.grid)} patches is resampled (bicubic) to {by(grid)}.")
 
     @torch.no_grad()
     def resize_input_part(self, geometry: InputGeometry) -> list[str]:
@@ -189,14 +189,14 @@ class ViTEmbeddings(nn.Module, InputPart):
             kernel = with_channels(kernel, geometry.num_channels, geometry.channel_init)
         patch_size = pair(geometry.patch_size)
         if patch_size != self.patch_embeddings.patch_size:
-            changes.append(f"the patch kernel of {_by(self.patch_embeddings.patch_size)} became {_by(patch_size)}")
+            changes.append(f"the patch kernel of {by(self.patch_embeddings.patch_size)} became {by(patch_size)}")
             kernel = with_patch_size(kernel, patch_size)
         if kernel is not projection.weight:
             self.patch_embeddings.set_kernel(kernel)
         grid = grid_of(geometry.image_size, patch_size)
         if grid != self.grid:
             changes.append(
-                f"the position table of {_by(self.grid)} patches became {_by(grid)} ({geometry.position_rule})"
+                f"the position table of {by(self.grid)} patches became {by(grid)} ({geometry.position_rule})"
             )
             table = self.position_embeddings
             new = resample_position_table(table, self.grid, grid, self.prefix_tokens, geometry.position_rule)
@@ -414,7 +414,7 @@ class ViTForMaskedImageModeling(ViTPreTrainedModel, InputPart):
         patch_size, stride = pair(self.config.patch_size), self.config.encoder_stride
         if bool_masked_pos is not None and patch_size != (stride, stride):
             raise ConfigError(
-                f"a loss needs encoder_stride equal to patch_size {_by(patch_size)}, so that the reconstruction has "
+                f"a loss needs encoder_stride equal to patch_size {by(patch_size)}, so that the reconstruction has "
                 f"the size of the image; got encoder_stride {stride}."
             )
         trunk: Any = self.base_model
@@ -487,7 +487,3 @@ class ViTBackbone(BackboneMixin, ViTPreTrainedModel):
             if stage in self.out_features
         ]
         return BackboneOutput(feature_maps=tuple(maps))
-
-
-def _by(size: tuple[int, ...]) -> str:
-    return "x".join(map(str, size))

@@ -13,7 +13,6 @@ Shapes: B images, C channels, H x W pixels, F channels of the feature map, h x w
         (class token first; N = h * w without one), D width, K labels.
 """
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -25,7 +24,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError, ImageShapeError, numbered
-from hfvision.layers.patch_embedding import PatchEmbedding, pair, with_channels, with_patch_size
+from hfvision.layers.patch_embedding import PatchEmbedding, by, pair, with_channels, with_patch_size
 from hfvision.layers.position import Grid, resample_position_table
 from hfvision.models.base import InputGeometry
 from hfvision.models.bit import BitTrunk, Standardization, feature_channels, feature_size, feature_stride
@@ -247,7 +246,7 @@ class ViTHybridEmbeddings(ViTEmbeddings):
 
     def _report_size(self, size: tuple[int, ...], grid: Grid) -> None:
         if not torch.compiler.is_compiling() and grid != self.grid:
-            report_once(f"the position table of {_by(self.grid)} patches is resampled (bicubic) to {_by(grid)}.")
+            report_once(f"the position table of {by(self.grid)} patches is resampled (bicubic) to {by(grid)}.")
 
     @torch.no_grad()
     def resize_input_part(self, geometry: InputGeometry) -> list[str]:
@@ -265,20 +264,20 @@ class ViTHybridEmbeddings(ViTEmbeddings):
         patch_size = pair(geometry.patch_size)
         if patch_size != patches.patch_size:
             patch_kernel = with_patch_size(patches.projection.weight, patch_size)
-            changes.append(f"the patch kernel of {_by(patches.patch_size)} became {_by(patch_size)}")
+            changes.append(f"the patch kernel of {by(patches.patch_size)} became {by(patch_size)}")
         size = self._feature_size(geometry)
         grid = (size[0] // patch_size[0], size[1] // patch_size[1])
         if 0 in grid:
             raise ConfigError(
-                f"image_size {geometry.image_size} gives a feature map of {_by(size)}, less than one patch of "
-                f"{_by(patch_size)}. Choose a larger image_size or a smaller patch_size."
+                f"image_size {geometry.image_size} gives a feature map of {by(size)}, less than one patch of "
+                f"{by(patch_size)}. Choose a larger image_size or a smaller patch_size."
             )
         if grid != self.grid:
             old = self.position_embeddings
             new = resample_position_table(old, self.grid, grid, self.prefix_tokens, geometry.position_rule)
             table = nn.Parameter(new, requires_grad=old.requires_grad)
             changes.append(
-                f"the position table of {_by(self.grid)} patches became {_by(grid)} ({geometry.position_rule})"
+                f"the position table of {by(self.grid)} patches became {by(grid)} ({geometry.position_rule})"
             )
         if kernel is not None:
             stem.set_kernel(kernel)
@@ -373,7 +372,3 @@ class ViTHybridForImageClassification(ViTHybridPreTrainedModel):
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
-
-
-def _by(size: Iterable[int]) -> str:
-    return "x".join(map(str, size))
