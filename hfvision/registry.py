@@ -37,6 +37,16 @@ class Architecture:
         return next((one for one in found if class_name(one) == name), found[0])
 
 
+_TINY_VIT = {
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "encoder_stride": 8,
+}
+
 ARCHITECTURES = {
     "vit": Architecture(
         config="hfvision.models.vit:ViTConfig",
@@ -47,15 +57,7 @@ ARCHITECTURES = {
             "AutoBackbone": "hfvision.models.vit:ViTBackbone",
         },
         processor="hfvision.processing.classification:ViTImageProcessor",
-        tiny={
-            "image_size": 32,
-            "patch_size": 8,
-            "hidden_size": 32,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "intermediate_size": 48,
-            "encoder_stride": 8,
-        },
+        tiny=_TINY_VIT,
     ),
     "deit": Architecture(
         config="hfvision.models.deit:DeiTConfig",
@@ -67,15 +69,7 @@ ARCHITECTURES = {
         },
         also={"AutoModelForImageClassification": ("hfvision.models.deit:DeiTForImageClassificationWithTeacher",)},
         processor="hfvision.processing.classification:DeiTImageProcessor",
-        tiny={
-            "image_size": 32,
-            "patch_size": 8,
-            "hidden_size": 32,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "intermediate_size": 48,
-            "encoder_stride": 8,
-        },
+        tiny=_TINY_VIT,
     ),
     "google_vit": Architecture(
         config="hfvision.models.google_vit:GoogleViTConfig",
@@ -84,16 +78,7 @@ ARCHITECTURES = {
             "AutoModelForImageClassification": "hfvision.models.google_vit:GoogleViTForImageClassification",
         },
         processor="hfvision.processing.classification:ViTImageProcessor",
-        tiny={
-            "image_size": 32,
-            "patch_size": 8,
-            "hidden_size": 32,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "intermediate_size": 48,
-            "classifier": "gap",
-            "representation_size": 24,
-        },
+        tiny={**_TINY_VIT, "classifier": "gap", "representation_size": 24},
     ),
     "vit-hybrid": Architecture(
         config="hfvision.models.vit_hybrid:ViTHybridConfig",

@@ -14,13 +14,17 @@ def tiny_config(model_type, **fields):
 
 
 def tiny_model(model_type, auto_class=IMAGE_CLASSIFICATION, **fields):
+    model_class = load(ARCHITECTURES[model_type].models[auto_class])
+    return with_visible_weights(model_class(tiny_config(model_type, **fields)))
+
+
+def with_visible_weights(model):
     """In evaluation mode, with weights large enough that every part of the model shows in the outputs."""
     torch.manual_seed(0)
-    model = load(ARCHITECTURES[model_type].models[auto_class])(tiny_config(model_type, **fields)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.2)
-    return model
+    return model.eval()
 
 
 def pixels(config, batch=2, size=None, channels=None):

@@ -1,4 +1,4 @@
-"""DeiT against transformers' own implementation, on random weights and without downloads."""
+"""DeiT: what is its own beside the suites over the registry and over shared file formats."""
 
 import json
 from pathlib import Path
@@ -9,66 +9,15 @@ import transformers
 
 import hfvision
 from hfvision.errors import ConfigError, ImageShapeError
-from tests.models import pixels, tiny_config, tiny_model
-from tests.test_vit import assert_same_outputs, call
+from tests.models import pixels, tiny_config, tiny_model, with_visible_weights
 
 DATA = Path(__file__).parent / "data"
 TEACHER = "DeiTForImageClassificationWithTeacher"
-HEADS = ["DeiTModel", "DeiTForImageClassification", TEACHER, "DeiTForMaskedImageModeling"]
-
-
-def with_visible_weights(model):
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.2)
-    return model.eval()
-
-
-def peer_model(name, **fields):
-    """transformers' own class, imported past the Auto classes."""
-    sizes = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-    config = transformers.DeiTConfig(**sizes, intermediate_size=48, encoder_stride=8, num_labels=5, **fields)
-    return with_visible_weights(getattr(transformers, name)(config))
 
 
 def tiny_teacher_model(**fields):
     """The classifier with two heads."""
     return with_visible_weights(hfvision.DeiTForImageClassificationWithTeacher(tiny_config("deit", **fields)))
-
-
-@pytest.mark.parametrize("fields", [{}, {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "qkv_bias": False}])
-@pytest.mark.parametrize("name", HEADS)
-def test_a_folder_of_transformers_loads_here_with_equal_outputs(name, fields, tmp_path):
-    peer = peer_model(name, **fields)
-    peer.save_pretrained(tmp_path)
-    ours = getattr(hfvision, name).from_pretrained(tmp_path).eval()
-    x = pixels(ours.config)
-    assert_same_outputs(call(ours, x, output_hidden_states=True), call(peer, x, output_hidden_states=True))
-
-
-@pytest.mark.parametrize("name", HEADS)
-def test_a_folder_saved_here_loads_in_transformers_and_keeps_its_bytes(name, tmp_path):
-    peer_model(name).save_pretrained(tmp_path / "theirs")
-    ours = getattr(hfvision, name).from_pretrained(tmp_path / "theirs").eval()
-    ours.save_pretrained(tmp_path / "ours")
-    theirs, mine = (json.loads((tmp_path / side / "config.json").read_text()) for side in ("theirs", "ours"))
-    assert mine == theirs
-    saved = [(tmp_path / side / "model.safetensors").read_bytes() for side in ("theirs", "ours")]
-    assert saved[0] == saved[1]
-    again, loading = getattr(transformers, name).from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert not any(loading.values())
-    x = pixels(ours.config)
-    assert_same_outputs(call(ours, x), call(again.eval(), x))
-
-
-@pytest.mark.parametrize("name", ["DeiTModel", "DeiTForImageClassification", TEACHER])
-def test_another_size_gives_what_transformers_gives_on_request(name, tmp_path):
-    peer = peer_model(name)
-    peer.save_pretrained(tmp_path)
-    ours = getattr(hfvision, name).from_pretrained(tmp_path).eval()
-    x = pixels(ours.config, size=(48, 40))
-    assert_same_outputs(call(ours, x), call(peer, x, interpolate_pos_encoding=True))
 
 
 @pytest.mark.parametrize("name", ["deit_ForImageClassification", "deit_ForImageClassificationWithTeacher"])

@@ -1,82 +1,21 @@
-"""ViT against transformers' own implementation, on random weights and without downloads."""
+"""ViT: what is its own beside the suites over the registry and over shared file formats."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
-import transformers
 
 import hfvision
 from hfvision.errors import ConfigError, ImageShapeError
 from tests.models import pixels, tiny_config, tiny_model
+from tests.peers import assert_same_outputs, call, peer_model
 
 DATA = Path(__file__).parent / "data"
-HEADS = ["ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling"]
-SAME_ARITHMETIC = {"rtol": 0, "atol": 1e-6}  # outputs of order one; the products are the same, their order may not be
-
-
-def peer_model(name, **fields):
-    """transformers' own class, imported past the Auto classes, with weights that show in the outputs."""
-    torch.manual_seed(0)
-    sizes = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-    config = transformers.ViTConfig(**sizes, intermediate_size=48, encoder_stride=8, num_labels=5, **fields)
-    model = getattr(transformers, name)(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.2)
-    return model
-
-
-def call(model, x, **kwargs):
-    if "Masked" in type(model).__name__:
-        kwargs["bool_masked_pos"] = torch.rand(2, 16, generator=torch.Generator().manual_seed(3)) > 0.5
-    with torch.no_grad():
-        return model(x, **kwargs)
-
-
-def assert_same_outputs(got, wanted):
-    for name in wanted:
-        torch.testing.assert_close(got[name], wanted[name], **SAME_ARITHMETIC, msg=lambda m, name=name: f"{name}: {m}")
-
-
-@pytest.mark.parametrize("fields", [{}, {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "qkv_bias": False}])
-@pytest.mark.parametrize("name", HEADS)
-def test_a_folder_of_transformers_loads_here_with_equal_outputs(name, fields, tmp_path):
-    peer = peer_model(name, **fields)
-    peer.save_pretrained(tmp_path)
-    ours = getattr(hfvision, name).from_pretrained(tmp_path).eval()
-    x = pixels(ours.config)
-    assert_same_outputs(call(ours, x, output_hidden_states=True), call(peer, x, output_hidden_states=True))
-
-
-@pytest.mark.parametrize("name", HEADS)
-def test_a_folder_saved_here_loads_in_transformers_and_keeps_its_bytes(name, tmp_path):
-    peer_model(name).save_pretrained(tmp_path / "theirs")
-    ours = getattr(hfvision, name).from_pretrained(tmp_path / "theirs").eval()
-    ours.save_pretrained(tmp_path / "ours")
-    theirs, mine = (json.loads((tmp_path / side / "config.json").read_text()) for side in ("theirs", "ours"))
-    assert mine == theirs
-    saved = [(tmp_path / side / "model.safetensors").read_bytes() for side in ("theirs", "ours")]
-    assert saved[0] == saved[1]
-    peer = getattr(transformers, name).from_pretrained(tmp_path / "ours").eval()
-    x = pixels(ours.config)
-    assert_same_outputs(call(ours, x), call(peer, x))
-
-
-@pytest.mark.parametrize("name", ["ViTModel", "ViTForImageClassification"])
-def test_another_size_equals_transformers_interpolation(name, tmp_path):
-    peer = peer_model(name)
-    peer.save_pretrained(tmp_path)
-    ours = getattr(hfvision, name).from_pretrained(tmp_path).eval()
-    x = pixels(ours.config, size=(48, 40))
-    assert_same_outputs(call(ours, x), call(peer, x, interpolate_pos_encoding=True))
 
 
 def test_the_own_size_with_a_partial_patch_drops_it_as_the_original(tmp_path):
-    torch.manual_seed(0)
-    config = transformers.ViTConfig(**{**peer_model("ViTModel").config.to_dict(), "image_size": 36})
-    peer = transformers.ViTForImageClassification(config).eval()
+    peer = peer_model("ViTForImageClassification", image_size=36)
     peer.save_pretrained(tmp_path)
     ours = hfvision.ViTForImageClassification.from_pretrained(tmp_path).eval()
     x = pixels(ours.config, size=(36, 36))
