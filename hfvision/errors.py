@@ -46,11 +46,8 @@ class DatasetError(HfvisionError, ValueError):
     """A dataset lacks what training or evaluation needs: columns, labels, readable images."""
 
 
-class MissingExtraError(HfvisionError, ImportError):
-    """An optional dependency is needed; the message names the extra to install."""
-
-
 def numbered(what: str, problems: Iterable[str]) -> str:
     """One message for all faults of a call: "3 mismatches:" and one line each."""
     problems = list(problems)
-    return f"{len(problems)} {what}{'' if len(problems) == 1 else 's'}:" + "".join(f"\n    {p}" for p in problems)
+    ending = "" if len(problems) == 1 else "es" if what.endswith("ch") else "s"
+    return f"{len(problems)} {what}{ending}:" + "".join(f"\n    {p}" for p in problems)

@@ -46,6 +46,14 @@ _TINY_VIT = {
     "intermediate_size": 48,
     "encoder_stride": 8,
 }
+_TINY_BIT = {
+    "model_type": "bit",
+    "layer_type": "bottleneck",
+    "global_padding": "SAME",
+    "embedding_dynamic_padding": True,
+    "embedding_size": 16,
+    "num_groups": 8,
+}
 
 ARCHITECTURES = {
     "vit": Architecture(
@@ -93,17 +101,7 @@ ARCHITECTURES = {
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "intermediate_size": 48,
-            "backbone_config": {
-                "model_type": "bit",
-                "layer_type": "bottleneck",
-                "global_padding": "SAME",
-                "embedding_dynamic_padding": True,
-                "embedding_size": 16,
-                "num_groups": 8,
-                "depths": [1, 1],
-                "hidden_sizes": [32, 64],
-                "out_features": ["stage2"],
-            },
+            "backbone_config": {**_TINY_BIT, "depths": [1, 1], "hidden_sizes": [32, 64], "out_features": ["stage2"]},
         },
     ),
     "google_vit_hybrid": Architecture(
@@ -122,17 +120,7 @@ ARCHITECTURES = {
             "intermediate_size": 48,
             "classifier": "gap",
             "representation_size": 24,
-            "backbone_config": {
-                "model_type": "bit",
-                "layer_type": "bottleneck",
-                "global_padding": "SAME",
-                "embedding_dynamic_padding": True,
-                "embedding_size": 16,
-                "num_groups": 8,
-                "depths": [],
-                "hidden_sizes": [],
-                "out_features": ["stem"],
-            },
+            "backbone_config": {**_TINY_BIT, "depths": [], "hidden_sizes": [], "out_features": ["stem"]},
         },
     ),
     "mlp_mixer": Architecture(

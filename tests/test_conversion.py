@@ -41,6 +41,22 @@ def settings(case):
     return {"image_size": 48} if case == "pos_interpolation_up" else {}
 
 
+def meta_tensors(manifest):
+    """The tensors of a published file by their names and shapes, without storage."""
+    return {
+        key.replace("{i}", str(block)): torch.empty(tuple(shape), device="meta")
+        for key, shape in manifest["tensors"].items()
+        for block in range(manifest["config"]["depth"] if "{i}" in key else 1)
+    }
+
+
+def run_script(name, arguments, monkeypatch, capsys):
+    """What a script of conversion_scripts prints."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    runpy.run_path(str(ROOT / "conversion_scripts" / f"{name}.py"), run_name="__main__")
+    return capsys.readouterr().out
+
+
 def google_checkpoint(
     *,
     depth=2,
@@ -383,12 +399,7 @@ def test_a_widened_tensor_that_was_trained_since_is_not_narrowed_again(tmp_path)
 def test_a_published_file_converts_in_shape_both_ways_with_nothing_left_over(name):
     manifest = MANIFESTS[name]
     sizes = manifest["config"]
-    shapes = {
-        key.replace("{i}", str(block)): tuple(shape)
-        for key, shape in manifest["tensors"].items()
-        for block in range(sizes["depth"] if "{i}" in key else 1)
-    }
-    tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    tensors = meta_tensors(manifest)
     plan = google_vit.plan(tensors, {}, None)
     converted, _, config = convert_tensors(tensors, google_vit.FORMAT, plan)
     assert (converted.used, converted.dropped, converted.added) == (set(tensors), {}, {})
@@ -403,7 +414,9 @@ def test_a_published_file_converts_in_shape_both_ways_with_nothing_left_over(nam
         "num_classes": config.num_labels,
     } == sizes
     back, _ = revert_tensors(converted.tensors, config, google_vit.FORMAT)
-    assert {key: tuple(tensor.shape) for key, tensor in back.tensors.items()} == shapes
+    assert {key: tuple(tensor.shape) for key, tensor in back.tensors.items()} == {
+        key: tuple(tensor.shape) for key, tensor in tensors.items()
+    }
 
 
 # --- models from elsewhere go to the original format ----------------------------------------------
@@ -781,9 +794,7 @@ def test_a_wrong_option_is_one_error(arguments, said, tmp_path):
 
 def test_the_script_converts_there_and_back_and_fails_without_a_traceback(tmp_path, monkeypatch, capsys):
     def script(*arguments):
-        monkeypatch.setattr(sys, "argv", ["convert_google_vit.py", *map(str, arguments)])
-        runpy.run_path(str(ROOT / "conversion_scripts" / "convert_google_vit.py"), run_name="__main__")
-        return capsys.readouterr().out
+        return run_script("convert_google_vit", arguments, monkeypatch, capsys)
 
     source = saved(tmp_path, google_checkpoint())
     assert "resampled to 4x4" in script(source, tmp_path / "larger", "--image-size", "24")

@@ -1,8 +1,6 @@
 """Files of facebookresearch/deit, and of timm's ViT and DeiT: they compute the same here and come back bit for bit."""
 
 import json
-import runpy
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from hfvision.errors import CheckpointReadError, ConfigError, ConversionError
 from hfvision.losses.classification import classification_loss, distillation_loss
 from hfvision.models.deit import DeiTConfig, DeiTModel
 from hfvision.models.vit import ViTConfig, ViTForImageClassification
+from tests.test_conversion import meta_tensors, run_script
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(__file__).parent / "data"
@@ -408,12 +407,7 @@ def test_a_pooler_and_a_painter_are_left_behind_with_the_reason(tmp_path):
 def test_a_published_file_converts_in_shape_both_ways_with_nothing_left_over(name, table):
     manifest = MANIFESTS[name]
     sizes = manifest["config"]
-    shapes = {
-        key.replace("{i}", str(block)): tuple(shape)
-        for key, shape in manifest["tensors"].items()
-        for block in range(sizes["depth"] if "{i}" in key else 1)
-    }
-    tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    tensors = meta_tensors(manifest)
     assert table.matches(tensors)
     plan = table.plan(tensors, {}, None)
     converted, _, config = convert_tensors(tensors, table.FORMAT, plan)
@@ -429,7 +423,9 @@ def test_a_published_file_converts_in_shape_both_ways_with_nothing_left_over(nam
     if table is deit:
         assert plan.preprocessing["size"] == {"shortest_edge": {224: 256, 384: 438}[config.image_size]}
     back, _ = revert_tensors(converted.tensors, config, table.FORMAT)
-    assert {key: tuple(tensor.shape) for key, tensor in back.tensors.items()} == shapes
+    assert {key: tuple(tensor.shape) for key, tensor in back.tensors.items()} == {
+        key: tuple(tensor.shape) for key, tensor in tensors.items()
+    }
 
 
 # --- the command and the scripts --------------------------------------------------------------------------
@@ -451,9 +447,7 @@ def test_the_command_converts_there_and_back(tmp_path):
 @pytest.mark.parametrize("name", ["convert_deit", "convert_timm"])
 def test_a_script_converts_there_and_back_and_fails_without_a_traceback(name, tmp_path, monkeypatch, capsys):
     def script(*arguments):
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        runpy.run_path(str(ROOT / "conversion_scripts" / f"{name}.py"), run_name="__main__")
-        return capsys.readouterr().out
+        return run_script(name, arguments, monkeypatch, capsys)
 
     source = saved(tmp_path / "original.pth", timm_checkpoint())
     assert "resampled to 4x4" in script(source, tmp_path / "larger", "--image-size", "24", "--heads", "3")

@@ -1,8 +1,6 @@
 """Hybrid ViT checkpoints of google-research/vision_transformer and of timm become models, and come back bit for bit."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from hfvision.conversion.to_hub import convert_tensors
 from hfvision.conversion.to_original import revert_tensors
 from hfvision.conversion.verify import load_model, outputs, tolerance
 from hfvision.errors import ConfigError, ConversionError, UnknownNameError
-from tests.test_conversion import assert_bit_for_bit, google_checkpoint, reference, saved
+from tests.test_conversion import assert_bit_for_bit, google_checkpoint, meta_tensors, reference, run_script, saved
 
 DATA = Path(__file__).parent / "data"
 ROOT = Path(__file__).parents[1]
@@ -177,12 +175,7 @@ def test_another_image_size_resamples_the_positions_as_the_original_and_says_so(
 def test_a_published_file_converts_in_shape_both_ways_with_nothing_left_over(name):
     manifest = MANIFESTS[name]
     sizes = manifest["config"]
-    shapes = {
-        key.replace("{i}", str(block)): tuple(shape)
-        for key, shape in manifest["tensors"].items()
-        for block in range(sizes["depth"] if "{i}" in key else 1)
-    }
-    tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    tensors = meta_tensors(manifest)
     assert recognise(tensors) is google_hybrid.FORMAT
     plan = google_hybrid.plan(tensors, {}, None)
     converted, _, config = convert_tensors(tensors, google_hybrid.FORMAT, plan)
@@ -199,7 +192,9 @@ def test_a_published_file_converts_in_shape_both_ways_with_nothing_left_over(nam
         "depths": config.bit.depths,
     } == sizes
     back, _ = revert_tensors(converted.tensors, config, google_hybrid.FORMAT)
-    assert {key: tuple(tensor.shape) for key, tensor in back.tensors.items()} == shapes
+    assert {key: tuple(tensor.shape) for key, tensor in back.tensors.items()} == {
+        key: tuple(tensor.shape) for key, tensor in tensors.items()
+    }
 
 
 def test_the_processor_prepares_images_as_the_original_does(tmp_path):
@@ -293,9 +288,7 @@ def test_a_wrong_setting_is_one_error(name, tmp_path):
 
 def test_the_script_converts_there_and_back(tmp_path, monkeypatch, capsys):
     def script(*arguments):
-        monkeypatch.setattr(sys, "argv", ["convert_google_hybrid.py", *map(str, arguments)])
-        runpy.run_path(str(ROOT / "conversion_scripts" / "convert_google_hybrid.py"), run_name="__main__")
-        return capsys.readouterr().out
+        return run_script("convert_google_hybrid", arguments, monkeypatch, capsys)
 
     source = saved(tmp_path, hybrid_checkpoint(grid=(4, 4)))
     assert "resampled to 6x6" in script(source, tmp_path / "larger", "--image-size", "48")

@@ -1,8 +1,6 @@
 """Mixer checkpoints of google-research/vision_transformer and of timm become models, and come back bit for bit."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from hfvision.conversion.to_original import revert_tensors
 from hfvision.conversion.verify import load_model, outputs
 from hfvision.errors import ConfigError, ConversionError, ImageShapeError, UnknownNameError
 from tests.models import tiny_config
-from tests.test_conversion import assert_bit_for_bit, saved
+from tests.test_conversion import assert_bit_for_bit, meta_tensors, run_script, saved
 
 DATA = Path(__file__).parent / "data"
 ROOT = Path(__file__).parents[1]
@@ -126,12 +124,7 @@ def test_a_variant_computes_what_its_description_says_and_comes_back(variant, tm
 def test_a_published_file_converts_in_shape_both_ways_with_nothing_left_over(name):
     manifest = MANIFESTS[name]
     sizes = manifest["config"]
-    shapes = {
-        key.replace("{i}", str(block)): tuple(shape)
-        for key, shape in manifest["tensors"].items()
-        for block in range(sizes["depth"] if "{i}" in key else 1)
-    }
-    tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    tensors = meta_tensors(manifest)
     assert recognise(tensors) is google_mixer.FORMAT
     converted, _, config = convert_tensors(tensors, google_mixer.FORMAT, google_mixer.plan(tensors, {}, None))
     assert (converted.used, converted.dropped, converted.added) == (set(tensors), {}, {})
@@ -145,7 +138,9 @@ def test_a_published_file_converts_in_shape_both_ways_with_nothing_left_over(nam
         "num_classes": config.num_labels,
     } == sizes
     back, _ = revert_tensors(converted.tensors, config, google_mixer.FORMAT)
-    assert {key: tuple(tensor.shape) for key, tensor in back.tensors.items()} == shapes
+    assert {key: tuple(tensor.shape) for key, tensor in back.tensors.items()} == {
+        key: tuple(tensor.shape) for key, tensor in tensors.items()
+    }
 
 
 def test_the_processor_prepares_images_as_the_original_does(tmp_path):
@@ -208,9 +203,7 @@ def test_patches_that_make_no_square_need_the_image_size(tmp_path):
 
 def test_the_script_converts_there_and_back(tmp_path, monkeypatch, capsys):
     def script(*arguments):
-        monkeypatch.setattr(sys, "argv", ["convert_google_mixer.py", *map(str, arguments)])
-        runpy.run_path(str(ROOT / "conversion_scripts" / "convert_google_mixer.py"), run_name="__main__")
-        return capsys.readouterr().out
+        return run_script("convert_google_mixer", arguments, monkeypatch, capsys)
 
     source = saved(tmp_path, mixer_checkpoint(grid=(2, 3)))
     assert "30 of 30 tensors used" in script(source, tmp_path / "model", "--image-size", "12", "18")

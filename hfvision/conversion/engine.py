@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hfvision.conversion.ops import Op, same
-from hfvision.errors import ConversionError
+from hfvision.errors import ConversionError, numbered
 
 Shape = tuple[int, ...]
 T = TypeVar("T")
@@ -174,13 +174,8 @@ def apply(
         problems += _against(expected, result, made_by, rules, explained)
     problems += [f"rule {', '.join(rule.sources)} matched nothing" for rule in unmatched if id(rule) not in explained]
     if problems:
-        raise ConversionError(mismatches(problems))
+        raise ConversionError(numbered("mismatch", problems))
     return result
-
-
-def mismatches(problems: Sequence[str]) -> str:
-    """One message for all that is wrong with a checkpoint."""
-    return f"{len(problems)} mismatch{'' if len(problems) == 1 else 'es'}:" + "".join(f"\n    {p}" for p in problems)
 
 
 def _reshape(

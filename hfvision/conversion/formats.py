@@ -1,14 +1,15 @@
 """What the table of an original format says: how to recognise it, and the plans for both directions."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedConfig
 
-from hfvision.conversion.engine import AnyRule, mismatches
-from hfvision.errors import ConversionError, UnknownNameError
+from hfvision.conversion.engine import AnyRule
+from hfvision.errors import ConversionError, UnknownNameError, numbered
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def settle(known: Mapping[str, Any], assumed: Mapping[str, Any], overrides: Mapp
         if name in known and _listed(value) != _listed(known[name])
     ]
     if wrong:
-        raise ConversionError(f"{mismatches(wrong)}\nLeave out what the tensors say by themselves.")
+        raise ConversionError(f"{numbered('mismatch', wrong)}\nLeave out what the tensors say by themselves.")
     return {**assumed, **overrides, **known}
 
 
@@ -90,6 +91,22 @@ def check_fields(names: Iterable[str], known: Iterable[str], what: str) -> None:
             problems.append(f"no {what} is called {name!r}" + (f"; did you mean {close[0]!r}?" if close else "."))
     if problems:
         raise UnknownNameError(f"{' '.join(problems)} Known: {', '.join(known)}.")
+
+
+def settable(config_class: type[Any], fixed: Collection[str]) -> tuple[str, ...]:
+    """num_labels, and the fields that a config class adds to transformers' general ones, without the `fixed`."""
+    general = {entry.name for entry in fields(PreTrainedConfig)}
+    own = (entry.name for entry in fields(config_class) if entry.name not in general)
+    return ("num_labels", *(name for name in own if name not in fixed))
+
+
+def computed_otherwise(told: Iterable[tuple[str, Any, Any]]) -> tuple[str, ...]:
+    """Of (config field, the original's value, the model's): a line for each on which the two differ."""
+    return tuple(
+        f"the original's code computes with {field} = {theirs!r}, this model with {ours!r}"
+        for field, theirs, ours in told
+        if theirs != ours
+    )
 
 
 def _listed(value: Any) -> Any:

@@ -16,12 +16,12 @@ from torch import Tensor
 import hfvision
 from hfvision.cards import model_card, write_card
 from hfvision.conversion import sources
-from hfvision.conversion.engine import Converted, Shape, apply, mismatches, reverse
+from hfvision.conversion.engine import Converted, Shape, apply, reverse
 from hfvision.conversion.formats import Format, Plan, check_fields
 from hfvision.conversion.report import RECORD_FIELD, RECORD_FILE, ConversionReport
 from hfvision.conversion.tables import recognise
 from hfvision.conversion.writing import check_folder, new_folder
-from hfvision.errors import ConfigError, ConversionError, HfvisionError
+from hfvision.errors import ConfigError, ConversionError, HfvisionError, numbered
 from hfvision.layers.position import PositionRule
 from hfvision.registry import ARCHITECTURES, load
 
@@ -179,7 +179,7 @@ def _check_written(folder: Path, converted: Converted, original: Mapping[str, Te
     back = {key: back[key].to(tensor.dtype) for key, tensor in exact.items()}
     problems += [f"{key} does not come back as it was" for key in unequal(exact, back)]
     if problems:
-        raise ConversionError(f"{mismatches(problems)}\nNothing was kept. The disk may be full or faulty.")
+        raise ConversionError(f"{numbered('mismatch', problems)}\nNothing was kept. The disk may be full or faulty.")
     return (
         f"{len(written.tensors)} tensors on disk equal those converted",
         f"{len(exact)} tensors converted back equal the original's bit for bit",
@@ -208,7 +208,7 @@ def _common_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
         for key, tensor in tensors.items()
         if not tensor.is_floating_point()
     ]:
-        raise ConversionError(mismatches(problems))
+        raise ConversionError(numbered("mismatch", problems))
     return reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
 
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from hfvision.conversion import sources
-from hfvision.conversion.engine import Converted, Unused, apply, mismatches, reverse
+from hfvision.conversion.engine import Converted, Unused, apply, reverse
 from hfvision.conversion.formats import BackPlan, Format
 from hfvision.conversion.report import RECORD_FIELD, ConversionReport
 from hfvision.conversion.tables import recognise_folder
 from hfvision.conversion.to_hub import config_errors, expected_shapes, unequal
 from hfvision.conversion.writing import check_file, new_file
-from hfvision.errors import ConversionError
+from hfvision.errors import ConversionError, numbered
 from hfvision.registry import ARCHITECTURES, architecture, class_name, load
 
 
@@ -48,7 +48,9 @@ def convert_back(
             for key in unequal(used, {key: forth[key].to(used[key].dtype) for key in used})
         ]
         if problems:
-            raise ConversionError(f"{mismatches(problems)}\nNothing was kept. The disk may be full or faulty.")
+            raise ConversionError(
+                f"{numbered('mismatch', problems)}\nNothing was kept. The disk may be full or faulty."
+            )
     model_class = class_name(ARCHITECTURES[config.model_type].model(plan.auto_class, plan.model_name))
     return ConversionReport(
         direction="to original",
@@ -98,7 +100,7 @@ def revert_tensors(tensors: Mapping[str, Tensor], config: Any, format: Format) -
             problems.append(f"{key} is {tuple(tensors[key].shape)}, the config wants {shape}")
     problems += [f"{key} {tuple(t.shape)} is not in the model" for key, t in tensors.items() if key not in expected]
     if problems:
-        raise ConversionError(f"the weights do not fit the config.json beside them, {mismatches(problems)}")
+        raise ConversionError(f"the weights do not fit the config.json beside them, {numbered('mismatch', problems)}")
     record = _record(config)
     with _reading_record():
         unused = {

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from hfvision.conversion import sources
-from hfvision.conversion.engine import mismatches
 from hfvision.conversion.tables import recognise_folder
 from hfvision.conversion.to_original import read_config
-from hfvision.errors import ConversionError, UnknownNameError
+from hfvision.errors import ConversionError, UnknownNameError, numbered
 from hfvision.registry import architecture, load
 
 SCALE = 1e-5  # of the largest value expected: float32 sums in another order
@@ -57,7 +56,7 @@ def verify(
         if not difference <= allowed:  # NaN is not
             problems.append(f"{name} differs by {difference:.3g}, allowed is {allowed:.3g}")
     if problems:
-        raise ConversionError(f"{folder} does not compute what the original does, {mismatches(problems)}")
+        raise ConversionError(f"{folder} does not compute what the original does, {numbered('mismatch', problems)}")
     return differences
 
 

@@ -36,6 +36,16 @@ def grid_of(image_size: int | Iterable[int], patch_size: int | Iterable[int]) ->
     return height // patch_height, width // patch_width
 
 
+def check_images(pixel_values: Tensor, num_channels: int) -> None:
+    """Raises ImageShapeError unless these are images (B, C, H, W) of that many channels."""
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
+        raise ImageShapeError(
+            f"the model takes pixel_values of shape (B, {num_channels}, H, W); got "
+            f"{tuple(pixel_values.shape)}. For another number of channels, load it with "
+            "from_pretrained(..., num_channels=N, channel_init=...)."
+        )
+
+
 class PatchEmbedding(nn.Module):
     """(B, C, H, W) -> (B, D, h, w): one linear map per patch.
 
@@ -64,12 +74,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, pixel_values: Tensor, pad: bool = True) -> Tensor:
         """Raises ImageShapeError unless the images have the kernel's channel count."""
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != self.projection.in_channels:
-            raise ImageShapeError(
-                f"the model takes pixel_values of shape (B, {self.projection.in_channels}, H, W); got "
-                f"{tuple(pixel_values.shape)}. For another number of channels, load it with "
-                "from_pretrained(..., num_channels=N, channel_init=...)."
-            )
+        check_images(pixel_values, self.projection.in_channels)
         if pad:
             pixel_values = self._padded(pixel_values)
         return self.projection(pixel_values.to(self.projection.weight.dtype))

@@ -41,6 +41,12 @@ CLASSIFIERS: dict[str, tuple[bool, Callable[[Tensor], Tensor]]] = {
 }
 
 
+def check_has_loss(classifier: str) -> None:
+    """Raises ConfigError for the unpooled classifiers."""
+    if CLASSIFIERS[classifier][1] is all_tokens:
+        raise ConfigError(f"classifier {classifier!r} gives logits per token, for which no loss is defined.")
+
+
 @strict
 class GoogleViTConfig(ViTConfig):
     """A ViTConfig with the two further options of the source."""
@@ -111,10 +117,8 @@ class GoogleViTForImageClassification(ViTPreTrainedModel):
         """As ViTForImageClassification.forward. Logits: (B, K), or (B, N, K) for the unpooled classifiers, which have
         no loss: labels raise ConfigError there.
         """
-        if labels is not None and CLASSIFIERS[self.config.classifier][1] is all_tokens:
-            raise ConfigError(
-                f"classifier {self.config.classifier!r} gives logits per token, for which no loss is defined."
-            )
+        if labels is not None:
+            check_has_loss(self.config.classifier)
         outputs = self.vit(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)

@@ -23,12 +23,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClass
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from typing_extensions import Unpack
 
-from hfvision.errors import ConfigError, ImageShapeError, numbered
-from hfvision.layers.patch_embedding import PatchEmbedding, by, pair, with_channels, with_patch_size
+from hfvision.errors import ConfigError, numbered
+from hfvision.layers.patch_embedding import PatchEmbedding, by, check_images, pair, with_channels, with_patch_size
 from hfvision.layers.position import Grid, resample_position_table
 from hfvision.models.base import InputGeometry
 from hfvision.models.bit import BitTrunk, Standardization, feature_channels, feature_size, feature_stride
-from hfvision.models.google_vit import CLASSIFIERS, all_tokens
+from hfvision.models.google_vit import CLASSIFIERS, check_has_loss
 from hfvision.models.vit import ViTConfig, ViTEmbeddings, ViTModel, ViTPreTrainedModel
 from hfvision.reporting import report_once
 
@@ -195,12 +195,7 @@ class ViTHybridPatchEmbeddings(PatchEmbedding):
 
     def forward(self, pixel_values: Tensor, pad: bool = True) -> Tensor:
         """Raises ImageShapeError unless the images have the stem's channel count, ConfigError for another F."""
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != self.stem.in_channels:
-            raise ImageShapeError(
-                f"the model takes pixel_values of shape (B, {self.stem.in_channels}, H, W); got "
-                f"{tuple(pixel_values.shape)}. For another number of channels, load it with "
-                "from_pretrained(..., num_channels=N, channel_init=...)."
-            )
+        check_images(pixel_values, self.stem.in_channels)
         features = self.backbone(pixel_values.to(self.stem.weight.dtype))
         if features.shape[1] != self.projection.in_channels:
             raise ConfigError(
@@ -361,10 +356,8 @@ class ViTHybridForImageClassification(ViTHybridPreTrainedModel):
         ViTHybridModel.forward. Logits: (B, K), or (B, N, K) for the unpooled classifiers, which have no loss: labels
         raise ConfigError there.
         """
-        if labels is not None and self.vit.pool is all_tokens:
-            raise ConfigError(
-                f"classifier {self.config.classifier!r} gives logits per token, for which no loss is defined."
-            )
+        if labels is not None:
+            check_has_loss(self.config.classifier)
         outputs = self.vit(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
         pooled = outputs.pooler_output if self.vit.pooler is not None else self.vit.pool(outputs.last_hidden_state)
         logits = self.classifier(pooled)

@@ -10,7 +10,6 @@ model_type of our own. Models of both types go back.
 Shapes: F channels of a feature map, D width, p patch of the feature map, C channels, K labels.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -21,7 +20,7 @@ from torch import Tensor
 from transformers import BitConfig, PreTrainedConfig
 
 from hfvision.conversion.engine import AnyRule, Rule
-from hfvision.conversion.formats import BackPlan, Format, Plan, settle
+from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
 from hfvision.conversion.ops import Op, hwio_to_oihw, same
 from hfvision.conversion.shapes import block_count, checked_size, position_grids, rank_of, resampling
 from hfvision.conversion.tables import google_vit
@@ -91,12 +90,10 @@ def matches(keys: Iterable[str]) -> bool:
 @cache
 def fields() -> tuple[str, ...]:
     """What can be set: the fields of the config that the tensors or the code decide, and num_labels."""
-    base = {entry.name for entry in dataclasses.fields(PreTrainedConfig)}
-    own = [entry.name for entry in dataclasses.fields(GoogleViTHybridConfig) if entry.name not in base]
     fixed = {"drop_path_rate", "_out_features", "_out_indices", "pooler_act", "pooler_output_size", "encoder_stride"}
     fixed |= {"backbone", "backbone_config", "backbone_featmap_shape", "backbone_kwargs", "standardized_stem"}
     fixed |= {"use_pretrained_backbone", "use_timm_backbone"}
-    return ("num_labels", *(name for name in own if name not in fixed))
+    return settable(GoogleViTHybridConfig, fixed)
 
 
 def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_rule: str | None) -> Plan:
@@ -177,11 +174,7 @@ def differences(config: Any, code: Mapping[str, Any]) -> tuple[str, ...]:
     """Where the original's code will compute something else, one line each."""
     told = [(field, value, getattr(config, field)) for field, value in code.items()]
     told += [(f"backbone_config.{field}", BACKBONE[field], getattr(config.bit, field)) for field in UNSEEN]
-    return tuple(
-        f"the original's code computes with {field} = {theirs!r}, this model with {ours!r}"
-        for field, theirs, ours in told
-        if theirs != ours
-    )
+    return computed_otherwise(told)
 
 
 def check_back(config: Any, biases: bool = True) -> None:

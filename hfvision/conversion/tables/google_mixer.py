@@ -6,7 +6,6 @@ Source: google-research/vision_transformer, files of gs://mixer_models (Apache-2
 Shapes: D width, p patch, C channels, N patches, K labels.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -14,10 +13,9 @@ from math import isqrt
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedConfig
 
 from hfvision.conversion.engine import AnyRule, Rule
-from hfvision.conversion.formats import BackPlan, Format, Plan, settle
+from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
 from hfvision.conversion.ops import hwio_to_oihw, transpose
 from hfvision.conversion.shapes import block_count, checked_size, most_frequent, rank_of
 from hfvision.conversion.tables.google_vit import CLASSIFICATION, PREPROCESSING
@@ -66,9 +64,7 @@ def matches(keys: Iterable[str]) -> bool:
 @cache
 def fields() -> tuple[str, ...]:
     """What can be set: the fields of the config, and num_labels."""
-    base = {entry.name for entry in dataclasses.fields(PreTrainedConfig)}
-    own = [entry.name for entry in dataclasses.fields(MlpMixerConfig) if entry.name not in base]
-    return ("num_labels", *(name for name in own if name != "drop_path_rate"))
+    return settable(MlpMixerConfig, fixed={"drop_path_rate"})
 
 
 def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_rule: str | None) -> Plan:
@@ -110,11 +106,7 @@ def plan_back(config: Any, keys: Iterable[str]) -> BackPlan:
 
 def differences(config: Any, code: Mapping[str, Any]) -> tuple[str, ...]:
     """Where the original's code will compute something else, one line each."""
-    return tuple(
-        f"the original's code computes with {field} = {value!r}, this model with {getattr(config, field)!r}"
-        for field, value in code.items()
-        if getattr(config, field) != value
-    )
+    return computed_otherwise((field, value, getattr(config, field)) for field, value in code.items())
 
 
 def image_size_of(rows: int, config: Mapping[str, Any]) -> int | list[int]:

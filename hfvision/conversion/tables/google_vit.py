@@ -10,7 +10,6 @@ cannot say (mean pooling, a trained head behind pre_logits, a head on every toke
 Shapes: D width, p patch, C channels, N tokens, K labels, R width of pre_logits.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -20,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from hfvision.conversion.engine import AnyRule, Drop, Rule
-from hfvision.conversion.formats import BackPlan, Format, Plan, settle
+from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
 from hfvision.conversion.ops import Op, hwio_to_oihw, join_heads, join_heads_bias, join_heads_out, same, transpose
 from hfvision.conversion.shapes import (
     block_count,
@@ -96,10 +95,7 @@ def matches(keys: Iterable[str]) -> bool:
 @cache
 def fields() -> tuple[str, ...]:
     """What can be set: the fields of the two configs that go into config.json, and num_labels."""
-    base = {entry.name for entry in dataclasses.fields(PreTrainedConfig)}
-    own = [entry.name for entry in dataclasses.fields(GoogleViTConfig) if entry.name not in base]
-    fixed = {"drop_path_rate", "_out_features", "_out_indices", "pooler_act"}
-    return ("num_labels", *(name for name in own if name not in fixed))
+    return settable(GoogleViTConfig, fixed={"drop_path_rate", "_out_features", "_out_indices", "pooler_act"})
 
 
 def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_rule: str | None) -> Plan:
@@ -169,11 +165,8 @@ def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:
     prefix = "vit." if has_head or painter else ""
     pooler = any(key.startswith(f"{prefix}pooler.") for key in keys)
     masks = [key for key in keys if key.startswith("decoder.") or key == f"{prefix}embeddings.mask_token"]
-    notes = [
-        f"the original's code computes with {field} = {value!r}, this model with {getattr(config, field)!r}"
-        for field, value in CODE.items()
-        if getattr(config, field) != value and (pooler or field != "pooler_act")
-    ]
+    code = {field: value for field, value in CODE.items() if pooler or field != "pooler_act"}
+    notes = list(computed_otherwise((field, value, getattr(config, field)) for field, value in code.items()))
     if google and config.classifier not in ("token", "gap"):
         notes.append(f"the original keeps classifier = {config.classifier!r} in its code, not in the file")
     return BackPlan(

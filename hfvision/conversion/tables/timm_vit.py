@@ -9,7 +9,6 @@ of the tokens, it is a `google_vit` with classifier "gap". facebookresearch/deit
 Shapes: D width, p patch, C channels, N tokens, K labels.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -18,8 +17,8 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from hfvision.conversion.engine import AnyRule, Drop, Rule, mismatches
-from hfvision.conversion.formats import BackPlan, Format, Plan, settle
+from hfvision.conversion.engine import AnyRule, Drop, Rule
+from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
 from hfvision.conversion.ops import Op, same, split
 from hfvision.conversion.shapes import (
     block_count,
@@ -29,7 +28,7 @@ from hfvision.conversion.shapes import (
     rank_of,
     resampling,
 )
-from hfvision.errors import ConversionError
+from hfvision.errors import ConversionError, numbered
 from hfvision.layers.patch_embedding import pair
 from hfvision.models.google_vit import GoogleViTConfig
 from hfvision.models.vit import ViTConfig
@@ -101,10 +100,8 @@ def matches(keys: Iterable[str]) -> bool:
 @cache
 def fields() -> tuple[str, ...]:
     """What can be set: the fields of a ViT's config that go into config.json, and num_labels."""
-    base = {entry.name for entry in dataclasses.fields(PreTrainedConfig)}
-    own = [entry.name for entry in dataclasses.fields(ViTConfig) if entry.name not in base]
     fixed = {"drop_path_rate", "_out_features", "_out_indices", "pooler_act", "pooler_output_size"}
-    return ("num_labels", *(name for name in own if name not in fixed))
+    return settable(ViTConfig, fixed)
 
 
 def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_rule: str | None) -> Plan:
@@ -187,11 +184,7 @@ def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:
     prefix = base if one_head or two_heads or painter else ""
     pooler = [key for key in keys if key.startswith(f"{prefix}pooler.")]
     masks = [key for key in keys if key.startswith("decoder.") or key == f"{prefix}embeddings.mask_token"]
-    notes = [
-        f"the original's code computes with {field} = {value!r}, this model with {getattr(config, field)!r}"
-        for field, value in CODE.items()
-        if getattr(config, field) != value
-    ]
+    notes = list(computed_otherwise((field, value, getattr(config, field)) for field, value in CODE.items()))
     if distilled and one_head:
         notes.append("the original's distilled models average with a second head ('head_dist'), which this one lacks")
     classifies = one_head or two_heads
@@ -218,7 +211,7 @@ def check_parts(tensors: Mapping[str, Tensor]) -> None:
             others = f" and {len(found) - 1} more" if len(found) > 1 else ""
             problems.append(f"{found[0]} {tuple(tensors[found[0]].shape)}{others}: {reason}")
     if problems:
-        raise ConversionError(f"this variant cannot be converted, {mismatches(problems)}")
+        raise ConversionError(f"this variant cannot be converted, {numbered('mismatch', problems)}")
 
 
 def known_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
