@@ -18,6 +18,7 @@ from typing import Any
 from hfvision.errors import UnknownNameError
 
 IMAGE_CLASSIFICATION = "AutoModelForImageClassification"
+SEMANTIC_SEGMENTATION = "AutoModelForSemanticSegmentation"
 
 
 @dataclass(frozen=True)

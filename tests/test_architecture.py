@@ -11,17 +11,18 @@ PACKAGE = Path(__file__).parents[1] / "hfvision"
 
 # For each part, the parts that it may import besides itself. A part is a module or folder directly in hfvision.
 GROUND = {"errors", "reporting"}
-MODELS = {*GROUND, "layers", "losses", "models"}
-PROCESSING = {*GROUND, "processing"}
+MODELS = {*GROUND, "layers", "losses", "models", "upsampling"}
+PROCESSING = {*GROUND, "processing", "upsampling"}
 REGISTRY = {*MODELS, *PROCESSING, "metrics", "registry"}
 TOOLS = {*REGISTRY, "data", "pipelines", "plots", "starters"}
 MAY_IMPORT = {
     "errors": set(),
     "reporting": set(),
-    "layers": GROUND,
-    "losses": {*GROUND, "layers"},
-    "models": {*GROUND, "layers", "losses"},
-    "processing": GROUND,
+    "upsampling": set(),
+    "layers": {*GROUND, "upsampling"},
+    "losses": {*GROUND, "layers", "upsampling"},
+    "models": {*GROUND, "layers", "losses", "upsampling"},
+    "processing": {*GROUND, "upsampling"},
     "metrics": {"errors"},
     "registry": REGISTRY,
     "_import_hook": {"registry"},

@@ -27,6 +27,7 @@ class InputGeometry:
     num_channels: int
     channel_init: ChannelInit = "mean"
     position_rule: PositionRule = "bicubic"
+    window_size: int | None = None  # patches per side of an attention window; None: the model has no windows
 
 
 class InputPart:
@@ -47,11 +48,16 @@ class LayerGroup(NamedTuple):
 class VisionModel(PreTrainedModel):
     """Base class of all models here.
 
-    `from_pretrained` also takes `image_size=`, `patch_size=` and `num_channels=`: the checkpoint is loaded as it is
-    stored and `resize_input` then makes it fit, with `channel_init=` and `position_rule=`.
+    `from_pretrained` also takes the `geometry_fields`, `image_size=` and `num_channels=` among them: the checkpoint is
+    loaded as it is stored and `resize_input` then makes it fit, with `channel_init=` and `position_rule=`.
     """
 
     geometry_fields: ClassVar[tuple[str, ...]] = ("image_size", "patch_size", "num_channels")
+
+    @classmethod
+    def input_config(cls, config: Any) -> Any:
+        """The config that has the geometry fields: the model's own, or that of the part which takes the images."""
+        return config
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
@@ -77,10 +83,11 @@ class VisionModel(PreTrainedModel):
             except OSError:  # weights without a config.json: the given config describes them
                 stored = config
             config = copy.deepcopy(config)
+            given, stored = cls.input_config(config), cls.input_config(stored)
             for field in cls.geometry_fields:
-                if getattr(config, field) != getattr(stored, field):
-                    wanted.setdefault(field, getattr(config, field))
-                    setattr(config, field, getattr(stored, field))
+                if getattr(given, field) != getattr(stored, field):
+                    wanted.setdefault(field, getattr(given, field))
+                    setattr(given, field, getattr(stored, field))
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
         if wanted:
             model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info=True
@@ -94,18 +101,28 @@ class VisionModel(PreTrainedModel):
         image_size: int | list[int] | None = None,
         patch_size: int | list[int] | None = None,
         num_channels: int | None = None,
+        window_size: int | None = None,
         channel_init: ChannelInit = "mean",
         position_rule: PositionRule = "bicubic",
     ) -> None:
         """Change what the model takes in; what is not given stays. The config follows, and one report says what moved.
 
         image_size resamples position tables by `position_rule`, patch_size the patch kernel, num_channels inflates or
-        reduces it by `channel_init` (see `layers.patch_embedding.with_channels`). Raises ConfigError for sizes below 1
-        and for weights that are quantized or offloaded.
+        reduces it by `channel_init` (see `layers.patch_embedding.with_channels`), window_size resamples the tables of
+        relative positions. Raises ConfigError for sizes below 1, for what this model has not got, and for weights that
+        are quantized or offloaded.
         """
-        given = {"image_size": image_size, "patch_size": patch_size, "num_channels": num_channels}
+        given = {
+            "image_size": image_size,
+            "patch_size": patch_size,
+            "num_channels": num_channels,
+            "window_size": window_size,
+        }
         wanted = {field: self._whole_numbers(field, value) for field, value in given.items() if value is not None}
-        config: Any = self.config
+        if strange := sorted(set(wanted) - set(self.geometry_fields)):
+            known = ", ".join(self.geometry_fields)
+            raise ConfigError(f"{type(self).__name__} has no {' or '.join(strange)} to change; it has {known}.")
+        config: Any = self.input_config(self.config)
         wanted = {field: value for field, value in wanted.items() if value != getattr(config, field)}
         if not wanted:
             return
@@ -115,15 +132,17 @@ class VisionModel(PreTrainedModel):
         geometry = InputGeometry(**values, channel_init=channel_init, position_rule=position_rule)
         changes = [line for part in parts for line in part.resize_input_part(geometry)]
         configs = {id(m.config): m.config for m in self.modules() if isinstance(m, PreTrainedModel)}
+        configs[id(config)] = config
         for part_config in configs.values():
             for field, value in wanted.items():
-                setattr(part_config, field, value)
+                if hasattr(part_config, field):
+                    setattr(part_config, field, value)
         report(f"{type(self).__name__} was made to fit {_listed(wanted)}: {'; '.join(changes) or 'no weight depends'}.")
 
     @staticmethod
     def _whole_numbers(field: str, value: Any) -> int | list[int]:
         numbers = [value] if isinstance(value, int) else list(value)
-        pair_allowed = field != "num_channels"
+        pair_allowed = field in ("image_size", "patch_size")
         if not all(isinstance(n, int) and n > 0 for n in numbers) or len(numbers) not in (
             (1, 2) if pair_allowed else (1,)
         ):
