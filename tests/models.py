@@ -1,11 +1,13 @@
 """Tiny models of every architecture, for tests."""
 
 import torch
+from transformers import PreTrainedModel
 
-from hfvision.registry import ARCHITECTURES, IMAGE_CLASSIFICATION, load
+from hfvision.registry import ARCHITECTURES, IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION, load
 
 ROWS = [(model_type, auto_class) for model_type, row in ARCHITECTURES.items() for auto_class in row.models]
 CLASSIFIERS = [model_type for model_type, row in ARCHITECTURES.items() if IMAGE_CLASSIFICATION in row.models]
+DENSE = [model_type for model_type, row in ARCHITECTURES.items() if SEMANTIC_SEGMENTATION in row.models]
 
 
 def tiny_config(model_type, **fields):
@@ -27,15 +29,33 @@ def with_visible_weights(model):
     return model.eval()
 
 
+def input_config(config):
+    """The config that says what images the model takes: its own, or that of the trunk inside."""
+    return config if hasattr(config, "num_channels") else config.backbone_config
+
+
+def own_size(config):
+    """(height, width) of the images that a model was made for; any, where it was made for none."""
+    size = getattr(input_config(config), "image_size", 32)
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
 def pixels(config, batch=2, size=None, channels=None):
-    height, width = size or (config.image_size, config.image_size)
+    height, width = size or own_size(config)
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(batch, channels or config.num_channels, height, width, generator=generator)
+    return torch.randn(batch, channels or input_config(config).num_channels, height, width, generator=generator)
 
 
 def pixels_per_patch(config):
     """Per side; the patches of a hybrid are cut from a feature map, whose places are several pixels wide."""
-    return config.image_size // config.grid[0]
+    config = input_config(config)
+    return config.image_size // config.grid[0] if hasattr(config, "grid") else config.patch_size
+
+
+def pads_to_patches(model):
+    """Whether images are padded to whole patches and all else follows from those."""
+    config = input_config(model.config)
+    return isinstance(getattr(config, "patch_size", None), int) and pixels_per_patch(config) == config.patch_size
 
 
 def takes_any_size(model):
@@ -43,7 +63,9 @@ def takes_any_size(model):
 
 
 def has_attention(model):
-    return "attentions" in model._can_record_outputs
+    """Of its own or of a trunk inside."""
+    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    return any("attentions" in (part._can_record_outputs or {}) for part in parts)
 
 
 def main_output(outputs):
