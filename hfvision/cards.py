@@ -24,12 +24,22 @@ if TYPE_CHECKING:
 MEASURED = "measured"
 LABELS_SHOWN = 20
 
+CLASSES_SHOWN = 200
+
 PIPELINE_SNIPPET = """\
 import hfvision
 from transformers import pipeline
 
 predict = pipeline("{task}", model={name})
 print(predict("image.png"))  # a path, an address, a PIL image or an array"""
+
+SEGMENTATION_SNIPPET = """\
+import hfvision
+from transformers import pipeline
+
+segment = pipeline("image-segmentation", model={name})
+for part in segment("image.png"):  # a path, an address, a PIL image or an array
+    print(part["label"], part["mask"].size)  # the mask: a PIL image, 255 where the label is"""
 
 FEATURES_SNIPPET = """\
 import hfvision
@@ -40,6 +50,20 @@ processor = AutoImageProcessor.from_pretrained({name})
 model = AutoModel.from_pretrained({name})
 features = model(**processor(Image.open("image.png"), return_tensors="pt")).last_hidden_state
 print(features.shape)"""
+
+
+SNIPPETS = {"image-segmentation": SEGMENTATION_SNIPPET, "image-feature-extraction": FEATURES_SNIPPET}
+LABELLING_TASKS = ("image-classification", "image-segmentation")
+
+
+SIZES = {
+    "num_hidden_layers": "{} blocks",
+    "hidden_size": "width {}",
+    "num_attention_heads": "{} heads",
+    "patch_size": "{} pixel patches",
+    "image_size": "{} pixel images",
+}
+STAGED_SIZES = {"depths": "stages of {} blocks", "hidden_sizes": "widths {}", "embed_dim": "width {} and doubling"}
 
 
 @dataclass(frozen=True)
@@ -71,29 +95,41 @@ class Result:
         return self.source == MEASURED
 
 
+@dataclass(frozen=True)
+class ClassTable:
+    """A figure for each class; None: there was nothing to measure it on."""
+
+    figure: str  # "IoU"
+    values: Mapping[str, float | None]
+
+
 def model_card(
     config: "PreTrainedConfig",
     *,
     name: str,
     license: str,
+    license_name: str | None = None,
     task: str = "image-classification",
     datasets: Sequence[str] = (),
     base_model: str | None = None,
     provenance: Mapping[str, str] | None = None,
     training: Mapping[str, object] | None = None,
     results: Sequence[Result] = (),
+    classes: ClassTable | None = None,
     notes: Sequence[str] = (),
     preprocessing: Mapping[str, object] | None = None,
 ) -> str:
-    """The whole text of README.md.
+    """The whole text of README.md; `classes` is a table of its own.
 
-    `name` is what the snippet loads: a Hub id or a folder. `license` is the Hub's identifier, "apache-2.0".
+    `name` is what the snippet loads: a Hub id or a folder. `license` is the Hub's identifier, "apache-2.0", or "other"
+    for one that is called `license_name`.
     `preprocessing` is the image processor's dictionary (`processor.to_dict()`). Data sets and a parent model that are
     no Hub ids (local folders) are named in the text by their last path segment, not in the front matter.
     """
     measured = [result for result in results if result.measured]
     front = ModelCardData(
         license=license,
+        license_name=license_name,
         library_name="transformers",
         pipeline_tag=task,
         tags=["hfvision", "vision", config.model_type],
@@ -106,9 +142,10 @@ def model_card(
         "": _summary(config, task, datasets, base_model),
         "Use": _use(name, task),
         "Images": _images(config, preprocessing),
-        "Labels": _labels(config) if task == "image-classification" else "",
+        "Labels": _labels(config) if task in LABELLING_TASKS else "",
         "Training": _table(("setting", "value"), (training or {}).items()),
         "Results": _results(results),
+        "Classes": _classes(classes) if classes else "",
         "Provenance": _table(("item", "value"), (provenance or {}).items()),
         "Limits": _limits(measured),
         "Notes": "\n".join(f"- {_one_line(note)}" for note in notes),
@@ -137,15 +174,8 @@ def _eval_result(result: Result) -> EvalResult:
 
 
 def _summary(config: "PreTrainedConfig", task: str, datasets: Sequence[str], base_model: str | None) -> str:
-    sizes = (
-        ("num_hidden_layers", "{} blocks"),
-        ("hidden_size", "width {}"),
-        ("num_attention_heads", "{} heads"),
-        ("patch_size", "{} pixel patches"),
-        ("image_size", "{} pixel images"),
-    )
-    facts = [form.format(_size(getattr(config, field))) for field, form in sizes if hasattr(config, field)]
-    if task == "image-classification":
+    facts = _facts(config)
+    if task in LABELLING_TASKS:
         facts.append(f"{config.num_labels:,} labels")
     classes = ", ".join(f"`{name}`" for name in config.architectures or ())
     text = f"A `{config.model_type}` model{f' ({classes})' if classes else ''} for {task.replace('-', ' ')}"
@@ -157,9 +187,15 @@ def _summary(config: "PreTrainedConfig", task: str, datasets: Sequence[str], bas
     return text
 
 
+def _facts(config: "PreTrainedConfig") -> list[str]:
+    """The sizes of a model, or of the trunk of one that is made of two."""
+    trunk = getattr(config, "backbone_config", None) or config
+    sizes = STAGED_SIZES if hasattr(trunk, "depths") else SIZES
+    return [form.format(_size(getattr(trunk, field))) for field, form in sizes.items() if hasattr(trunk, field)]
+
+
 def _use(name: str, task: str) -> str:
-    snippet = FEATURES_SNIPPET if task == "image-feature-extraction" else PIPELINE_SNIPPET
-    code = snippet.format(name=json.dumps(name, ensure_ascii=False), task=task)
+    code = SNIPPETS.get(task, PIPELINE_SNIPPET).format(name=json.dumps(name, ensure_ascii=False), task=task)
     return f"`pip install hfvision`, then:\n\n```python\n{code}\n```"
 
 
@@ -193,6 +229,14 @@ def _results(results: Sequence[Result]) -> str:
         for result in results
     ]
     return _table(("task", "data", "metric", "value", "samples", "source"), rows)
+
+
+def _classes(table: ClassTable) -> str:
+    """Best first, since that is what a reader of a long table looks for; at most CLASSES_SHOWN."""
+    ranked = sorted(table.values.items(), key=lambda row: -1.0 if row[1] is None else row[1], reverse=True)
+    rows = [(name, "not measured" if value is None else f"{value:.4f}") for name, value in ranked[:CLASSES_SHOWN]]
+    more = len(ranked) - len(rows)
+    return _table(("class", table.figure), rows) + (f"\n\nand {more:,} more classes." if more else "")
 
 
 def _limits(measured: Sequence[Result]) -> str:

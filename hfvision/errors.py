@@ -26,6 +26,10 @@ class ImageReadError(HfvisionError, OSError):
     """A file or address does not hold an image that can be decoded."""
 
 
+class ImageWriteError(HfvisionError, OSError):
+    """A picture or a map cannot be written: a full disk, a missing permission, a format that cannot hold it."""
+
+
 class ImageShapeError(HfvisionError, ValueError):
     """An image has a size, layout or channel count that cannot be taken, or that needs an argument to settle it."""
 

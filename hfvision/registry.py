@@ -55,6 +55,35 @@ _TINY_BIT = {
     "embedding_size": 16,
     "num_groups": 8,
 }
+_SEGFORMER_MODELS = {
+    "AutoModel": "hfvision.models.segformer:SegformerModel",
+    "AutoModelForImageClassification": "hfvision.models.segformer:SegformerForImageClassification",
+    "AutoModelForSemanticSegmentation": "hfvision.models.segformer:SegformerForSemanticSegmentation",
+    "AutoBackbone": "hfvision.models.segformer:SegformerBackbone",
+}
+_TINY_SEGFORMER = {
+    "depths": [1, 2],
+    "num_encoder_blocks": 2,
+    "sr_ratios": [2, 1],
+    "hidden_sizes": [16, 32],
+    "patch_sizes": [7, 3],
+    "strides": [4, 2],
+    "num_attention_heads": [1, 2],
+    "mlp_ratios": [2, 2],
+    "decoder_hidden_size": 24,
+    "drop_path_rate": 0.0,
+    "classifier_dropout_prob": 0.0,
+}
+_TINY_SWIN = {
+    "image_size": 32,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depths": [2, 1],
+    "num_heads": [2, 4],
+    "window_size": 4,
+    "mlp_ratio": 2.0,
+    "encoder_stride": 8,
+}
 
 ARCHITECTURES = {
     "vit": Architecture(
@@ -124,6 +153,97 @@ ARCHITECTURES = {
             "backbone_config": {**_TINY_BIT, "depths": [], "hidden_sizes": [], "out_features": ["stem"]},
         },
     ),
+    "swin": Architecture(
+        config="hfvision.models.swin:SwinConfig",
+        models={
+            "AutoModel": "hfvision.models.swin:SwinModel",
+            "AutoModelForImageClassification": "hfvision.models.swin_heads:SwinForImageClassification",
+            "AutoModelForMaskedImageModeling": "hfvision.models.swin_heads:SwinForMaskedImageModeling",
+            "AutoBackbone": "hfvision.models.swin_heads:SwinBackbone",
+        },
+        processor="hfvision.processing.classification:ViTImageProcessor",
+        tiny=_TINY_SWIN,
+    ),
+    "microsoft_swin": Architecture(
+        config="hfvision.models.microsoft_swin:MicrosoftSwinConfig",
+        models={
+            "AutoModel": "hfvision.models.microsoft_swin:MicrosoftSwinModel",
+            "AutoModelForImageClassification": "hfvision.models.microsoft_swin:MicrosoftSwinForImageClassification",
+            "AutoBackbone": "hfvision.models.microsoft_swin:MicrosoftSwinBackbone",
+        },
+        processor="hfvision.processing.classification:ViTImageProcessor",
+        tiny={**_TINY_SWIN, "patch_norm": False, "use_absolute_embeddings": True},
+    ),
+    "segformer": Architecture(
+        config="hfvision.models.segformer:SegformerConfig",
+        models=_SEGFORMER_MODELS,
+        processor="hfvision.processing.segmentation:SegformerImageProcessor",
+        tiny=_TINY_SEGFORMER,
+    ),
+    "nvlabs_segformer": Architecture(
+        config="hfvision.models.segformer:NvlabsSegformerConfig",
+        models=_SEGFORMER_MODELS,
+        processor="hfvision.processing.segmentation:SegformerImageProcessor",
+        tiny=_TINY_SEGFORMER,
+    ),
+    "segmenter": Architecture(
+        config="hfvision.models.segmenter:SegmenterConfig",
+        models={
+            "AutoModel": "hfvision.models.segmenter:SegmenterModel",
+            "AutoModelForSemanticSegmentation": "hfvision.models.segmenter:SegmenterForSemanticSegmentation",
+        },
+        processor="hfvision.processing.segmentation:SegmenterImageProcessor",
+        tiny={
+            "image_size": 32,
+            "patch_size": 8,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "decoder_layers": 1,
+            "decoder_num_attention_heads": 2,
+            "decoder_intermediate_size": 48,
+            "decoder_dropout_prob": 0.0,
+        },
+    ),
+    "setr": Architecture(
+        config="hfvision.models.setr:SetrConfig",
+        models={"AutoModelForSemanticSegmentation": "hfvision.models.setr:SetrForSemanticSegmentation"},
+        processor="hfvision.processing.segmentation:SetrImageProcessor",
+        tiny={
+            "image_size": 32,
+            "patch_size": 8,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "decoder_channels": 16,
+            "level_channels": 8,
+            "auxiliary_indices": [0, 1],
+        },
+    ),
+    "upernet": Architecture(
+        config="hfvision.models.upernet:UperNetConfig",
+        models={"AutoModelForSemanticSegmentation": "hfvision.models.upernet:UperNetForSemanticSegmentation"},
+        processor="hfvision.processing.segmentation:SegformerImageProcessor",
+        tiny={
+            "backbone_config": {
+                "model_type": "swin",
+                "image_size": 32,
+                "patch_size": 4,
+                "embed_dim": 16,
+                "depths": [1, 1, 1],
+                "num_heads": [2, 2, 4],
+                "window_size": 2,
+                "mlp_ratio": 2.0,
+                "drop_path_rate": 0.0,
+                "out_features": ["stage1", "stage2", "stage3"],
+            },
+            "hidden_size": 16,
+            "pool_scales": [1, 2],
+            "auxiliary_channels": 8,
+        },
+    ),
     "mlp_mixer": Architecture(
         config="hfvision.models.mlp_mixer:MlpMixerConfig",
         models={
@@ -142,12 +262,16 @@ ARCHITECTURES = {
     ),
 }
 
-PIPELINES = {"image-classification": "hfvision.pipelines.image_classification:ImageClassificationPipeline"}
+PIPELINES = {
+    "image-classification": "hfvision.pipelines.image_classification:ImageClassificationPipeline",
+    "image-segmentation": "hfvision.pipelines.image_segmentation:ImageSegmentationPipeline",
+}
 
 # Processors that are not one architecture's: found by their own name in a preprocessor_config.json.
 OWN_PROCESSORS = (
     "hfvision.processing.classification:BitImageProcessor",
     "hfvision.processing.classification:MultispectralImageProcessor",
+    "hfvision.processing.segmentation:SegmentationImageProcessor",
 )
 
 _AUTO = "transformers.models.auto"

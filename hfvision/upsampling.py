@@ -8,6 +8,7 @@ Shapes: B images, K classes, h x w places of the grid, H x W pixels.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 Size = tuple[int, int]  # height, width
@@ -27,7 +28,12 @@ class Upsampling:
 
 def upsample(logits: Tensor, upsampling: Upsampling) -> Tensor:
     """(B, K, h, w) -> (B, K, H, W), all at once: for training and for images of the model's own size."""
-    if tuple(logits.shape[-2:]) != upsampling.size:
+    symbolic = torch.compiler.is_compiling()  # then sizes must not decide
+    if symbolic or tuple(logits.shape[-2:]) != upsampling.size:
         logits = nn.functional.interpolate(logits, size=upsampling.size, mode="bilinear", align_corners=False)
-    height, width = upsampling.image_size
+    if upsampling.crop is None:
+        return logits
+    (padded_height, padded_width), (height, width) = upsampling.size, upsampling.crop
+    if symbolic:  # by a slice, torch.export would want to know that the padding is not negative
+        return nn.functional.pad(logits, (0, width - padded_width, 0, height - padded_height))
     return logits[..., :height, :width]

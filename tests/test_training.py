@@ -20,9 +20,8 @@ from hfvision.models.vit import ViTConfig, ViTForImageClassification, ViTModel
 from hfvision.processing.classification import ViTImageProcessor
 from hfvision.registry import ARCHITECTURES, IMAGE_CLASSIFICATION, load
 from hfvision.training.arguments import TrainingSettings
-from hfvision.training.classification import train_classification
+from hfvision.training.classification import LabelledSamples, train_classification
 from hfvision.training.head import class_names, replace_head
-from hfvision.training.loop import Samples
 
 FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "training_run.json"}
 FAST = TrainingSettings(epochs=2, batch_size=16, learning_rate=5e-3)  # 40 images: 3 steps an epoch, 6 in all
@@ -301,7 +300,7 @@ def test_a_failure_while_saving_leaves_the_checkpoint_to_resume_from(zeros_and_o
     def full(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("hfvision.training.classification.write_card", full)
+    monkeypatch.setattr("hfvision.training.run.write_card", full)
     with pytest.raises(OSError, match="no space"):
         start(zeros_and_ones, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"checkpoint-6", "training_run.json"}
@@ -317,7 +316,7 @@ def test_faults_of_the_data_are_found_before_anything_is_written(zeros_and_ones,
 
 
 def test_an_image_that_turns_out_broken_during_training_names_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr("hfvision.training.classification.MODES_LOOKED_AT", 1)
+    monkeypatch.setattr("hfvision.training.base.MODES_LOOKED_AT", 1)
     for split, name in (("train", "cat"), ("train", "dog"), ("test", "cat"), ("test", "dog")):
         (tmp_path / "pets" / split / name).mkdir(parents=True)
         for i in range(3):
@@ -449,7 +448,7 @@ def test_augmentation_depends_on_seed_epoch_and_row_only(zeros_and_ones):
         return image
 
     for seed, epoch, row in [(0, 0, 3), (0, 0, 4), (0, 1, 3), (1, 0, 3), (0, 0, 3)]:
-        samples = Samples(part, record, seed)
+        samples = LabelledSamples(part, record, seed)
         samples.epoch = epoch
         samples[row]
     assert drawn[0] == drawn[-1]

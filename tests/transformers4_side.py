@@ -30,6 +30,35 @@ def hybrid_config():
     )
 
 
+SWIN = {
+    "image_size": 32,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depths": [2, 1],
+    "num_heads": [2, 4],
+    "window_size": 4,
+    "encoder_stride": 8,
+}
+SEGFORMER = {
+    "depths": [1, 2],
+    "num_encoder_blocks": 2,
+    "sr_ratios": [4, 1],
+    "hidden_sizes": [16, 32],
+    "patch_sizes": [7, 3],
+    "strides": [4, 2],
+    "num_attention_heads": [1, 2],
+    "mlp_ratios": [2, 2],
+    "decoder_hidden_size": 24,
+}
+
+
+def upernet_config():
+    trunk = transformers.SwinConfig(**SWIN, out_features=["stem", "stage1", "stage2"])
+    return transformers.UperNetConfig(
+        backbone_config=trunk, hidden_size=16, pool_scales=[1, 2], auxiliary_in_channels=32, num_labels=5
+    )
+
+
 CASES = {
     "vit": [
         (name, transformers.ViTConfig(**SIZES, intermediate_size=48, encoder_stride=8, num_labels=5))
@@ -40,6 +69,15 @@ CASES = {
         for name in ("DeiTModel", "DeiTForImageClassification", "DeiTForImageClassificationWithTeacher")
     ],
     "vit-hybrid": [(name, hybrid_config()) for name in ("ViTHybridModel", "ViTHybridForImageClassification")],
+    "swin": [
+        (name, transformers.SwinConfig(**SWIN, num_labels=5))
+        for name in ("SwinModel", "SwinForImageClassification", "SwinForMaskedImageModeling")
+    ],
+    "segformer": [
+        (name, transformers.SegformerConfig(**SEGFORMER, num_labels=5))
+        for name in ("SegformerModel", "SegformerForImageClassification", "SegformerForSemanticSegmentation")
+    ],
+    "upernet": [("UperNetForSemanticSegmentation", upernet_config())],
 }
 SQUARE = {"size": {"height": 32, "width": 32}}
 PROCESSORS = {  # model_type: class, options
@@ -49,6 +87,9 @@ PROCESSORS = {  # model_type: class, options
         "ViTHybridImageProcessor",
         {"size": {"shortest_edge": 37}, "crop_size": {"height": 32, "width": 32}},
     ),
+    "swin": ("ViTImageProcessor", SQUARE),
+    "segformer": ("SegformerImageProcessor", SQUARE),
+    "upernet": ("SegformerImageProcessor", SQUARE),
 }
 
 

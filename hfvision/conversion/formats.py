@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
-from torch import Tensor
 from transformers import PreTrainedConfig
 
 from hfvision.conversion.engine import AnyRule
+from hfvision.conversion.sources import Checkpoint
 from hfvision.errors import ConversionError, UnknownNameError, numbered
 
 
@@ -26,6 +26,8 @@ class Plan:
     model_options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the model class
     assumed: tuple[str, ...] = ()  # what the tensors cannot tell, one line each
     changed: tuple[str, ...] = ()  # what cannot be undone exactly, one line each
+    labels: tuple[str, ...] = ()  # names of the classes, where the checkpoint says them
+    kept: Mapping[str, Any] = field(default_factory=dict)  # JSON, for the way back
     notes: tuple[str, ...] = ()  # what a reader of the model card should know
 
 
@@ -37,7 +39,9 @@ class BackPlan:
     model_options: Mapping[str, Any]
     rules: tuple[AnyRule, ...]  # in the direction of the way there
     model_name: str | None = None  # the model class, where the auto class has several
+    bare: bool = False  # whether the weights are the file's content, with no entry around them
     extra: tuple[AnyRule, ...] = ()  # for the way back only: what the original format has no place for
+    beside: Mapping[str, str] = field(default_factory=dict)  # name -> text of further files that the original reads
     notes: tuple[str, ...] = ()  # where the original code will compute something else, one line each
 
 
@@ -54,11 +58,13 @@ class Format:
     model_types: tuple[str, ...]  # what the way back takes
     fields: Callable[[], tuple[str, ...]]  # config fields that can be set
     matches: Callable[[Iterable[str]], bool]  # whether a checkpoint with these keys is of this format
-    plan: Callable[[Mapping[str, Tensor], Mapping[str, Any], str | None], Plan]  # tensors, overrides, position rule
+    plan: Callable[..., Plan]  # tensors, overrides, position rule; and what `facts` gave
     plan_back: Callable[[Any, Iterable[str]], BackPlan]  # the config object, the keys of the weights
     other_containers: tuple[str, ...] = ()  # that the way back can write, too
     entries: tuple[str | None, ...] = (None,)  # of torch files, that hold the weights (None: no entry around them);
     # the first is what the way back writes
+    facts: Callable[[Checkpoint], Mapping[str, Any]] | None = None  # what is said beside the tensors; see `plan`
+    license_name: str | None = None  # where the Hub has no identifier for the licence, which then is "other"
 
     @property
     def suffixes(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -53,6 +54,8 @@ class Checkpoint:
     left_out: tuple[str, ...] = ()  # what else was there, one line each
     config: dict[str, Any] = field(default_factory=dict)  # a folder's config.json
     entry: str | None = None  # of the training file, that held the weights; None: they were the file's content
+    meta: Mapping[str, Any] = field(default_factory=dict)  # a torch file's entry "meta": text, numbers, lists of them
+    path: Path | None = None  # of the file, for what lies beside it; None for a folder
 
 
 def read(source: str | Path, entry: str | None = None) -> Checkpoint:
@@ -77,10 +80,12 @@ def read(source: str | Path, entry: str | None = None) -> Checkpoint:
     if entry is not None and container != "torch":
         raise CheckpointReadError(f"{path} is a {container} file, which has no entry {entry!r} around its weights.")
     with _reading(path, f"a {container} file"):
-        tensors, left_out, entry = reader(path)
+        tensors, left_out, entry, meta = reader(path)
     if not tensors:
         raise CheckpointReadError(f"{path} holds no tensors; wanted the weights of a model.")
-    return Checkpoint(tensors, path.name, container, digest.hexdigest(), tuple(left_out), entry=entry)
+    return Checkpoint(
+        tensors, path.name, container, digest.hexdigest(), tuple(left_out), entry=entry, meta=meta, path=path
+    )
 
 
 def read_folder(folder: Path) -> Checkpoint:
@@ -151,6 +156,7 @@ class Contents(NamedTuple):
     tensors: dict[str, Tensor]
     left_out: Sequence[str] = ()
     entry: str | None = None
+    meta: Mapping[str, Any] = MappingProxyType({})
 
 
 Reader = Callable[[Path], Contents]
@@ -296,7 +302,7 @@ def _read_torch(path: Path, entry: str | None) -> Contents:
         except pickle.UnpicklingError as error:  # torch's advice to run the code of the file is left out
             raise ValueError(str(error).rpartition("WeightsUnpickler error: ")[2]) from error
     left_out = [f"objects of {name}, a class that was not imported" for name in sorted(met)]
-    weights = content
+    weights, meta = content, {}
     bare = not isinstance(content, Mapping) or any(isinstance(value, Tensor) for value in content.values())
     if entry is not None or not bare:
         wanted = WRAPPERS if entry is None else (entry,)
@@ -308,6 +314,8 @@ def _read_torch(path: Path, entry: str | None) -> Contents:
                 f"{path} has no entry {' or '.join(wanted)} with weights; it has {entries}. Save model.state_dict()."
             )
         weights = content[entry]
+        if isinstance(content.get("meta"), Mapping):
+            meta = _plain(content["meta"])
         left_out = [f"entry {key!r} of the file" for key in content if key != entry] + left_out
     if not isinstance(weights, Mapping):
         raise CheckpointReadError(
@@ -322,7 +330,16 @@ def _read_torch(path: Path, entry: str | None) -> Contents:
         raise CheckpointReadError(
             f"{path} has sparse or quantized tensors: {', '.join(odd)}. Save them dense and unquantized."
         )
-    return Contents(tensors, left_out, entry)
+    return Contents(tensors, left_out, entry, meta)
+
+
+def _plain(value: Any) -> Any:
+    """Text, numbers, and lists and mappings of them; None in the place of anything else."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value if isinstance(value, str | int | float) else None
 
 
 def _pickled_names(path: Path) -> set[str]:

@@ -23,7 +23,10 @@ from hfvision.conversion.tables import recognise
 from hfvision.conversion.writing import check_folder, new_folder
 from hfvision.errors import ConfigError, ConversionError, HfvisionError, numbered
 from hfvision.layers.position import PositionRule
-from hfvision.registry import ARCHITECTURES, load
+from hfvision.registry import ARCHITECTURES, IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION, load
+
+TASKS = {IMAGE_CLASSIFICATION: "image-classification", SEMANTIC_SEGMENTATION: "image-segmentation"}  # on the Hub
+COUNTER = ".num_batches_tracked"  # of batch norm: a whole number, which stays one
 
 Labels = str | Path | Sequence[str] | Mapping[int, str] | Mapping[str, str]
 
@@ -63,11 +66,13 @@ def convert(
     format = recognise(checkpoint.tensors, family, checkpoint.entry)
     overrides = dict(overrides or {})
     check_fields(overrides, format.fields(), "config field")
-    plan = format.plan(checkpoint.tensors, overrides, position_rule)
+    facts = () if format.facts is None else (format.facts(checkpoint),)
+    plan = format.plan(checkpoint.tensors, overrides, position_rule, *facts)
+    labels = labels or plan.labels or None
     converted, dtype, config = convert_tensors(checkpoint.tensors, format, plan, labels)
     architecture = ARCHITECTURES[plan.model_type]
     name, sha256 = checkpoint.name, checkpoint.sha256
-    task = "image-classification" if plan.auto_class.endswith("ForImageClassification") else "image-feature-extraction"
+    task = TASKS.get(plan.auto_class, "image-feature-extraction")
     with new_folder(out) as folder:
         config.save_pretrained(folder)
         save_torch_state_dict(converted.tensors, folder)
@@ -77,6 +82,7 @@ def convert(
             config,
             name=out.resolve().name,
             license=license or format.license,
+            license_name=None if license else format.license_name,
             task=task,
             provenance={
                 "source file": name,
@@ -137,15 +143,20 @@ def convert_tensors(
         converted = apply(tensors, plan.rules, expected)
     except ConversionError as error:
         raise ConversionError(f"{error}\nThe checkpoint was read as {format.name}: {format.title}.") from error
-    dtype = _common_dtype({key: tensors[key] for key in sorted(converted.used)})
+    weights = {key: tensors[key] for key in sorted(converted.used) if not key.endswith(COUNTER)}
+    dtype = _common_dtype(weights)
     record: dict[str, Any] = {"format": format.name}
     if dropped := {key: tensors[key] for key in converted.dropped}:
         record["unused"] = {key: {"shape": list(t.shape), "dtype": _dtype_name(t.dtype)} for key, t in dropped.items()}
-    if mixed := {key: tensors[key].dtype for key in sorted(converted.used) if tensors[key].dtype != dtype}:
+    if mixed := {key: tensor.dtype for key, tensor in weights.items() if tensor.dtype != dtype}:
         record["dtypes"] = {key: _dtype_name(stored) for key, stored in mixed.items()}
     if plan.changed:
         record["changed"] = list(plan.changed)
-    converted.tensors = {key: tensor.to(dtype) for key, tensor in converted.tensors.items()}
+    if plan.kept:
+        record["kept"] = dict(plan.kept)
+    converted.tensors = {
+        key: tensor if key.endswith(COUNTER) else tensor.to(dtype) for key, tensor in converted.tensors.items()
+    }
     config.architectures = [model_class.__name__]
     config.dtype = dtype
     setattr(config, RECORD_FIELD, record)
@@ -213,7 +224,7 @@ def _common_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
 
 
 def _dtype_changes(original: Mapping[str, Tensor], converted: Converted, dtype: torch.dtype) -> tuple[str, ...]:
-    widened = [key for key in converted.used if original[key].dtype != dtype]
+    widened = [key for key in converted.used if original[key].dtype != dtype and not key.endswith(COUNTER)]
     if not widened:
         return ()
     return (f"{len(widened)} tensors were widened to {_dtype_name(dtype)}, because a model has one type for all",)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,14 @@ def convert_back(
     check_file(out, format.suffixes, overwrite)
     config = read_config(checkpoint)
     converted, plan = revert_tensors(checkpoint.tensors, config, format)
-    with new_file(out) as path:
-        WRITERS[out.suffix](path, converted.tensors, format.entries[0])
+    besides = {out.with_name(name): text for name, text in plan.beside.items()}
+    for path in besides:
+        check_file(path, (path.suffix,), overwrite)
+    with ExitStack() as stack:
+        path = stack.enter_context(new_file(out))
+        for further, text in besides.items():
+            stack.enter_context(new_file(further)).write_text(text, encoding="utf-8")
+        WRITERS[out.suffix](path, converted.tensors, None if plan.bare else format.entries[0])
         again = sources.read(path).tensors
         forth = apply(again, plan.rules).tensors
         problems = [f"{key} was not written as converted" for key in unequal(converted.tensors, again)]
@@ -73,7 +79,7 @@ def convert_back(
             f"{len(again)} tensors in the file equal those converted",
             f"{len(used)} tensors converted forth again equal the folder's bit for bit",
         ),
-        files=(out.name,),
+        files=(out.name, *plan.beside),
     )
 
 

@@ -1,13 +1,18 @@
 """Data sets: readers, checks before training, and the handwritten digits that demos and tests use."""
 
 from hfvision.data.classification import ClassificationData, LabelledImages, prepare_classification
-from hfvision.data.digits import load_digits
+from hfvision.data.digits import load_digit_scenes, load_digits
 from hfvision.data.readers import load_image_dataset
+from hfvision.data.segmentation import SegmentationData, SegmentedImages, prepare_segmentation
 
 __all__ = [
     "ClassificationData",
     "LabelledImages",
+    "SegmentationData",
+    "SegmentedImages",
+    "load_digit_scenes",
     "load_digits",
     "load_image_dataset",
     "prepare_classification",
+    "prepare_segmentation",
 ]

@@ -5,24 +5,28 @@ Shapes: N images of a split, K classes.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import datasets
 import numpy as np
-from PIL.Image import Image
 
-from hfvision.data.readers import Source, load_image_dataset, name_of
+from hfvision.data.cells import (
+    cases,
+    check_number_of_images,
+    decoded,
+    digest_cells,
+    in_threads,
+    rows_to_check,
+    shown,
+    shown_rows,
+)
+from hfvision.data.readers import load_image_dataset
+from hfvision.data.sources import Source, name_of
+from hfvision.data.splits import choose_splits, held_out_name, hold_out
 from hfvision.errors import DatasetError, ImageReadError, numbered
-from hfvision.processing.reading import read_image
 from hfvision.reporting import report
-
-TRAIN_SPLITS = ("train", "training")
-EVALUATION_SPLITS = ("validation", "valid", "val", "dev", "test", "testing")  # the first that exists
-HELD_OUT_SEED = 0
-FINGERPRINT_IMAGES = 64  # of each split
-EXAMPLES = 5  # shown of each kind of fault
 
 
 @dataclass(frozen=True)
@@ -36,17 +40,15 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @cached_property
+    def feature(self) -> Any:
+        """That of the images; a data set copies its own at every look."""
+        return self.images.features["image"]
+
     def read(self, row: int) -> Any:
         """The image as PIL (upright, whatever EXIF says) or array. Raises DatasetError naming row and file."""
-        feature = self.images.features["image"]
-        value = self.images[row]["image"]
         try:
-            if value is None:
-                raise ImageReadError("there is no image")
-            if not isinstance(feature, datasets.Image):
-                return np.asarray(value, dtype=feature.dtype)
-            image = read_image(value)
-            return image.convert(feature.mode) if feature.mode and isinstance(image, Image) else image
+            return decoded(self.images[row]["image"], self.feature)
         except ImageReadError as error:
             raise DatasetError(f"image {row} of split {self.split!r}: {error}") from error
 
@@ -72,10 +74,7 @@ class ClassificationData:
         digest = hashlib.sha256("\0".join(self.names).encode())
         for part in (self.train, self.evaluation):
             digest.update(part.labels.tobytes())
-            for row in range(min(FINGERPRINT_IMAGES, len(part))):
-                value = part.images[row]["image"]
-                content = value.get("bytes") or str(value.get("path")) if isinstance(value, dict) else str(value)
-                digest.update(content if isinstance(content, bytes) else content.rsplit("/", 1)[-1].encode())
+            digest_cells(digest, part.images, "image")
         return digest.hexdigest()[:16]
 
 
@@ -101,11 +100,10 @@ def prepare_classification(
     Raises DatasetError listing all of: missing labels, classes that occur in evaluation but not in training, classes
     without a training image (`drop_empty_classes` takes them out instead), fewer than two classes, unreadable images.
     """
-    if check_images < 0:
-        raise DatasetError(f"check_images is a number of images to decode, 0 for none; got {check_images}.")
+    check_number_of_images(check_images)
     splits = load_image_dataset(source, image_column=image_column, label_column=label_column, config_name=config_name)
     name = name_of(source)
-    train, evaluation = _choose_splits(name, splits, train_split, eval_split)
+    train, evaluation = choose_splits(name, splits, train_split, eval_split, lambda split: _is_labelled(splits, split))
     names = _class_names(splits[train])
     problems: list[str] = []
     parts = {split: _numbered_labels(split, splits[split], names, problems) for split in (train, evaluation) if split}
@@ -125,31 +123,7 @@ def prepare_classification(
     )
 
 
-def _choose_splits(
-    name: str, splits: datasets.DatasetDict, train: str | None, evaluation: str | None
-) -> tuple[str, str | None]:
-    wrong = [
-        f"{what}={split!r}"
-        for what, split in (("train_split", train), ("eval_split", evaluation))
-        if split is not None and split not in splits
-    ]
-    if wrong:
-        raise DatasetError(f"{name} has no split for {' and '.join(wrong)}; it has {', '.join(splits)}.")
-    if train is None:
-        candidates = [split for split in TRAIN_SPLITS if split in splits] or [s for s in splits if s != evaluation]
-        if len(candidates) > 1 and candidates[0] not in TRAIN_SPLITS:
-            raise DatasetError(f"{name} has the splits {', '.join(splits)}; say which to train on: train_split=...")
-        if not candidates:
-            raise DatasetError(f"{name} has only the split {evaluation!r}; there is none left to train on.")
-        train = candidates[0]
-    if train == evaluation:
-        raise DatasetError(f"train_split and eval_split are both {train!r}; accuracy needs images not trained on.")
-    if evaluation is None:
-        evaluation = next((s for s in EVALUATION_SPLITS if s in splits and s != train and _labelled(splits, s)), None)
-    return train, evaluation
-
-
-def _labelled(splits: datasets.DatasetDict, split: str) -> bool:
+def _is_labelled(splits: datasets.DatasetDict, split: str) -> bool:
     """Whether the split has any label; published test splits often hide theirs."""
     if all(value is None for value in _labels(splits[split])):
         report(f"split {split!r} has no labels and was passed over.")
@@ -188,7 +162,9 @@ def _numbered_labels(split: str, data: datasets.Dataset, names: list[str], probl
         problems.append(f"split {split!r} is empty")
     missing = [row for row, value in enumerate(values) if value is None]
     if missing:
-        problems.append(f"{len(missing)} of {len(values)} images in split {split!r} have no label, {_rows(missing)}")
+        problems.append(
+            f"{len(missing)} of {len(values)} images in split {split!r} have no label, {shown_rows(missing)}"
+        )
     unseen = [called[value] for value in values if value is not None and called[value] not in number]
     if unseen:
         problems.append(_unseen(split, len(unseen), len(values), sorted(set(unseen))))
@@ -216,18 +192,18 @@ def _check_classes(
             kinds = [names[label] for label in np.unique(part.labels[unseen])]
             problems.append(_unseen(split, int(unseen.sum()), len(part), kinds))
     if empty and not drop_empty:
-        shown = _shown([names[label] for label in sorted(empty)])
+        without = shown(names[label] for label in sorted(empty))
         problems.append(
-            f"{len(empty)} of {len(names)} classes have no image in split {train!r}: {shown}. "
+            f"{len(empty)} of {len(names)} classes have no image in split {train!r}: {without}. "
             "Add images, or leave these classes out: drop_empty_classes=True, --drop-empty-classes"
         )
     if len(names) - len(empty) < 2:
         present = [name for label, name in enumerate(names) if label not in empty]
-        problems.append(f"training needs images of at least 2 classes, got {len(present)}: {_shown(present) or 'none'}")
+        problems.append(f"training needs images of at least 2 classes, got {len(present)}: {shown(present) or 'none'}")
     if problems or not empty:
         return names
     kept = [label for label in range(len(names)) if label not in empty]
-    report(f"{len(empty)} classes without a training image were left out: {_shown([names[i] for i in sorted(empty)])}.")
+    report(f"{len(empty)} classes without a training image were left out: {shown([names[i] for i in sorted(empty)])}.")
     new_number = np.full(len(names), -1)
     new_number[kept] = np.arange(len(kept))
     for split, part in parts.items():
@@ -237,12 +213,7 @@ def _check_classes(
 
 def _unreadable(part: LabelledImages, at_most: int) -> Iterator[str]:
     """One problem naming the images of a split that cannot be decoded."""
-    rows = np.unique(np.linspace(0, len(part) - 1, min(at_most, len(part))).astype(int)).tolist()
-    if len(rows) < len(part):
-        report(
-            f"{len(rows):,} of the {len(part):,} images in split {part.split!r} were decoded to check them; "
-            "check_images=... (--check-images) sets how many."
-        )
+    rows = rows_to_check(part.split, len(part), at_most)
 
     def fault(row: int) -> str | None:
         try:
@@ -251,48 +222,20 @@ def _unreadable(part: LabelledImages, at_most: int) -> Iterator[str]:
             return str(error)
         return None
 
-    with ThreadPoolExecutor() as threads:  # decoders leave the interpreter lock
-        faults = [message for message in threads.map(fault, rows) if message]
+    faults = [message for message in in_threads(fault, rows, part.split) if message]
     if faults:
-        more = f"\n        and {len(faults) - EXAMPLES} more" if len(faults) > EXAMPLES else ""
-        listed = "".join(f"\n        {message}" for message in faults[:EXAMPLES])
-        yield f"unreadable images in split {part.split!r} ({len(faults)} of {len(rows)}):{listed}{more}"
+        yield cases(f"unreadable images in split {part.split!r} ({len(faults)} of {len(rows)})", faults)
 
 
 def _cut_off(part: LabelledImages, share: float) -> tuple[LabelledImages, LabelledImages]:
     """Training and held-out images; of each class the same share, at least one where it has two images."""
-    if not 0 < share < 1:
-        raise DatasetError(f"held_out is the share of images to hold out, between 0 and 1; got {share}.")
-    generator = np.random.default_rng(HELD_OUT_SEED)
-    held: list[int] = []
-    for label in np.unique(part.labels):
-        rows = generator.permutation(np.flatnonzero(part.labels == label))
-        held.extend(rows[: max(1, round(share * len(rows))) if len(rows) > 1 else 0].tolist())
-    if not held:
-        raise DatasetError(
-            f"{part.split!r} has one image per class: nothing can be held out. Add images or give an eval_split."
-        )
-    is_held = np.isin(np.arange(len(part)), held)
-    report(
-        f"there is no validation or test split: {len(held):,} of {len(part):,} images were held out of {part.split!r} "
-        f"({share:.0%} of each class, seed {HELD_OUT_SEED})."
+    rows, held = hold_out(
+        part.split, [np.flatnonzero(part.labels == label) for label in np.unique(part.labels)], share, "class"
     )
-    return (
-        part.take(np.flatnonzero(~is_held), part.split),
-        part.take(np.flatnonzero(is_held), f"{share:.0%} held out of {part.split}"),
-    )
+    return part.take(rows, part.split), part.take(held, held_out_name(part.split, share))
 
 
 def _unseen(split: str, images: int, total: int, kinds: list[str]) -> str:
     return (
-        f"{images} of {total} images in split {split!r} have labels unseen in training ({len(kinds)}): {_shown(kinds)}"
+        f"{images} of {total} images in split {split!r} have labels unseen in training ({len(kinds)}): {shown(kinds)}"
     )
-
-
-def _shown(names: list[str]) -> str:
-    more = f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else ""
-    return ", ".join(names[:EXAMPLES]) + more
-
-
-def _rows(rows: list[int]) -> str:
-    return "row " + ", ".join(map(str, rows[:EXAMPLES])) + (", ..." if len(rows) > EXAMPLES else "")

@@ -5,11 +5,12 @@ drops the labels without a word when there is a single class or when depths diff
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
 
+from hfvision.data.cells import shown
 from hfvision.errors import DatasetError, numbered
 from hfvision.reporting import report
 
@@ -31,7 +32,7 @@ SUFFIXES = (
 
 def is_image_folder(folder: Path) -> bool:
     """Whether an image lies anywhere below the folder."""
-    return any(_is_image(name) for _, _, files in os.walk(folder, followlinks=True) for name in files)
+    return any(is_image(name) for _, _, files in os.walk(folder, followlinks=True) for name in files)
 
 
 def read_image_folder(folder: Path) -> datasets.DatasetDict:
@@ -45,18 +46,18 @@ def read_image_folder(folder: Path) -> datasets.DatasetDict:
     roots = split_folders or {"train": [folder]}
     _check_layout(folder, roots)
     found = {split: [item for root in paths for item in _labelled_files(root)] for split, paths in roots.items()}
-    classes = sorted({path.name for paths in roots.values() for root in paths for path in _folders(root)})
+    classes = sorted({path.name for paths in roots.values() for root in paths for path in folders_in(root)})
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=classes)})
-    others = [path for files in found.values() for path, _ in files if not _is_image(path.name)]
+    others = [path for files in found.values() for path, _ in files if not is_image(path.name)]
     if others:
-        report(f"files in {folder} that are no images and were left out ({len(others)}): {_names(others)}.")
+        report_left_out(folder, others)
     index = {name: number for number, name in enumerate(classes)}
     return datasets.DatasetDict(
         {
             split: datasets.Dataset.from_dict(
                 {
-                    "image": [str(path) for path, _ in files if _is_image(path.name)],
-                    "label": [index[label] for path, label in files if _is_image(path.name)],
+                    "image": [str(path) for path, _ in files if is_image(path.name)],
+                    "label": [index[label] for path, label in files if is_image(path.name)],
                 },
                 features=features,
                 split=datasets.NamedSplit(split),
@@ -68,19 +69,20 @@ def read_image_folder(folder: Path) -> datasets.DatasetDict:
 
 def _split_folders(folder: Path) -> dict[str, list[Path]]:
     """Split name -> its folders; empty when the folders are classes (a class may be called "train", too)."""
-    folders = _folders(folder)
+    folders = folders_in(folder)
     named = [path for path in folders if path.name.lower() in SPLITS]
-    if not any(_folders(path) for path in named):
+    if not any(folders_in(path) for path in named):
         if named and len(named) == len(folders):
             raise DatasetError(
-                f"{folder} holds {_names(named)}, which are names of splits, but no class folders in them. Put the "
-                f"images into {named[0].name}/CLASS/."
+                f"{folder} holds {shown(named)}, which are names of splits, but no class folders "
+                f"in them. Put the images into {named[0].name}/CLASS/."
             )
         return {}
     if len(named) < len(folders):
         classes = [path for path in folders if path not in named]
         raise DatasetError(
-            f"{folder} mixes split folders ({_names(named)}) and others ({_names(classes)}). Lay it out as "
+            f"{folder} mixes split folders ({shown(named)}) and others "
+            f"({shown(classes)}). Lay it out as "
             "FOLDER/CLASS/image or FOLDER/SPLIT/CLASS/image."
         )
     splits: dict[str, list[Path]] = {}
@@ -92,10 +94,10 @@ def _split_folders(folder: Path) -> dict[str, list[Path]]:
 def _check_layout(folder: Path, roots: dict[str, list[Path]]) -> None:
     problems = []
     for root in [folder] + [path for paths in roots.values() for path in paths if path != folder]:
-        loose = [name for name in sorted(os.listdir(root)) if (root / name).is_file() and _is_image(name)]
+        loose = [name for name in sorted(os.listdir(root)) if (root / name).is_file() and is_image(name)]
         if loose:
             where = "the folder itself" if root == folder else f"{root.name}/"
-            problems.append(f"images in {where}, outside any class folder ({len(loose)}): {_names(map(Path, loose))}")
+            problems.append(f"images in {where}, outside any class folder ({len(loose)}): {shown(loose)}")
     if problems:
         raise DatasetError(f"{folder}: " + numbered("problem", problems) + "\n    Put each image into CLASS/.")
 
@@ -104,14 +106,14 @@ def _labelled_files(root: Path) -> list[tuple[Path, str]]:
     """(file, class) of every file that is not hidden, in the order of names."""
     return [
         (Path(parent) / name, class_folder.name)
-        for class_folder in _folders(root)
-        for parent, folders, files in _walk(class_folder)
+        for class_folder in folders_in(root)
+        for parent, folders, files in walk(class_folder)
         for name in files
         if not name.startswith(".")
     ]
 
 
-def _walk(folder: Path) -> list[tuple[str, list[str], list[str]]]:
+def walk(folder: Path) -> list[tuple[str, list[str], list[str]]]:
     """os.walk without hidden folders, sorted."""
     return sorted(
         (parent, folders, sorted(files))
@@ -120,15 +122,14 @@ def _walk(folder: Path) -> list[tuple[str, list[str], list[str]]]:
     )
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
 
 
-def _names(paths: Iterable[Path]) -> str:
-    paths = list(paths)
-    shown = ", ".join(path.name for path in paths[:5])
-    return shown if len(paths) <= 5 else f"{shown} and {len(paths) - 5} more"
+def report_left_out(folder: Path, others: Sequence[Path]) -> None:
+    """Say which files are no images."""
+    report(f"files in {folder} that are no images and were left out ({len(others)}): {shown(others)}.")

@@ -14,17 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hfvision.errors import ConfigError, numbered
+from hfvision.metrics.counting import CountingMetric
 
 
-class ClassificationMetric:
-    """Counts of right answers. `update` batches, then `compute`; `merge` joins what other processes counted.
-
-    It also speaks the protocol of `evaluate`'s modules (`add_batch`, `compute(predictions=, references=)`), so it can
-    stand in `evaluate.combine([...])`; unlike those it downloads nothing and keeps counters, not predictions. It cannot
-    be told from them by `isinstance`: their base class creates a cache folder on disk.
-    """
+class ClassificationMetric(CountingMetric):
+    """Counts of right answers; see `CountingMetric` for how batches and processes add up."""
 
     name = "hfvision_classification"
+    counted = ("right_at", "right", "samples", "predicted", "confusion")
+    decided_by = ("num_labels", "top_k", "keeps_confusion")
 
     def __init__(self, num_labels: int, top_k: Sequence[int] = (1, 5), confusion: bool = False) -> None:
         """`top_k` values that K classes make meaningless (k >= K) are left out. `confusion` keeps K x K counts."""
@@ -93,25 +91,6 @@ class ClassificationMetric:
         if problems:
             raise ConfigError(numbered("problem", problems))
 
-    @property
-    def counts(self) -> dict[str, np.ndarray]:
-        """All there is to know, as int64 arrays: adding those of several processes gives those of their union."""
-        return {name: getattr(self, name) for name in ("right_at", "right", "samples", "predicted", "confusion")}
-
-    def merge(self, *others: "ClassificationMetric | dict[str, np.ndarray]") -> None:
-        """Add what others counted, metrics or their `counts`. Raises ConfigError where they count something else."""
-        for other in others:
-            counts = other.counts if isinstance(other, ClassificationMetric) else other
-            same_k = not isinstance(other, ClassificationMetric) or other.top_k == self.top_k
-            shapes = {name: array.shape for name, array in self.counts.items()}
-            if not same_k or {name: array.shape for name, array in counts.items()} != shapes:
-                raise ConfigError(
-                    "only metrics of the same num_labels, top_k and confusion can be merged; this one has "
-                    f"{self.num_labels}, {self.top_k} and {self.keeps_confusion}."
-                )
-            for name, array in counts.items():
-                setattr(self, name, getattr(self, name) + array)
-
     def result(self) -> dict[str, Any]:
         """Shares in 0..1 (`accuracy`, `top_5_accuracy`, ..., `mean_class_accuracy`) and the number of samples.
 
@@ -137,24 +116,3 @@ class ClassificationMetric:
     def absent(self) -> list[int]:
         """The classes without samples."""
         return np.flatnonzero(self.samples == 0).tolist()
-
-    def _feature_names(self) -> list[str]:  # `evaluate.combine` asks its modules for this
-        return ["predictions", "references"]
-
-    def add_batch(self, *, predictions: ArrayLike, references: ArrayLike) -> None:
-        """`update` under the name that `evaluate` gives it."""
-        self.update(predictions, references)
-
-    def add(self, *, predictions: ArrayLike, references: ArrayLike) -> None:
-        """One sample: its scores (K,) or class, and its true class; the names are those that `evaluate` passes."""
-        self.update(np.asarray(predictions)[None], np.asarray(references)[None])
-
-    def compute(self, *, predictions: ArrayLike | None = None, references: ArrayLike | None = None) -> dict[str, Any]:
-        """`result`, after counting what is passed; then forget, as `evaluate`'s modules do."""
-        if predictions is not None and references is not None:
-            self.update(predictions, references)
-        elif predictions is not None or references is not None:
-            raise ConfigError("compute takes predictions and references together, or neither after add_batch.")
-        result = self.result()
-        self.reset()
-        return result

@@ -22,9 +22,9 @@ _SOURCE_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token",
 class InputGeometry:
     """What a model is to take in; every field is the value wanted, changed or not."""
 
-    image_size: int | list[int]  # pixels: one side, or [height, width]
-    patch_size: int | list[int]  # pixels, likewise
     num_channels: int
+    image_size: int | list[int] = 0  # pixels: one side, or [height, width]; 0: no weight depends on it
+    patch_size: int | list[int] = 0  # pixels, likewise
     channel_init: ChannelInit = "mean"
     position_rule: PositionRule = "bicubic"
     window_size: int | None = None  # patches per side of an attention window; None: the model has no windows
@@ -85,7 +85,7 @@ class VisionModel(PreTrainedModel):
             config = copy.deepcopy(config)
             given, stored = cls.input_config(config), cls.input_config(stored)
             for field in cls.geometry_fields:
-                if getattr(given, field) != getattr(stored, field):
+                if getattr(given, field, None) != getattr(stored, field, None):
                     wanted.setdefault(field, getattr(given, field))
                     setattr(given, field, getattr(stored, field))
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
@@ -119,16 +119,17 @@ class VisionModel(PreTrainedModel):
             "window_size": window_size,
         }
         wanted = {field: self._whole_numbers(field, value) for field, value in given.items() if value is not None}
-        if strange := sorted(set(wanted) - set(self.geometry_fields)):
-            known = ", ".join(self.geometry_fields)
-            raise ConfigError(f"{type(self).__name__} has no {' or '.join(strange)} to change; it has {known}.")
         config: Any = self.input_config(self.config)
+        fields = [field for field in self.geometry_fields if hasattr(config, field)]  # a trunk inside may lack some
+        if strange := sorted(set(wanted) - set(fields)):
+            known = ", ".join(fields)
+            raise ConfigError(f"{type(self).__name__} has no {' or '.join(strange)} to change; it has {known}.")
         wanted = {field: value for field, value in wanted.items() if value != getattr(config, field)}
         if not wanted:
             return
         parts = [module for module in self.modules() if isinstance(module, InputPart)]
         self._check_weights_can_change()
-        values = {field: wanted.get(field, getattr(config, field)) for field in self.geometry_fields}
+        values = {field: wanted.get(field, getattr(config, field)) for field in fields}
         geometry = InputGeometry(**values, channel_init=channel_init, position_rule=position_rule)
         changes = [line for part in parts for line in part.resize_input_part(geometry)]
         configs = {id(m.config): m.config for m in self.modules() if isinstance(m, PreTrainedModel)}

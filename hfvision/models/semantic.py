@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 from transformers.modeling_outputs import SemanticSegmenterOutput
@@ -32,8 +31,12 @@ class SemanticModel(VisionModel):
     `upsample`: True gives logits at the size of the images, False the coarse ones, for `upsampling` to finish.
     """
 
-    default_loss: ClassVar[SegmentationLoss] = SegmentationLoss()
     auxiliary_loss_weight: float = 0.4
+
+    @property
+    def default_loss(self) -> SegmentationLoss:
+        """What `pixel_loss` is until it is replaced."""
+        return SegmentationLoss()
 
     @property
     def pixel_loss(self) -> SegmentationLoss:

@@ -9,7 +9,7 @@ Shapes: B images, C channels, H x W pixels, h x w patches, N = 1 + h * w tokens 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -35,7 +35,7 @@ from hfvision.layers.attention import attention_function
 from hfvision.layers.drop_path import DropPath, linear_rates
 from hfvision.layers.masked_image import PixelDecoder, masked_image_loss
 from hfvision.layers.patch_embedding import PatchEmbedding, by, grid_of, pair, with_channels, with_patch_size
-from hfvision.layers.position import Grid, resample_position_table
+from hfvision.layers.position import Grid, PositionRule, resample_position_table
 from hfvision.models.base import InputGeometry, InputPart, VisionModel
 from hfvision.reporting import report_once
 
@@ -104,6 +104,7 @@ class ViTEmbeddings(nn.Module, InputPart):
     """(B, C, H, W) -> (B, N, D): patches, class token and positions."""
 
     prefix_tokens = 1
+    position_rule: ClassVar[PositionRule] = "bicubic"  # for images of another size than the table's
 
     def __init__(self, config: ViTConfig, use_mask_token: bool = False) -> None:
         super().__init__()
@@ -149,7 +150,9 @@ class ViTEmbeddings(nn.Module, InputPart):
         """(1, N, D): the position table for this patch grid, resampled unless it is the stored one."""
         if not torch.compiler.is_compiling() and grid == self.grid:  # symbolic sizes must not decide
             return self.position_embeddings
-        return resample_position_table(self.position_embeddings, self.grid, grid, self.prefix_tokens)
+        return resample_position_table(
+            self.position_embeddings, self.grid, grid, self.prefix_tokens, self.position_rule
+        )
 
     def _masked(self, tokens: Tensor, bool_masked_pos: Tensor) -> Tensor:
         if self.mask_token is None:
@@ -174,7 +177,7 @@ class ViTEmbeddings(nn.Module, InputPart):
         if size != padded:
             report_once(f"images of {by(size)} pixels are padded with zeros to {by(padded)}, whole patches.")
         if grid != self.grid:
-            report_once(f"the position table of {by(self.grid)} patches is resampled (bicubic) to {by(grid)}.")
+            report_once(f"the position table of {by(self.grid)} patches is resampled ({self.position_rule}) to {by(grid)}.")
 
     @torch.no_grad()
     def resize_input_part(self, geometry: InputGeometry) -> list[str]:

@@ -3,6 +3,16 @@
 from hfvision.plots.attention import Explanation, attention_map, explain_attention
 from hfvision.plots.colours import colourize
 from hfvision.plots.pictures import overlay
+from hfvision.plots.segmentation import segmentation_overlay, segmentation_sheet
 from hfvision.plots.sheet import prediction_sheet
 
-__all__ = ["Explanation", "attention_map", "colourize", "explain_attention", "overlay", "prediction_sheet"]
+__all__ = [
+    "Explanation",
+    "attention_map",
+    "colourize",
+    "explain_attention",
+    "overlay",
+    "prediction_sheet",
+    "segmentation_overlay",
+    "segmentation_sheet",
+]

@@ -1,31 +1,17 @@
 """A sheet of predictions: images in a grid, what the model said of each, and where it looked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import ArrayLike
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from hfvision.errors import ConfigError, numbered
-from hfvision.plots.colours import EMBER, FAINT_INK, INK, LINE, PAPER, RIGHT, WRONG
+from hfvision.plots.colours import EMBER, FAINT_INK, INK, PAPER, RIGHT, WRONG
+from hfvision.plots.layout import Measures, draw_head, fitted, head_height, paste
 from hfvision.plots.pictures import as_picture, enlarged, overlay
 
 WIDEST = 1020  # sides of `tile` / 112 that a sheet is wide at most, when the number of columns is left to it
-
-
-@dataclass(frozen=True)
-class _Measures:
-    """All lengths of a sheet in pixels, in proportion to the tile's side."""
-
-    tile: int
-
-    def of(self, length: float) -> int:
-        """What is `length` pixels on a sheet with tiles of 112."""
-        return max(1, round(length * self.tile / 112))
-
-    def font(self, size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-        return ImageFont.load_default(size=self.of(size))
 
 
 def prediction_sheet(
@@ -47,7 +33,7 @@ def prediction_sheet(
     side of a picture in pixels and scales everything else. Raises ConfigError listing the lengths that do not agree.
     """
     _check(images, predictions, truths, maps, columns, tile)
-    measure = _Measures(tile)
+    measure = Measures(tile)
     margin, gap, gutter = measure.of(24), measure.of(4), measure.of(18)
     card_width = tile if maps is None else 2 * tile + gap
     card_height = tile + measure.of(34)
@@ -55,19 +41,13 @@ def prediction_sheet(
         columns = max(1, (measure.of(WIDEST) - 2 * margin + gutter) // (card_width + gutter))
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    head = (measure.of(32) if title else 0) + (measure.of(22) if subtitle else 0)
-    head += measure.of(10) if head else 0
+    head = head_height(measure, title, subtitle)
     foot = measure.of(20) if maps is not None else 0
     width = max(2 * margin + columns * (card_width + gutter) - gutter, measure.of(320))
     height = margin + head + rows * (card_height + gutter) - gutter + foot + margin
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    room = width - 2 * margin
-    if title:
-        draw.text((margin, margin), _fitted(title, measure.font(22), room), INK, measure.font(22))
-    if subtitle:
-        top = margin + (measure.of(32) if title else 0)
-        draw.text((margin, top), _fitted(subtitle, measure.font(14), room), FAINT_INK, measure.font(14))
+    draw_head(sheet, measure, margin, title, subtitle)
     for place, image in enumerate(images):
         row, column = divmod(place, columns)
         left = margin + column * (card_width + gutter)
@@ -75,11 +55,11 @@ def prediction_sheet(
         truth = None if truths is None else truths[place]
         right = None if truth is None else predictions[place][0] == truth
         corners = [left]
-        _paste(sheet, enlarged(as_picture(image), (tile, tile)), (left, top), tile)
+        paste(sheet, enlarged(as_picture(image), (tile, tile)), (left, top), tile)
         if maps is not None:
             shown = enlarged(as_picture(image), (tile, tile))
             corners.append(left + tile + gap)
-            _paste(sheet, overlay(image, maps[place], shown.size), (corners[1], top), tile)
+            paste(sheet, overlay(image, maps[place], shown.size), (corners[1], top), tile)
         if right is False:
             for corner in corners:
                 box = (corner, top, corner + tile - 1, top + tile - 1)
@@ -113,17 +93,9 @@ def _check(
         raise ConfigError(numbered("problem", problems))
 
 
-def _paste(sheet: Image.Image, picture: Image.Image, corner: tuple[int, int], tile: int) -> None:
-    """The picture in the middle of its tile, on a faint ground where it does not fill it."""
-    left, top = corner
-    if picture.size != (tile, tile):
-        sheet.paste(LINE, (left, top, left + tile, top + tile))
-    sheet.paste(picture, (left + (tile - picture.width) // 2, top + (tile - picture.height) // 2))
-
-
 def _caption(
     sheet: Image.Image,
-    measure: _Measures,
+    measure: Measures,
     corner: tuple[int, int],
     width: int,
     prediction: tuple[str, float],
@@ -141,17 +113,17 @@ def _caption(
         _mark(sheet, measure, (left, baseline + measure.of(1)), right)
         left += measure.of(20)
     if right is False:
-        said = _fitted(f"true: {truth}", small, width * 0.45)
+        said = fitted(f"true: {truth}", small, width * 0.45)
         draw.text((end, baseline), said, WRONG, small, anchor="rs")
         end -= round(draw.textlength(said, small)) + measure.of(8)
     percent = f"{score:.1%}"
-    text = _fitted(label, large, end - left - draw.textlength(percent, small) - measure.of(7))
+    text = fitted(label, large, end - left - draw.textlength(percent, small) - measure.of(7))
     draw.text((left, baseline), text, INK, large, anchor="ls")
     left += round(draw.textlength(text, large)) + measure.of(7)
     draw.text((left, baseline), percent, FAINT_INK, small, anchor="ls")
 
 
-def _mark(sheet: Image.Image, measure: _Measures, corner: tuple[int, int], right: bool) -> None:
+def _mark(sheet: Image.Image, measure: Measures, corner: tuple[int, int], right: bool) -> None:
     """A tick or a cross, standing on `corner`: shapes, so that colour alone says nothing."""
     finer = 4  # times drawn larger than shown: lines of Pillow are not smooth
     side, width = finer * measure.of(14), finer * measure.of(2)
@@ -167,7 +139,7 @@ def _mark(sheet: Image.Image, measure: _Measures, corner: tuple[int, int], right
     sheet.paste(Image.new("RGB", shape.size, RIGHT if right else WRONG), (corner[0], corner[1] - shape.height), shape)
 
 
-def _colour_bar(sheet: Image.Image, measure: _Measures, corner: tuple[int, int], legend: str) -> None:
+def _colour_bar(sheet: Image.Image, measure: Measures, corner: tuple[int, int], legend: str) -> None:
     left, top = corner
     draw, font = ImageDraw.Draw(sheet), measure.font(12)
     middle = top + measure.of(4)
@@ -177,13 +149,3 @@ def _colour_bar(sheet: Image.Image, measure: _Measures, corner: tuple[int, int],
     bar = Image.fromarray(EMBER[None]).resize((measure.of(150), measure.of(9)), Image.Resampling.BILINEAR)
     sheet.paste(bar, (left, top))
     draw.text((left + bar.width + measure.of(8), middle), "most", FAINT_INK, font, anchor="lm")
-
-
-def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """The text on one line, cut with dots where it is wider than `width` pixels."""
-    text = " ".join(text.split())
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text.rstrip() + "…"

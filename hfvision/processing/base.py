@@ -25,15 +25,14 @@ from transformers.utils.hub import cached_file
 from transformers.utils.import_utils import is_torchvision_available
 
 from hfvision.errors import ConfigError
-from hfvision.processing.batch import make_batch
+from hfvision.processing.batch import Batch, make_batch
 from hfvision.processing.channels import FIRST
 from hfvision.processing.options import (
-    OPTION_NAMES,
-    OWN_OPTIONS,
     ImageOptions,
     Plan,
     checked,
     make_plan,
+    own_options,
     refuse_misspelt,
 )
 from hfvision.processing.reading import read_image
@@ -72,14 +71,24 @@ class ImageProcessor(BaseImageProcessor):
 
     def __init__(self, **options: Any) -> None:
         """Raises UnknownNameError for options that do not exist, ConfigError for values that cannot work."""
-        options = checked({name: value for name, value in options.items() if name not in FILE_NAMES})
+        options = {name: value for name, value in options.items() if name not in FILE_NAMES}
+        options = checked(options, self.valid_kwargs)
         make_plan(self._class_defaults() | {k: v for k, v in options.items() if v is not None}, options, complete=False)
         super().__init__(**options)
         self._set_attributes(**options)
 
     @classmethod
+    def option_names(cls) -> frozenset[str]:
+        return frozenset(cls.valid_kwargs.__annotations__)
+
+    @classmethod
+    def has_own_options(cls, options: Mapping[str, Any]) -> bool:
+        """Whether transformers would pass over some of them in silence, for a class of this name."""
+        return any(options.get(name) is not None for name in own_options(cls.valid_kwargs))
+
+    @classmethod
     def _class_defaults(cls) -> dict[str, Any]:
-        return {name: getattr(cls, name, None) for name in OPTION_NAMES}
+        return {name: getattr(cls, name, None) for name in cls.option_names()}
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -88,7 +97,7 @@ class ImageProcessor(BaseImageProcessor):
         Called by AutoImageProcessor for a model that is not ours (the `config.json` of the same place tells), it
         returns transformers' own processor of that name. A place without `config.json` gets ours.
         """
-        refuse_misspelt((name for name in kwargs if name not in HUB_NAMES), OPTION_NAMES, only_near=True)
+        refuse_misspelt((name for name in kwargs if name not in HUB_NAMES), cls.option_names(), only_near=True)
         if kwargs.get("_from_auto") and (theirs := cls._transformers_class()) is not None:
             model_type = _model_type_beside(str(pretrained_model_name_or_path), kwargs)
             if model_type is not None and model_type not in cls.served_model_types:
@@ -101,12 +110,13 @@ class ImageProcessor(BaseImageProcessor):
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """From the contents of a file. Keys that are no options, as other versions write, are kept, without effect."""
         return_unused = kwargs.pop("return_unused_kwargs", False)
-        contents = {**image_processor_dict, **{k: v for k, v in kwargs.items() if k in OPTION_NAMES}}
-        processor = cls(**{name: value for name, value in contents.items() if name in OPTION_NAMES})
+        options = cls.option_names()
+        contents = {**image_processor_dict, **{k: v for k, v in kwargs.items() if k in options}}
+        processor = cls(**{name: value for name, value in contents.items() if name in options})
         for name, value in contents.items():
-            if name not in OPTION_NAMES and name not in FILE_NAMES and not name.startswith("_"):
+            if name not in options and name not in FILE_NAMES and not name.startswith("_"):
                 setattr(processor, name, value)
-        return (processor, {k: v for k, v in kwargs.items() if k not in OPTION_NAMES}) if return_unused else processor
+        return (processor, {k: v for k, v in kwargs.items() if k not in options}) if return_unused else processor
 
     @classmethod
     def from_json_file(cls, json_file: str | os.PathLike[str]) -> Any:
@@ -115,7 +125,7 @@ class ImageProcessor(BaseImageProcessor):
     def to_dict(self) -> dict[str, Any]:
         """What `preprocessor_config.json` gets: under a type of our own where options of our own are set."""
         contents: dict[str, Any] = super().to_dict()
-        if any(contents.get(name) is not None for name in OWN_OPTIONS):
+        if self.has_own_options(contents):
             contents["image_processor_type"] = self.name_with_own_options
         return contents
 
@@ -167,11 +177,18 @@ class ImageProcessor(BaseImageProcessor):
         """
         if args:
             raise ConfigError(f"options are given by name; got {len(args)} more values after the images")
-        plan = make_plan({name: getattr(self, name, None) for name in OPTION_NAMES}, checked(kwargs))
+        stored, given = self._stored_options(), checked(kwargs, self.valid_kwargs)
+        batch = self._make_batch(images, make_plan(stored, given))
+        return BatchFeature(data={"pixel_values": batch.pixel_values})
+
+    def _stored_options(self) -> dict[str, Any]:
+        return {name: getattr(self, name, None) for name in self.option_names()}
+
+    def _make_batch(self, images: Any, plan: Plan) -> Batch:
         notes: Counter[str] = Counter()
-        pixel_values = make_batch(images, plan, notes)
+        batch = make_batch(images, plan, notes)
         _say(notes, plan)
-        return BatchFeature(data={"pixel_values": pixel_values})
+        return batch
 
 
 def _say(notes: Counter[str], plan: Plan) -> None:

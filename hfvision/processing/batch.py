@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 from PIL import Image
 
 from hfvision.errors import ConfigError, HfvisionError, ImageShapeError, ImageValueError, numbered
+from hfvision.processing.bilinear import resize_bilinear
 from hfvision.processing.channels import (
     DEEP_MODES,
     FIRST,
@@ -46,10 +48,20 @@ class Prepared:
 
     levels: Array  # (C, h, w) uint8 or float32
     count: int  # N; a single channel may stand for that many equal ones
+    size: tuple[int, int]  # (height, width) before resizing and cropping
 
 
-def make_batch(images: Any, plan: Plan, notes: Counter[str]) -> Array | list[Array]:
-    """(B, N, h, w), or a list of (N, h, w) where no tensors are asked for; what was assumed is counted in `notes`.
+@dataclass(frozen=True)
+class Batch:
+    """The result of a call."""
+
+    pixel_values: Array | list[Array]  # (B, N, h, w), or a list of (N, h, w) where no tensors are asked for
+    sizes: list[tuple[int, int]]  # (height, width) of each image as it came
+    home: torch.device  # where the pixel values are
+
+
+def make_batch(images: Any, plan: Plan, notes: Counter[str]) -> Batch:
+    """What was assumed is counted in `notes`.
 
     Raises one error for all faulty images, of the first one's kind, that names each with its place in the list.
     """
@@ -72,7 +84,8 @@ def make_batch(images: Any, plan: Plan, notes: Counter[str]) -> Array | list[Arr
         message = lines[0] if len(faults) == 1 else numbered("faulty image", lines)
         raise type(first)(message) from first
     all_tensors = all(isinstance(source, torch.Tensor) for source in sources)
-    return _finish(prepared, plan, home, all_tensors)
+    pixel_values = _finish(prepared, plan, home, all_tensors)
+    return Batch(pixel_values, [image.size for image in prepared], home)
 
 
 def flattened(images: Any) -> list[Any]:
@@ -109,9 +122,9 @@ def _prepare(source: Any, plan: Plan, notes: Counter[str]) -> Prepared:
             picture, count = convert_picture(image, channels, was_read, notes)
             direct = picture.mode not in DEEP_MODES and picture.mode != "LAB"  # Pillow keeps the signs of a and b apart
             if direct and (plan.factor is None or plan.input_range in (None, EIGHT_BITS)):
-                return Prepared(_resized(picture, plan), count)
+                return Prepared(_resized(picture, plan), count, (picture.height, picture.width))
             levels = to_levels(planes(picture), plan.factor, plan.input_range, notes)
-            return Prepared(_resized(levels, plan), count)
+            return Prepared(_resized(levels, plan), count, (picture.height, picture.width))
 
     if isinstance(image, torch.Tensor):
         image = image.detach()
@@ -125,7 +138,7 @@ def _prepare(source: Any, plan: Plan, notes: Counter[str]) -> Prepared:
         levels = alpha_onto_white(levels)
     count = channels.wanted or (3 if channels.convert_rgb else len(levels))
     notes["repeated"] += count > len(levels)
-    return Prepared(_resized(levels, plan), count)
+    return Prepared(_resized(levels, plan), count, (levels.shape[1], levels.shape[2]))
 
 
 def _refuse_unknown_white(levels: Array, plan: Plan) -> None:
@@ -140,22 +153,35 @@ def _refuse_unknown_white(levels: Array, plan: Plan) -> None:
 def _resized(image: Image.Image | Array, plan: Plan) -> Array:
     """(C, H, W) -> (C, h, w): resized, then cropped as far as it reaches."""
     height, width = image.size[::-1] if isinstance(image, Image.Image) else image.shape[1:]
-    size = (height, width) if plan.size is None else output_size(height, width, plan.size)
-    if size != (height, width):
-        image = resize(image, size, plan.resample)
+    for size in sizes_of_steps(height, width, plan):
+        if plan.antialias:
+            image = resize(image, size, plan.resample)
+        else:
+            image = resize_bilinear(planes(image) if isinstance(image, Image.Image) else image, size)
     levels = planes(image) if isinstance(image, Image.Image) else image
     if plan.crop is not None:
         rows, columns = (
-            centre_window(length, wanted, plan.crop_rounding)[0] for length, wanted in zip(size, plan.crop, strict=True)
+            centre_window(length, wanted, plan.crop_rounding)[0]
+            for length, wanted in zip(levels.shape[1:], plan.crop, strict=True)
         )
         levels = levels[:, rows, columns]
     return levels
 
 
+def sizes_of_steps(height: int, width: int, plan: Plan) -> list[tuple[int, int]]:
+    """The (height, width) of each step of resizing, without those that change nothing."""
+    if plan.size is None:
+        return []
+    first = output_size(height, width, plan.size, plan.size_rounding)
+    last = tuple(-(-side // plan.size_divisor) * plan.size_divisor for side in first)
+    steps = [(height, width), first, (last[0], last[1])]
+    return [new for old, new in pairwise(steps) if new != old]
+
+
 def _finish(prepared: list[Prepared], plan: Plan, home: torch.device, all_tensors: bool) -> Array | list[Array]:
     """Scaled, normalised, padded and laid out as asked for."""
     sizes = [plan.crop or (image.levels.shape[1], image.levels.shape[2]) for image in prepared]
-    frames = _frames(sizes, plan)
+    frames = frame_sizes(sizes, plan)
     shapes = [(image.count, *frame) for image, frame in zip(prepared, frames, strict=True)]
     equal = len(set(shapes)) == 1
     if plan.tensors is not None and not equal:
@@ -187,7 +213,7 @@ def _finish(prepared: list[Prepared], plan: Plan, home: torch.device, all_tensor
     return _delivered(zeros(0) if batch is None else batch, plan.layout, plan.tensors, home)
 
 
-def _frames(sizes: list[tuple[int, int]], plan: Plan) -> list[tuple[int, int]]:
+def frame_sizes(sizes: list[tuple[int, int]], plan: Plan) -> list[tuple[int, int]]:
     """The height and width of each result, padding included (below and to the right, with zeros)."""
     if not plan.pad:
         return sizes

@@ -15,6 +15,7 @@ from transformers.processing_utils import ImagesKwargs
 
 from hfvision.errors import ConfigError, UnknownNameError, numbered
 from hfvision.processing.channels import FIRST, LAST, Channels
+from hfvision.processing.label_map import LabelMap
 from hfvision.processing.resizing import SIZE_FORMS, Resampling
 
 Statistics: TypeAlias = float | tuple[float, ...] | None
@@ -27,17 +28,44 @@ class ImageOptions(ImagesKwargs, total=False):
     `bands`: names of channels. Of a processor: those that it takes, in order. Of a call: those that the images have.
     `crop_rounding`: of the first row and column of a centre crop where the margin is odd: "down" as transformers does
     it, or "nearest" (half to even) as torchvision does it, and with it most originals.
+    `size_rounding`: of the sides where the size keeps the ratio of an image: None as transformers does it (one side as
+    asked for, the other rounded down), or "nearest", both sides times one factor, as mmcv does it.
+    `size_divisor`: both sides are then brought up to a multiple of this, in a second step of resizing.
+    `antialias`: False mixes the four nearest pixels however much the image shrinks, as OpenCV does (bilinear only).
     """
 
     input_range: list[float] | tuple[float, ...] | None
     bands: list[str] | tuple[str, ...] | None
     crop_rounding: str | None
+    size_rounding: str | None
+    size_divisor: int | None
+    antialias: bool | None
 
 
-OPTION_NAMES = frozenset(ImageOptions.__annotations__)
-OWN_OPTIONS = ("bands", "input_range", "crop_rounding")  # which transformers would pass over in silence
+class SegmentationOptions(ImageOptions, total=False):
+    """Those of processors that take label maps.
+
+    `do_reduce_labels`: transformers' way to drop a background: 0 is ignored, k becomes k - 1.
+    `label_map`: what the values of label maps mean, in any form of `hfvision.processing.label_map.LabelMap.of`.
+    `ignore_index`: the label of pixels that do not count, 255 unless given.
+    `window_size`, `window_stride`: pixels, one number or (height, width): with which windows the original repository
+    evaluates; the processor only carries them, for the pipeline.
+    """
+
+    do_reduce_labels: bool | None
+    label_map: str | dict[Any, Any] | list[Any] | None
+    ignore_index: int | None
+    window_size: int | list[int] | tuple[int, ...] | None
+    window_stride: int | list[int] | tuple[int, ...] | None
+
+
 CROP_ROUNDINGS = ("down", "nearest")
-_SCHEMA: Any = ImageOptions  # huggingface_hub types its argument as no TypedDict can be
+SIZE_ROUNDINGS = ("nearest",)
+
+
+def own_options(schema: type[ImageOptions]) -> frozenset[str]:
+    """Those that transformers would pass over in silence."""
+    return frozenset(schema.__annotations__) - frozenset(ImagesKwargs.__annotations__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +74,10 @@ class Plan:
 
     channels: Channels
     size: SizeDict | None  # None: no resizing
+    size_rounding: str | None  # one of SIZE_ROUNDINGS
+    size_divisor: int  # 1: any side will do
     resample: int
+    antialias: bool
     crop: tuple[int, int] | None  # (height, width)
     crop_rounding: str  # one of CROP_ROUNDINGS
     factor: float | None  # None: no rescaling
@@ -58,6 +89,34 @@ class Plan:
     layout: str
     tensors: str | None  # "pt", "np"
     device: torch.device | None
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    """What happens to the label maps of one call."""
+
+    label_map: LabelMap | None
+    reduce: bool
+    ignore_index: int
+
+
+def make_label_plan(options: Mapping[str, Any]) -> LabelPlan:
+    """Raises ConfigError listing all faults, UnknownNameError for a label map that there is not."""
+    faults = []
+    for name in ("window_size", "window_stride"):
+        sides = options.get(name)
+        sides = [sides] * 2 if isinstance(sides, int) else sides
+        if sides is not None and not (len(sides) == 2 and all(side > 0 for side in sides)):
+            faults.append(f"{name} must be a number of pixels above 0, or (height, width); got {options[name]!r}")
+    label_map, reduce = options.get("label_map"), bool(options.get("do_reduce_labels"))
+    if label_map is not None and reduce:
+        faults.append("label_map says what each label becomes, do_reduce_labels that it becomes one less: use one")
+    if faults:
+        raise ConfigError(_all(faults))
+    ignore_index = options.get("ignore_index")
+    return LabelPlan(
+        None if label_map is None else LabelMap.of(label_map), reduce, 255 if ignore_index is None else ignore_index
+    )
 
 
 def refuse_misspelt(names: Iterable[str], known: Collection[str], only_near: bool = False) -> None:
@@ -75,14 +134,17 @@ def refuse_misspelt(names: Iterable[str], known: Collection[str], only_near: boo
         raise UnknownNameError(_all(faults))
 
 
-def checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with numbers as plain floats. Raises UnknownNameError and, for wrong types, ConfigError."""
-    refuse_misspelt(options, OPTION_NAMES)
+def checked(options: Mapping[str, Any], schema: Any = ImageOptions) -> dict[str, Any]:
+    """The options with numbers as plain floats. Raises UnknownNameError and, for wrong types, ConfigError.
+
+    `schema` is the class of the options; huggingface_hub types its argument as no TypedDict can be.
+    """
+    refuse_misspelt(options, schema.__annotations__)
     plain = {name: _plain(name, value) for name, value in options.items()}
     faults = []
     for name, value in plain.items():
         try:
-            validate_typed_dict(_SCHEMA, {name: value})
+            validate_typed_dict(schema, {name: value})
         except StrictDataclassError as error:
             faults.append(f"{name}={value!r}: {str(error).strip().splitlines()[-1].strip()}")
     if faults:
@@ -108,6 +170,13 @@ def make_plan(stored: Mapping[str, Any], given: Mapping[str, Any], complete: boo
             faults.append(f"{name} must be {{height, width}}; got {dict(window)}")
     if get("crop_rounding") not in (None, *CROP_ROUNDINGS):
         faults.append(f"crop_rounding must be {' or '.join(CROP_ROUNDINGS)}; got {get('crop_rounding')!r}")
+    if get("size_rounding") not in (None, *SIZE_ROUNDINGS):
+        faults.append(f"size_rounding must be {' or '.join(SIZE_ROUNDINGS)}, or None; got {get('size_rounding')!r}")
+    divisor = 1 if get("size_divisor") is None else options["size_divisor"]
+    if divisor < 1:
+        faults.append(f"size_divisor must be 1 or more; got {divisor}")
+    if get("antialias") is False and get("resample") not in (None, Resampling.BILINEAR):
+        faults.append(f"antialias=False is bilinear (resample=2); got resample={get('resample')!r}")
     if get("resample") is not None and get("resample") not in list(Resampling)[:6]:
         faults.append(f"resample must be one of PIL.Image.Resampling, 0 to 5; got {get('resample')!r}")
     for name in ("input_data_format", "data_format"):
@@ -141,7 +210,10 @@ def make_plan(stored: Mapping[str, Any], given: Mapping[str, Any], complete: boo
             given_bands=given.get("bands") if complete else None,
         ),
         size=size if get("do_resize") else None,
+        size_rounding=get("size_rounding"),
+        size_divisor=divisor,
         resample=int(Resampling.BILINEAR if get("resample") is None else options["resample"]),
+        antialias=get("antialias") is not False,
         crop=_height_width(crop_size) if get("do_center_crop") else None,
         crop_rounding=get("crop_rounding") or "down",
         factor=float(factor) if get("do_rescale") and factor is not None else None,

@@ -50,6 +50,47 @@ PROTOCOLS = {
 }
 
 
+SEGMENTATION_PROTOCOLS = {  # name -> statistics, and what both sides are brought up to a multiple of
+    "mmseg": (IMAGENET, None),
+    "mmseg-aligned": (IMAGENET, 32),
+    "segmenter-vit": (HALF, None),
+    "segmenter-deit": (IMAGENET, None),
+}
+
+
+def segmentation_options(name: str, size: tuple[int, int] = (2048, 512), **options: Any) -> dict[str, Any]:
+    """The options of mmsegmentation's test pipeline: the image keeps its ratio inside `size`, (long, short) sides.
+
+    Bilinear without antialiasing, as OpenCV resizes. "mmseg": with ImageNet's statistics (SETR, UPerNet, SegFormer on
+    Cityscapes); "mmseg-aligned": both sides then brought up to multiples of 32 (SegFormer on ADE20K); "segmenter-vit",
+    "segmenter-deit": with the statistics of Segmenter's backbones. Further `options` replace the protocol's.
+    Raises UnknownNameError for other names, ConfigError for a size that is none.
+    """
+    if name not in SEGMENTATION_PROTOCOLS:
+        raise UnknownNameError(
+            f"no protocol of segmentation is called {name!r}; there are {', '.join(SEGMENTATION_PROTOCOLS)}."
+        )
+    sides = tuple(size)
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides) or sides[0] < sides[1]:
+        raise ConfigError(f"size is (long side, short side) in pixels, such as (2048, 512); got {size!r}")
+    (mean, std), divisor = SEGMENTATION_PROTOCOLS[name]
+    aligned = {} if divisor is None else {"size_divisor": divisor}
+    return {
+        "do_resize": True,
+        "size": {"shortest_edge": sides[1], "longest_edge": sides[0]},
+        "size_rounding": "nearest",
+        **aligned,
+        "resample": int(Resampling.BILINEAR),
+        "antialias": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+        **options,
+    }
+
+
 def protocol_options(
     name: str, size: int | tuple[int, int] = 224, crop_fraction: float | None = None
 ) -> dict[str, Any]:

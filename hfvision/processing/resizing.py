@@ -121,7 +121,7 @@ def resize_tensor(image: torch.Tensor, size: tuple[int, int], resample: int) -> 
         if image.shape[axis] == length:
             continue
         if resample == Resampling.NEAREST:
-            nearest = torch.from_numpy(_nearest(image.shape[axis], length)).to(image.device)
+            nearest = torch.from_numpy(nearest_places(image.shape[axis], length)).to(image.device)
             image = image.index_select(axis, nearest)
             continue
         weights = _weights(image.shape[axis], length, resample)
@@ -155,34 +155,52 @@ def _weights(length: int, wanted: int, resample: int) -> npt.NDArray[np.float64]
 
 
 @lru_cache(maxsize=64)
-def _nearest(length: int, wanted: int) -> npt.NDArray[np.int64]:
+def nearest_places(length: int, wanted: int) -> npt.NDArray[np.int64]:
     """(wanted,): the old pixel under the centre of each new one, found by adding up steps as Pillow does."""
     steps = np.full(wanted, length / wanted)
     steps[0] *= 0.5
     return np.minimum(np.add.accumulate(steps).astype(np.int64), length - 1)
 
 
-def output_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:
+def output_size(height: int, width: int, size: SizeDict, rounding: str | None = None) -> tuple[int, int]:
     """(h, w) that an image is resized to, with the rules and roundings of transformers' `size` (see `SIZE_FORMS`).
 
+    `rounding="nearest"` multiplies both sides by one factor and rounds them, where the size keeps the ratio (mmcv).
     Raises ImageShapeError where a side would vanish, ConfigError for other forms.
     """
-    short, long = min(height, width), max(height, width)
-    if size.shortest_edge and size.longest_edge:
-        new = _short_and_long(short, long, size.shortest_edge, size.longest_edge)
-    elif size.shortest_edge:
-        new = size.shortest_edge, int(size.shortest_edge * long / short)
-    elif size.max_height and size.max_width:
-        scale = min(size.max_height / height, size.max_width / width)
-        new = int(height * scale), int(width * scale)
-    elif size.height and size.width:
+    if size.height and size.width:
         return size.height, size.width
+    short, long = min(height, width), max(height, width)
+    if rounding == "nearest":
+        factor = _factor(height, width, size)
+        new = int(height * factor + 0.5), int(width * factor + 0.5)
+    elif size.max_height and size.max_width:
+        factor = _factor(height, width, size)
+        new = int(height * factor), int(width * factor)
+    elif size.shortest_edge:
+        limit = size.longest_edge
+        sides = (
+            _short_and_long(short, long, size.shortest_edge, limit)
+            if limit
+            else (size.shortest_edge, int(size.shortest_edge * long / short))
+        )
+        new = sides if height <= width else (sides[1], sides[0])
     else:
         raise ConfigError(f"size must be {SIZE_FORMS}; got {dict(size)}")
     if min(new) < 1:
         raise ImageShapeError(f"size={dict(size)} leaves {new[0]}x{new[1]} pixels of an image of {height}x{width}")
-    by_side = size.shortest_edge is not None  # then `new` is (short, long)
-    return (new[1], new[0]) if by_side and height > width else new
+    return new
+
+
+def _factor(height: int, width: int, size: SizeDict) -> float:
+    """The largest by which both sides can be multiplied within the limits."""
+    if size.max_height and size.max_width:
+        return min(size.max_height / height, size.max_width / width)
+    if not size.shortest_edge:
+        raise ConfigError(f"size must be {SIZE_FORMS}; got {dict(size)}")
+    short, long = min(height, width), max(height, width)
+    limit = size.longest_edge / long if size.longest_edge else math.inf
+    return min(limit, size.shortest_edge / short)
 
 
 def _short_and_long(short: int, long: int, wanted: int, limit: int) -> tuple[int, int]:

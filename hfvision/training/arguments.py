@@ -14,12 +14,14 @@ from hfvision.errors import ConfigError, numbered
 PRECISIONS = ("fp32", "bf16", "fp16")
 SCHEDULERS = tuple(kind.value for kind in SchedulerType)
 LOGGING_STEPS = 10
+NEW = "new:"  # before the name of a model: its architecture with new weights
+FROM_SCRATCH = {"epochs": 30.0, "batch_size": 16, "learning_rate": 2e-3, "weight_decay": 0.05, "eval_batch_size": 50}
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Everything about a run that is a number; the defaults fine-tune a pretrained model. Raises ConfigError, naming
-    every value that cannot work.
+    """Everything about a run that is a number; the defaults fine-tune a pretrained model, those of FROM_SCRATCH train
+    new weights. Raises ConfigError, naming every value that cannot work.
     """
 
     epochs: float = 3.0
@@ -27,6 +29,7 @@ class TrainingSettings:
     batch_size: int = 32  # images per device and step
     gradient_accumulation: int = 1  # batches per optimizer step
     learning_rate: float = 5e-5  # the highest, of AdamW
+    head_rate_factor: float | None = None  # times learning_rate, for the head; None: as the task has it
     scheduler: str = "cosine"  # a name that transformers knows
     warmup: float = 0.1  # share of the steps (below 1), or their number
     weight_decay: float = 0.01
@@ -36,7 +39,7 @@ class TrainingSettings:
     precision: str = "fp32"  # or mixed: "bf16", "fp16" (GPU only)
     activation_checkpointing: bool = False  # less memory, about a third more time
     save_every: int | None = None  # steps between checkpoints, each evaluated; None: after every epoch
-    keep_best: bool = False  # end with the checkpoint of the best accuracy rather than the last
+    keep_best: bool = False  # end with the checkpoint of the best held-out figure rather than the last
     eval_batch_size: int | None = None  # None: batch_size
     workers: int = 0  # processes that read images
 
@@ -46,6 +49,7 @@ class TrainingSettings:
             **{name: (_at_least_one(getattr(self, name)), "a whole number of at least 1") for name in counts},
             "epochs": (self.epochs > 0, "above 0"),
             "learning_rate": (self.learning_rate > 0, "above 0"),
+            "head_rate_factor": (self.head_rate_factor is None or self.head_rate_factor > 0, "above 0"),
             "scheduler": (self.scheduler in SCHEDULERS, f"one of {', '.join(SCHEDULERS)}"),
             "warmup": (self.warmup >= 0, "a share of the steps below 1, or a number of steps"),
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
@@ -65,6 +69,11 @@ class TrainingSettings:
         if problems:
             raise ConfigError(numbered("problem", problems))
 
+    @classmethod
+    def for_model(cls, model: object, **given: Any) -> "TrainingSettings":
+        """The defaults for a model, those for new weights behind "new:", with what is given in their place."""
+        return cls(**{**(FROM_SCRATCH if is_new(model) else {}), **given})
+
     def changed(self) -> dict[str, Any]:
         """The settings that differ from the defaults."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
@@ -73,8 +82,11 @@ class TrainingSettings:
         """The settings that decide which weights come out; what else there is may change when a run is resumed."""
         return {name: value for name, value in asdict(self).items() if name not in ("eval_batch_size", "workers")}
 
-    def arguments(self, output_dir: Path) -> TrainingArguments:
-        """The same for transformers' Trainer: nothing on stdout, no column dropped, no prediction accumulated."""
+    def arguments(self, output_dir: Path, figure: str) -> TrainingArguments:
+        """The same for transformers' Trainer: nothing on stdout, no column dropped, no prediction accumulated.
+
+        figure: the metric that the best checkpoint is chosen by.
+        """
         when = "epoch" if self.save_every is None else "steps"
         return TrainingArguments(
             output_dir=str(output_dir),
@@ -100,7 +112,7 @@ class TrainingSettings:
             save_steps=self.save_every or 500,
             save_total_limit=None,  # RunFolder removes old checkpoints, without trusting file times
             load_best_model_at_end=self.keep_best,
-            metric_for_best_model="accuracy" if self.keep_best else None,
+            metric_for_best_model=figure if self.keep_best else None,
             greater_is_better=True if self.keep_best else None,
             batch_eval_metrics=True,
             label_names=["labels"],
@@ -112,6 +124,11 @@ class TrainingSettings:
             dataloader_num_workers=self.workers,
             dataloader_pin_memory=torch.cuda.is_available(),
         )
+
+
+def is_new(model: object) -> bool:
+    """Whether the name of a model asks for its architecture with new weights."""
+    return isinstance(model, str) and model.startswith(NEW)
 
 
 def _at_least_one(value: object) -> bool:

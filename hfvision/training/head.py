@@ -19,20 +19,25 @@ def class_names(model: PreTrainedModel) -> list[str]:
 def replace_head(model: PreTrainedModel, names: Sequence[str]) -> list[str]:
     """Give the model classes of these names; returns the tensors made anew (by the model's own initialisation).
 
-    The head is what changes shape with the number of labels, found by building the model without storage; everything
-    else is kept. Raises ConfigError where a model has no such part.
+    The head is what changes shape with the number of labels, found by building the model without storage: whole layers,
+    and single parameters of larger parts. Everything else is kept. Raises ConfigError where a model has no such part.
     """
     wanted, one_more = (_without_storage(model, len(names) + extra) for extra in (0, 1))
     shapes = {name: tensor.shape for name, tensor in one_more.named_parameters()}
     head = [name for name, tensor in wanted.named_parameters() if tensor.shape != shapes[name]]
-    modules = sorted({name.rpartition(".")[0] for name in head})
-    if not modules or "" in modules:
+    if not head:
         raise ConfigError(f"{type(model).__name__} has no layer that depends on the number of labels: no classifier.")
-    for path in modules:
-        module = wanted.get_submodule(path).to_empty(device=model.device).to(model.dtype)
-        for part in module.modules():
-            model._init_weights(part)
-        model.set_submodule(path, module)
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in head):
+        module = wanted.get_submodule(path)
+        is_layer = path and not list(module.children())
+        module.to_empty(device=model.device, recurse=False).to(model.dtype)
+        model._init_weights(module)
+        if is_layer:
+            model.set_submodule(path, module)
+            continue
+        for name in (name for name in head if name.rpartition(".")[0] == path):
+            parameter = name.rpartition(".")[2]
+            setattr(model.get_submodule(path), parameter, getattr(module, parameter))
     set_class_names(model, names)
     return head
 

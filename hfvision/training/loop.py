@@ -5,7 +5,8 @@ augmentation depends on seed, epoch and row only, evaluations that draw no rando
 checkpoints removed without trusting file times, and a run that was killed between its last step and its end.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,36 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
-from hfvision.data.classification import LabelledImages
+from hfvision.errors import ConfigError, DatasetError
 from hfvision.training.progress import no_bars
 from hfvision.training.run_folder import LAST_FILE, RunFolder
 
-Augment = Callable[[Any, np.random.Generator], Any]
+Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
 
 
 class QuietTrainer(Trainer):
-    """Trainer that prints nothing and whose evaluations leave the random numbers of training alone."""
+    """Trainer that prints nothing and whose evaluations leave the random numbers of training alone.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    The head (what is not the trunk) learns `head_rate_factor` times as fast as the rest.
+    """
+
+    def __init__(self, *args: Any, head_rate_factor: float = 1.0, **kwargs: Any) -> None:
+        self.head_rate_factor = head_rate_factor
         super().__init__(*args, **kwargs)
         self.remove_callback(PrinterCallback)  # it prints to stdout
         config: Any = getattr(self.model, "config", None)
         vars(config).pop("use_cache", None)  # set by Trainer, and no field of an image model
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        is_new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        if is_new and self.head_rate_factor != 1.0:
+            head = {id(parameter) for parameter in head_parameters(self.model)}
+            for group in list(optimizer.param_groups):
+                faster = [parameter for parameter in group["params"] if id(parameter) in head]
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in head]
+                optimizer.add_param_group({**group, "params": faster, "lr": group["lr"] * self.head_rate_factor})
+        return optimizer
 
     def train_on(self, checkpoint: Path | None) -> None:
         """Train from the beginning or from a checkpoint, to the last step."""
@@ -59,10 +75,10 @@ class QuietTrainer(Trainer):
             super().save_model(*args, **kwargs)
 
 
-class Samples(torch.utils.data.Dataset[dict[str, Any]]):
-    """One split for a data loader: {"image", "label", "row"}, images decoded when asked for and augmented by epoch."""
+class Samples(torch.utils.data.Dataset[dict[str, Any]], ABC):
+    """One split for a data loader: decoded when asked for, and augmented by epoch where there is an augmentation."""
 
-    def __init__(self, part: LabelledImages, augment: Augment | None = None, seed: int = 0) -> None:
+    def __init__(self, part: Any, augment: Callable[..., Any] | None = None, seed: int = 0) -> None:
         self.part = part
         self.augment = augment
         self.seed = seed
@@ -72,10 +88,29 @@ class Samples(torch.utils.data.Dataset[dict[str, Any]]):
         return len(self.part)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        image = self.part.read(row)
-        if self.augment is not None:
-            image = self.augment(image, np.random.default_rng((self.seed, self.epoch, row)))
-        return {"image": image, "label": int(self.part.labels[row]), "row": row}
+        return {**self.sample(row, np.random.default_rng((self.seed, self.epoch, row))), "row": row}
+
+    @abstractmethod
+    def sample(self, row: int, generator: np.random.Generator) -> dict[str, Any]:
+        """ "image" and what belongs to it."""
+
+
+def process(processor: Any, samples: Sequence[Mapping[str, Any]], **options: Any) -> Any:
+    """The image processor's answer for the samples' images. Raises DatasetError that names their rows."""
+    try:
+        return processor(images=[sample["image"] for sample in samples], return_tensors="pt", **options)
+    except ValueError as error:  # what processors raise, hfvision's own errors included
+        rows = ", ".join(str(sample["row"]) for sample in samples)
+        raise DatasetError(f"the image processor cannot take the images of rows {rows}: {error}") from error
+
+
+def head_parameters(model: Any) -> list[torch.nn.Parameter]:
+    """The parameters outside the trunk. Raises ConfigError for a model that has no trunk."""
+    trunk = f"{model.base_model_prefix}."
+    head = [parameter for name, parameter in model.named_parameters() if not name.startswith(trunk)]
+    if len(head) == len(list(model.parameters())):
+        raise ConfigError(f"{type(model).__name__} has no trunk apart from its head; leave head_rate_factor at 1.")
+    return head
 
 
 class EpochOfSamples(TrainerCallback):

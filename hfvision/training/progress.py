@@ -20,10 +20,19 @@ def diverged(seen: str, arguments: TrainingArguments) -> ConfigError:
     )
 
 
-class Progress(TrainerCallback):
-    """Shows how far training is. Also ends it with ConfigError when the loss is no number any more."""
+def in_words(figure: str) -> str:
+    """mean_iou -> "mean IoU"."""
+    return figure.replace("_", " ").replace("iou", "IoU")
 
-    def __init__(self) -> None:
+
+class Progress(TrainerCallback):
+    """Shows how far training is, `figure` being the metric that says how well it does.
+
+    Also ends it with ConfigError when the loss is no number any more.
+    """
+
+    def __init__(self, figure: str) -> None:
+        self.figure = figure
         self.bar: Any = None
         self.step = 0
 
@@ -66,7 +75,7 @@ class Progress(TrainerCallback):
             return
         line = (
             f"epoch {state.epoch or 0:.4g}  step {state.global_step}/{state.max_steps}  "
-            f"held-out accuracy {metrics['eval_accuracy']:.2%}  loss {metrics['eval_loss']:.4f}"
+            f"held-out {in_words(self.figure)} {metrics[f'eval_{self.figure}']:.2%}  loss {metrics['eval_loss']:.4f}"
         )
         if logging.is_progress_bar_enabled():
             self.bar.write(line, file=sys.stderr)  # above the bar

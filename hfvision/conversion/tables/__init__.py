@@ -9,9 +9,14 @@ from hfvision.conversion.tables import (
     google_hybrid,
     google_mixer,
     google_vit,
+    segformer,
+    setr,
+    swin,
     timm_hybrid,
     timm_mixer,
+    timm_swin,
     timm_vit,
+    upernet,
 )
 from hfvision.errors import ConversionError, UnknownNameError
 
@@ -23,6 +28,11 @@ FORMATS: tuple[Format, ...] = (
     timm_vit.FORMAT,
     timm_hybrid.FORMAT,
     timm_mixer.FORMAT,
+    swin.FORMAT,
+    timm_swin.FORMAT,
+    segformer.FORMAT,
+    setr.FORMAT,
+    upernet.FORMAT,
 )
 
 

@@ -1,0 +1,149 @@
+"""What the values of masks stand for, and how often each occurs.
+
+Shapes: H x W pixels, K classes.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL.Image import Image
+
+from hfvision.errors import ImageShapeError, ImageValueError
+from hfvision.processing.label_map import LabelMap
+
+LISTED = 10  # values of one split that are written out
+NUMBER_MODES = ("1", "L", "P", "I", "F")  # of Pillow, beside I;16 in its byte orders: one number for each pixel
+NUMBERS_WITH_ALPHA = ("LA", "La", "PA")
+
+
+@dataclass
+class ValueCounts:
+    """Pixels of every value in some masks."""
+
+    classes: "Counter[int]" = field(default_factory=Counter)  # by train id, the ignore index among them
+    undeclared: "Counter[int]" = field(default_factory=Counter)  # by stored value, of those that a label map lacks
+
+    def update(self, other: "ValueCounts") -> None:
+        self.classes.update(other.classes)
+        self.undeclared.update(other.undeclared)
+
+
+@dataclass(frozen=True)
+class MaskCoding:
+    """How stored values become train ids."""
+
+    label_map: LabelMap | None
+    ignore_index: int
+    classes: int = 0  # K; 0 as long as they are not known
+
+    @property
+    def values(self) -> int:
+        """Train ids that there are; a single class has two: where it is and where not."""
+        return max(2, self.classes)
+
+    def train_ids(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """(H, W) train ids and the ignore index, uint8 if they fit and else int64.
+
+        Raises ImageValueError naming values that stand for no class, with their numbers of pixels.
+        """
+        mapped = self._mapped(stored)
+        wrong = (mapped != self.ignore_index) & ((mapped < 0) | (mapped >= self.values))
+        if wrong.any():
+            raise ImageValueError(self._out_of_range(Counter(_occurrences(mapped[wrong]))))
+        fits = 0 <= self.ignore_index <= 255 and self.values <= 256
+        return mapped.astype(np.uint8 if fits else np.int64)
+
+    def count(self, stored: npt.NDArray[Any]) -> ValueCounts:
+        """Pixels of every train id. Raises ImageValueError for colours that the label map lacks."""
+        if self.label_map is None or stored.ndim == 3:
+            return ValueCounts(Counter(_occurrences(self._mapped(stored))))
+        counts = ValueCounts()
+        known = {label.id: label.train_id for label in self.label_map.labels}
+        for value, pixels in _occurrences(stored).items():
+            train_id = known.get(value)
+            if value in known or self.label_map.unmapped == "ignore":
+                counts.classes[self.ignore_index if train_id is None else train_id] += pixels
+            else:
+                counts.undeclared[value] += pixels
+        return counts
+
+    def faults(self, counts: ValueCounts, split: str, is_trained_on: bool) -> Iterator[str]:
+        """Problems of the values in a split; its masks must have some pixels of classes if they are trained on."""
+        if counts.undeclared:
+            yield (
+                f"values in the masks of split {split!r} that the label map does not declare: "
+                f"{_written(counts.undeclared)}. Add rows for them (None: ignored)"
+            )
+        ignored = self.ignore_index
+        out = Counter({v: n for v, n in counts.classes.items() if v != ignored and not 0 <= v < self.values})
+        if out:
+            yield f"masks of split {split!r}: {self._out_of_range(out)}"
+        present = {value for value, pixels in counts.classes.items() if pixels}
+        if present == {ignored} and is_trained_on:
+            yield f"in the masks of split {split!r} every pixel is ignored (ignore_index={ignored})"
+        if present == {0, ignored} and self.label_map is None and is_trained_on:
+            yield (
+                f"the masks of split {split!r} hold 0 and {ignored} only, and {ignored} is ignored: nothing but class "
+                f"0 would be learned. If {ignored} is a class: label_map={{0: 0, {ignored}: 1}}"
+            )
+
+    def _mapped(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return stored if self.label_map is None else self.label_map.to_train_ids(stored, self.ignore_index)
+
+    def _out_of_range(self, values: "Counter[int]") -> str:
+        return (
+            f"values other than 0 to {self.values - 1} and {self.ignore_index} (ignored): {_written(values)}. Say what "
+            "they mean with label_map=..., or name all classes with names=..."
+        )
+
+
+def stored_values(mask: Any, label_map: LabelMap | None) -> npt.NDArray[Any]:
+    """The integers of a mask as PIL image or array, (H, W); or (H, W, 3) colours if the label map has some.
+
+    Raises ImageShapeError for what has not one value for each pixel, ImageValueError for values that are not whole.
+    """
+    is_coloured = label_map is not None and label_map.has_colours
+    stored = _of_picture(mask, is_coloured) if isinstance(mask, Image) else np.asarray(mask)
+    stored = stored[0] if stored.ndim == 3 and stored.shape[0] == 1 else stored
+    if stored.ndim != 2 and not (is_coloured and stored.ndim == 3 and stored.shape[2] == 3):
+        raise ImageShapeError(f"a mask is (H, W), one value for each pixel; got shape {stored.shape}")
+    if stored.dtype == bool:
+        return stored.astype(np.uint8)
+    if stored.dtype.kind == "f" and (stored == np.rint(stored)).all():
+        return stored.astype(np.int64)
+    if stored.dtype.kind not in "iu":
+        raise ImageValueError(f"the values of a mask are whole numbers; got fractions of dtype {stored.dtype}")
+    return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+
+
+def _of_picture(mask: Image, is_coloured: bool) -> npt.NDArray[Any]:
+    if mask.mode in NUMBER_MODES or mask.mode.startswith("I;16"):
+        return np.asarray(mask)
+    if mask.mode in NUMBERS_WITH_ALPHA:
+        return np.asarray(mask)[..., 0]
+    if not is_coloured:
+        raise ImageShapeError(
+            f"a mask holds one number for each pixel, a picture of mode {mask.mode} holds colours. Give a label_map "
+            "with a color in each row."
+        )
+    return np.asarray(mask.convert("RGB"))
+
+
+def _occurrences(values: npt.NDArray[Any]) -> Mapping[int, int]:
+    """Value -> how often it occurs."""
+    if values.dtype in (np.uint8, np.uint16):
+        counts = np.bincount(values.ravel())
+        present = np.flatnonzero(counts)
+        return dict(zip(present.tolist(), counts[present].tolist(), strict=True))
+    present, counts = np.unique(values, return_counts=True)
+    return dict(zip(present.tolist(), counts.tolist(), strict=True))
+
+
+def _written(counts: "Counter[int]") -> str:
+    """7 (1,234 pixels), 12 (1 pixel), ..."""
+    listed = [f"{value} ({pixels:,} pixel{'s' * (pixels > 1)})" for value, pixels in sorted(counts.items())]
+    return ", ".join(listed[:LISTED]) + (f" and {len(listed) - LISTED} more" if len(listed) > LISTED else "")

@@ -1,0 +1,381 @@
+"""A data set made ready to train semantic segmentation: images with masks, every fault found before training.
+
+Shapes: N images of a split, H x W pixels of an image, K classes.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+from PIL.Image import Image
+
+from hfvision.data.cells import (
+    cases,
+    check_number_of_images,
+    decoded,
+    digest_cells,
+    in_threads,
+    missing_rows,
+    rows_to_check,
+    shown,
+)
+from hfvision.data.class_names import list_of_names, names_beside, names_in_file
+from hfvision.data.columns import ARRAYS, check_named, image_columns, select_columns, the_one, undecoded
+from hfvision.data.image_folder import is_image_folder
+from hfvision.data.mask_folder import label_map_of_layout, read_mask_folder
+from hfvision.data.mask_values import MaskCoding, ValueCounts, stored_values
+from hfvision.data.scenes import NAME as SCENES
+from hfvision.data.scenes import SCENE_CLASSES, load_digit_scenes
+from hfvision.data.sources import Kind, Source, name_of, open_source
+from hfvision.data.splits import choose_splits, held_out_name, hold_out
+from hfvision.errors import DatasetError, HfvisionError, ImageValueError, numbered
+from hfvision.processing.label_map import LabelMap
+from hfvision.reporting import report
+
+IMAGE_COLUMNS = ("image", "images", "img", "picture", "pixel_values")
+MASK_COLUMNS = (
+    *("mask", "masks", "annotation", "annotations", "label", "labels", "label_map", "ground_truth", "gt"),
+    *("segmentation", "segmentation_map", "segmentation_mask", "semantic_mask"),
+)
+BUILT_IN_CLASSES = {SCENES: SCENE_CLASSES}
+MOST_UNNAMED = 1000  # classes; a mask with larger values holds something else than classes
+
+
+def _read_folder(path: Path) -> datasets.DatasetDict | None:
+    found = read_mask_folder(path)
+    if found is None and is_image_folder(path):
+        raise DatasetError(
+            f"{path} holds images, but not in a layout of images and masks. Lay it out as images/ beside masks/ (with "
+            "train/ and val/ above or below both), with equal file names; ADE20K, Cityscapes and Pascal VOC may stay "
+            "as they are."
+        )
+    return found
+
+
+MASKS = Kind(
+    built_in={SCENES: load_digit_scenes},
+    folder="a folder with images/ and masks/",
+    read_folder=_read_folder,
+)
+
+
+@dataclass(frozen=True)
+class SegmentedImages:
+    """The images of one split and their masks."""
+
+    split: str
+    data: datasets.Dataset  # columns "image" and "mask": encoded images, paths or arrays
+    coding: MaskCoding
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @cached_property
+    def features(self) -> datasets.Features:
+        """Those of the columns; a data set copies its own at every look."""
+        return self.data.features
+
+    def read(self, row: int) -> tuple[Any, npt.NDArray[Any]]:
+        """The image as PIL (upright, whatever EXIF says) or array, and its mask (H, W).
+
+        The mask holds train ids and the ignore index, as uint8 where they fit and else as int64. Raises DatasetError
+        naming row and file for what cannot be read, for a mask of another size and for values that stand for nothing.
+        """
+        image, values = self.read_stored(row)
+        try:
+            self.check_size(image, values)
+            return image, self.coding.train_ids(values)
+        except HfvisionError as error:
+            raise DatasetError(f"mask {row} of split {self.split!r} ({self.file_of(row)}): {error}") from error
+
+    def read_stored(self, row: int) -> tuple[Any, npt.NDArray[Any]]:
+        """The image, and the values of its mask as they are stored: (H, W), or (H, W, 3) colours."""
+        cells, what = self.data[row], "image"
+        try:
+            image = decoded(cells["image"], self.features["image"])
+            what = "mask"
+            return image, stored_values(decoded(cells["mask"], self.features["mask"]), self.coding.label_map)
+        except HfvisionError as error:
+            raise DatasetError(f"{what} {row} of split {self.split!r}: {error}") from error
+
+    def check_size(self, image: Any, values: npt.NDArray[Any]) -> None:
+        """Raises DatasetError for a mask that has not one value for each pixel of its image."""
+        sizes = _sizes(image)
+        if values.shape[:2] not in sizes:
+            wanted = " or ".join(f"{height}x{width}" for height, width in sizes)
+            raise DatasetError(f"the mask has {values.shape[0]}x{values.shape[1]} pixels, its image {wanted}")
+
+    def file_of(self, row: int) -> str:
+        """The file name of an image or, without it, of its mask; "row 3" where the data set records neither."""
+        cells = self.data[row]
+        paths = [cell.get("path") for cell in cells.values() if isinstance(cell, dict)]
+        return next((Path(path).name for path in paths if path), f"row {row}")
+
+    def take(self, rows: Sequence[int] | npt.NDArray[np.int64], split: str) -> "SegmentedImages":
+        """Some rows under another name."""
+        return replace(self, split=split, data=self.data.select(rows))
+
+
+@dataclass(frozen=True)
+class SegmentationData:
+    """What a model of semantic segmentation is trained on and measured with."""
+
+    name: str
+    train: SegmentedImages
+    evaluation: SegmentedImages
+    names: list[str]  # (K,) of the classes
+    pixel_counts: npt.NDArray[np.int64]  # (K,) in the training masks that were checked; (2,) without and with one class
+    ignore_index: int = 255
+    label_map: LabelMap | None = None  # what stored values mean; `read` gives train ids, not to be mapped again
+    citation: str = ""  # of the data set, where it gives them
+    license: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of classes, label map, numbers of images, first images and masks, to tell data apart."""
+        coded = json.dumps([self.label_map and self.label_map.to_dict(), self.ignore_index])
+        digest = hashlib.sha256("\0".join([*self.names, coded]).encode())
+        for part in (self.train, self.evaluation):
+            digest.update(str(len(part)).encode())
+            for column in ("image", "mask"):
+                digest_cells(digest, part.data, column)
+        return digest.hexdigest()[:16]
+
+
+def prepare_segmentation(
+    source: Source,
+    *,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    config_name: str | None = None,
+    train_split: str | None = None,
+    eval_split: str | None = None,
+    held_out: float = 0.1,
+    label_map: Any = None,
+    names: str | os.PathLike[str] | Sequence[str] | Mapping[Any, str] | None = None,
+    ignore_index: int = 255,
+    check_images: int = 20_000,
+) -> SegmentationData:
+    """Read a source of images and masks, choose splits, find the classes, and check everything.
+
+    Sources: a Hub id; a folder in a layout of `hfvision.data.mask_folder`; parquet files; a folder written by
+    `save_to_disk` or with a metadata file; a `Dataset` or dict of splits in memory; the name "digit-scenes". The
+    columns are found by their names where there are several of images. Evaluation takes the split `eval_split`, or
+    else the first of validation and test that has masks, or else a share `held_out` of the training split, chosen with
+    a fixed seed and reported.
+
+    Masks hold one whole number for each pixel, in any mode or integer type; `ignore_index` counts for nothing.
+    `label_map` says what other values mean: {stored: class or None}, a data set's name ("ade20k-150",
+    "cityscapes-19", "pascal-context-60"), a JSON file, or whatever else `LabelMap.of` takes; with colours in it, masks
+    may be pictures in colour. Folders laid out as Cityscapes, VOC or ADE20K bring theirs (reported).
+
+    `names` of the classes are a list, {number: name}, or a text or JSON file. Without them the label map's are taken,
+    or those of classes.txt, id2label.json or labels.json in the folder, or "class 0", "class 1", ... as far as the
+    masks go (reported). One name is a binary task: 1 where the class is, 0 elsewhere.
+
+    Up to `check_images` pairs of each split are decoded beforehand, evenly spread if there are more (reported); 0
+    decodes none, and a bad one then stops the training when its turn comes. Classes that occur in no training mask
+    are reported. Raises DatasetError listing all of: images without masks, masks without images, unreadable ones,
+    masks of another size than their image, values that stand for no class, training masks where all is ignored.
+    """
+    check_number_of_images(check_images)
+    name, folder = name_of(source), _folder(source)
+    coding = MaskCoding(_label_map(label_map, folder), ignore_index)
+    splits = {
+        split: _two_columns(data, image_column, mask_column)
+        for split, data in open_source(source, MASKS, config_name).items()
+    }
+    train, evaluation = choose_splits(name, splits, train_split, eval_split, lambda split: _has_masks(splits, split))
+    problems: list[str] = []
+    parts = [
+        _complete(SegmentedImages(split, splits[split], coding), problems) for split in (train, evaluation) if split
+    ]
+    if len(parts) == 1 and (len(parts[0]) > 1 or not problems):
+        parts = list(_cut_off(parts[0], held_out))
+    counts = [_inspect(part, check_images, problems) for part in parts]
+    classes = _class_names(names, coding, folder, name, counts, problems)
+    coding = replace(coding, classes=len(classes))
+    for part, count in zip(parts, counts, strict=True):
+        problems.extend(coding.faults(count, part.split, part is parts[0]))
+    if problems:
+        raise DatasetError(f"{name}: " + numbered("problem", problems))
+    pixel_counts = np.array([counts[0].classes[number] for number in range(coding.values)])
+    if check_images:
+        _report_unseen(pixel_counts, classes, parts[0].split)
+    info = splits[train].info
+    train_part, evaluation_part = (replace(part, coding=coding) for part in parts)
+    return SegmentationData(
+        name,
+        train_part,
+        evaluation_part,
+        classes,
+        pixel_counts,
+        ignore_index,
+        coding.label_map,
+        citation=info.citation or "",
+        license=info.license or "",
+    )
+
+
+def _folder(source: Source) -> Path | None:
+    path = Path(source) if isinstance(source, str | os.PathLike) else None
+    return path if path is not None and path.is_dir() else None
+
+
+def _label_map(given: Any, folder: Path | None) -> LabelMap | None:
+    if isinstance(given, os.PathLike) or (isinstance(given, str) and given.endswith(".json")):
+        try:
+            return LabelMap.from_json_file(Path(given))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise DatasetError(f"the label map {given} cannot be read: {error}") from error
+    if given is not None:
+        return LabelMap.of(given)
+    found = None if folder is None else label_map_of_layout(folder)
+    if found is not None:
+        classes = shown(found.id2label.values())
+        report(f"the layout of {folder} tells what its masks hold: {classes}; label_map=... says otherwise.")
+    return found
+
+
+def _two_columns(data: datasets.Dataset, image_column: str | None, mask_column: str | None) -> datasets.Dataset:
+    """The image and the mask column under their fixed names, not decoded, without the caller's formatting."""
+    data = data.with_format(None)
+    check_named(data, image_column=image_column, mask_column=mask_column)
+    pictures = image_columns(data)
+    mask_column = mask_column or _find_masks(data, [name for name in pictures if name != image_column])
+    others = [name for name in pictures if name != mask_column]
+    named = [name for name in others if name.lower() in IMAGE_COLUMNS]
+    image_column = image_column or the_one(named if len(named) == 1 else others, "image", data)
+    chosen = undecoded(select_columns(data, image=image_column, mask=mask_column), "image")
+    return undecoded(chosen, "mask", as_stored=True)
+
+
+def _find_masks(data: datasets.Dataset, pictures: Sequence[str]) -> str:
+    arrays = [name for name, feature in data.features.items() if isinstance(feature, ARRAYS)]
+    candidates = list(dict.fromkeys([*pictures, *arrays]))
+    named = [name for name in candidates if name.lower() in MASK_COLUMNS]
+    others = [name for name in candidates if name.lower() not in IMAGE_COLUMNS]
+    return the_one(named if len(named) == 1 else others, "mask", data)
+
+
+def _has_masks(splits: Mapping[str, datasets.Dataset], split: str) -> bool:
+    """Whether the split has any mask; published test splits often hide theirs."""
+    if len(missing_rows(splits[split], "mask")) == len(splits[split]):
+        report(f"split {split!r} has no masks and was passed over.")
+        return False
+    return True
+
+
+def _complete(part: SegmentedImages, problems: list[str]) -> SegmentedImages:
+    """The rows that have both image and mask; the others become problems."""
+    if not len(part):
+        problems.append(f"split {part.split!r} is empty")
+    missing = {column: missing_rows(part.data, column) for column in ("mask", "image")}
+    for column, rows in missing.items():
+        if rows:
+            kind = "images without a mask" if column == "mask" else "masks without an image"
+            problems.append(f"{kind} in split {part.split!r} ({len(rows)}): {shown(map(part.file_of, rows))}")
+    complete = np.setdiff1d(np.arange(len(part)), missing["mask"] + missing["image"])
+    return part if len(complete) == len(part) else part.take(complete, part.split)
+
+
+def _cut_off(part: SegmentedImages, share: float) -> tuple[SegmentedImages, SegmentedImages]:
+    rows, held = hold_out(part.split, [np.arange(len(part))], share)
+    return part.take(rows, part.split), part.take(held, held_out_name(part.split, share))
+
+
+def _inspect(part: SegmentedImages, at_most: int, problems: list[str]) -> ValueCounts:
+    """How often each value occurs in the masks; what cannot be counted becomes a problem."""
+    rows = rows_to_check(part.split, len(part), at_most) if at_most else []
+    counts = ValueCounts()
+    unreadable: list[str] = []
+    sizes: list[str] = []
+    strange: list[str] = []
+
+    def inspect(row: int) -> ValueCounts | tuple[list[str], str]:
+        try:
+            image, stored = part.read_stored(row)
+        except DatasetError as error:
+            return unreadable, str(error)
+        try:
+            part.check_size(image, stored)
+            return part.coding.count(stored)
+        except DatasetError as error:
+            return sizes, f"{part.file_of(row)}: {error}"
+        except ImageValueError as error:
+            return strange, f"{part.file_of(row)}: {str(error).splitlines()[0]}"
+
+    for outcome in in_threads(inspect, rows, part.split):
+        if isinstance(outcome, ValueCounts):
+            counts.update(outcome)
+        else:
+            kind, message = outcome
+            kind.append(message)
+    for what, faults in (
+        ("unreadable images or masks", unreadable),
+        ("masks of another size than their image", sizes),
+        ("masks with colours that are not declared", strange),
+    ):
+        if faults:
+            problems.append(cases(f"{what} in split {part.split!r} ({len(faults)} of {len(rows)})", faults))
+    return counts
+
+
+def _class_names(
+    given: Any,
+    coding: MaskCoding,
+    folder: Path | None,
+    name: str,
+    counts: Sequence[ValueCounts],
+    problems: list[str],
+) -> list[str]:
+    """The classes by number, from where they are named; numbered as far as the masks go where they are not."""
+    mapped = 0 if coding.label_map is None else coding.label_map.num_labels
+    named = _names_given(given, coding.label_map) or (folder and names_beside(folder)) or BUILT_IN_CLASSES.get(name)
+    if named:
+        if mapped > max(2, len(named)):
+            problems.append(f"the label map has {mapped} classes, {len(named)} are named: {shown(named)}")
+        return list(named)
+    found = {value for count in counts for value in count.classes if value != coding.ignore_index}
+    classes = mapped or max(found, default=-1) + 1
+    if classes < 2 or classes > MOST_UNNAMED:
+        reason = f"the masks hold values up to {classes - 1}" if found else "no mask was read that says"
+        problems.append(
+            f"the classes are not known: {reason}. Name them (names=...), or say what values mean (label_map=...)"
+        )
+        return [f"class {number}" for number in range(2)]
+    report(
+        f"the classes of {name} have no names: they are called class 0 to class {classes - 1}; names=... names them."
+    )
+    return [f"class {number}" for number in range(classes)]
+
+
+def _names_given(given: Any, label_map: LabelMap | None) -> list[str] | None:
+    if given is not None:
+        is_file = isinstance(given, str | os.PathLike)
+        return names_in_file(Path(given)) if is_file else list_of_names(given, "names")
+    if label_map is None or all(label.name is None for label in label_map.labels if label.train_id is not None):
+        return None
+    named = label_map.id2label
+    return [named.get(number, f"class {number}") for number in range(label_map.num_labels)]
+
+
+def _report_unseen(pixel_counts: npt.NDArray[np.int64], names: Sequence[str], split: str) -> None:
+    unseen = [name for name, pixels in zip(names, pixel_counts, strict=False) if not pixels]
+    if unseen and len(names) > 1:
+        report(f"{len(unseen)} of {len(names)} classes occur in no checked mask of split {split!r}: {shown(unseen)}.")
+
+
+def _sizes(image: Any) -> list[tuple[int, int]]:
+    """Height and width; both readings of an array of three axes, whose layout the processor is told."""
+    if isinstance(image, Image):
+        return [(image.height, image.width)]
+    return [image.shape] if image.ndim == 2 else [image.shape[:2], image.shape[1:]]

@@ -1,0 +1,88 @@
+"""Convolutions of decoders: with batch norm and ReLU, and over maps that are upsampled first.
+
+Shapes: B images, C and O channels, h x w places of a coarse map, H x W of a finer one.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hfvision.upsampling import Size
+
+
+def resize(x: Tensor, size: Size, align_corners: bool = False) -> Tensor:
+    """(B, C, h, w) -> (B, C, H, W), bilinear: half-pixel centres, or with the corners kept."""
+    return nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def conv3x3_of_resized(
+    x: Tensor, kernel: Tensor, size: Size, bias: Tensor | None = None, align_corners: bool = False
+) -> Tensor:
+    """(B, C, h, w) -> (B, O, H, W): the 3x3 convolution, padded with zeros, of x resized to H x W.
+
+    kernel: (O, C, 3, 3). Each of its nine taps is one linear map of channels, which commutes with resizing: so the nine
+    products are taken on the coarse map, and two matrices then resize, shift and sum them along each axis. Equal to the
+    order that the name says, which large maps with few channels go, where it is cheaper, and compiled graphs, where
+    sizes are symbols.
+    """
+    (height, width), (new_height, new_width) = x.shape[-2:], size
+    straight = 9 * kernel.shape[1] * new_height * new_width  # products per output channel
+    taps_first = 9 * kernel.shape[1] * height * width + 3 * height * new_width * (3 * width + new_height)
+    if torch.compiler.is_compiling() or 3 * taps_first > 2 * straight:  # small products run slower than a convolution
+        return nn.functional.conv2d(resize(x, size, align_corners), kernel, bias, padding=1)
+    outputs = kernel.shape[0]
+    taps = kernel.permute(3, 2, 0, 1).flatten(0, 2)  # (O, C, 3, 3) -> (3 across * 3 down * O, C)
+    products = nn.functional.linear(x.movedim(1, -1), taps)  # (B, h, w, 9 * O)
+    products = products.reshape(-1, 3 * width, 3 * outputs)  # (B * h, w * 3 across, 3 down * O)
+    across = _shifted_resize(width, new_width, align_corners, x).permute(2, 1, 0).flatten(1)  # (W, w * 3)
+    across = across.expand(products.shape[0], -1, -1)
+    rows = [torch.bmm(across, part).reshape(-1, height, new_width * outputs) for part in products.chunk(3, dim=-1)]
+    down = _shifted_resize(height, new_height, align_corners, x).permute(2, 0, 1).flatten(1)  # (H, 3 * h)
+    resized = down @ torch.cat(rows, dim=1)  # (H, 3 * h) @ (B, 3 * h, W * O)
+    resized = resized.unflatten(-1, (new_width, outputs)).movedim(-1, 1)
+    return resized if bias is None else resized + bias[:, None, None]
+
+
+def conv3x3_of_joined(maps: Sequence[Tensor], kernel: Tensor) -> Tensor:
+    """The 3x3 convolution, padded with zeros, of all maps resized to the first one's size and joined along channels.
+
+    maps: (B, C_i, h_i, w_i). kernel: (O, sum of C_i, 3, 3). Each map's share is computed by itself: nothing is joined.
+    """
+    first, *others = maps
+    own, *shares = kernel.split([one.shape[1] for one in maps], dim=1)
+    joined = nn.functional.conv2d(first, own, padding=1)
+    for one, share in zip(others, shares, strict=True):
+        joined = joined + conv3x3_of_resized(one, share, (first.shape[-2], first.shape[-1]))
+    return joined
+
+
+def _shifted_resize(old: int, new: int, align_corners: bool, like: Tensor) -> Tensor:
+    """(3, old, new): the matrix of a linear resize, reading one place before, at and one after; zero outside."""
+    unit = torch.eye(old, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+    matrix = nn.functional.interpolate(unit[None], size=new, mode="linear", align_corners=align_corners)[0]
+    matrix = nn.functional.pad(matrix, (1, 1)).to(like.dtype)
+    return torch.stack([matrix[:, shift : shift + new] for shift in range(3)])
+
+
+class ConvNormRelu(nn.Module):
+    """(B, C, h, w) -> (B, O, h, w): convolution, batch norm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int, bias: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=bias)
+        self.batch_norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._finished(self.conv(x))
+
+    def of_resized(self, x: Tensor, size: Size) -> Tensor:
+        """The same of x resized to `size`; for a 3x3 kernel."""
+        return self._finished(conv3x3_of_resized(x, self.conv.weight, size, self.conv.bias))
+
+    def of_joined(self, maps: Sequence[Tensor]) -> Tensor:
+        """The same of maps resized to the first one's size and joined; for a 3x3 kernel without bias."""
+        return self._finished(conv3x3_of_joined(maps, self.conv.weight))
+
+    def _finished(self, y: Tensor) -> Tensor:
+        return nn.functional.relu(self.batch_norm(y))

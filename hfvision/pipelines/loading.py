@@ -1,0 +1,34 @@
+"""A pipeline for a model of any of our tasks, found by the model itself."""
+
+from typing import Any
+
+from hfvision.errors import UnknownNameError
+from hfvision.registry import ARCHITECTURES, IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION, class_name
+from hfvision.starters import STARTERS, resolve
+
+TASKS = {IMAGE_CLASSIFICATION: "image-classification", SEMANTIC_SEGMENTATION: "image-segmentation"}
+
+
+def load_pipeline(model: str, device: str | int | None = None) -> Any:
+    """The pipeline of a starter model, a folder or a Hub id. Raises UnknownNameError where there is no such model."""
+    from transformers import AutoConfig, pipeline
+
+    task: Any
+    try:
+        task = _task(AutoConfig.from_pretrained(resolve(model)))
+        return pipeline(task, model=resolve(model), device=device)
+    except OSError as error:
+        raise UnknownNameError(
+            f"{model!r} is none of the starter models ({', '.join(STARTERS)}), not a folder with config.json and "
+            f"model.safetensors, and cannot be had from the Hub: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _task(config: Any) -> str:
+    """The task of the class that the checkpoint names; of others, the first that the architecture can do."""
+    row = ARCHITECTURES.get(config.model_type)
+    offered = [auto_class for auto_class in TASKS if row is not None and auto_class in row.models]
+    for auto_class in offered:
+        if row is not None and class_name(row.models[auto_class]) in (config.architectures or ()):
+            return TASKS[auto_class]
+    return TASKS[offered[0]] if offered else TASKS[IMAGE_CLASSIFICATION]

@@ -1,0 +1,144 @@
+"""Label maps on disk, written from top to bottom in strips, so that none has to fit into memory.
+
+PNG: https://www.w3.org/TR/png-3. Shapes: a map is (H, W); a strip is (rows, W).
+"""
+
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from hfvision.errors import ConfigError, HfvisionError, ImageWriteError
+from hfvision.pipelines.maps import PALETTE_SIZE, Array, map_picture
+from hfvision.pipelines.raster_sources import has_rasterio
+from hfvision.upsampling import Size
+
+Colours = npt.NDArray[np.uint8]  # (K, 3)
+
+
+Write = Callable[[Array], Any]  # takes the next strip
+
+
+@contextmanager
+def _npy(path: Path, size: Size, dtype: Any, colours: Colours | None, georeference: Any) -> Iterator[Write]:
+    """An array file, whose room on the disk is taken at once where the system can do that."""
+    description = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    with path.open("wb") as file:
+        header = {"descr": description, "fortran_order": False, "shape": size}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.flush()
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), file.tell(), size[0] * size[1] * np.dtype(dtype).itemsize)
+        yield lambda strip: file.write(strip.tobytes())
+
+
+@contextmanager
+def _png(path: Path, size: Size, dtype: Any, colours: Colours, georeference: Any) -> Iterator[Write]:
+    """A PNG with a palette, or of 16 grey bits above 256 classes."""
+    deep = len(colours) > PALETTE_SIZE
+    packed = zlib.compressobj(6)
+    with path.open("wb") as file:
+
+        def chunk(kind: bytes, data: bytes) -> None:
+            check = zlib.crc32(data, zlib.crc32(kind))
+            file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check))
+
+        def write(strip: Array) -> None:
+            lines = np.zeros((len(strip), 1 + strip.shape[1] * (1 + deep)), np.uint8)  # each begins with 0: no filter
+            lines[:, 1:] = strip.astype(">u2").view(np.uint8) if deep else strip
+            if data := packed.compress(lines.tobytes()):
+                chunk(b"IDAT", data)
+
+        file.write(b"\x89PNG\r\n\x1a\n")
+        depth, kind = (16, 0) if deep else (8, 3)  # bits, and PNG's colour type: grey or palette
+        chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], depth, kind, 0, 0, 0))
+        if not deep:
+            chunk(b"PLTE", colours.tobytes())
+        yield write
+        chunk(b"IDAT", packed.flush())
+        chunk(b"IEND", b"")
+
+
+@contextmanager
+def _pillow_tiff(path: Path, size: Size, dtype: Any, colours: Colours | None) -> Iterator[Write]:
+    """A TIFF without rasterio: the map is kept in memory until it is complete."""
+    whole = np.empty(size, dtype)
+    rest = whole
+
+    def write(strip: Array) -> None:
+        nonlocal rest
+        rest[: len(strip)] = strip
+        rest = rest[len(strip) :]
+
+    yield write
+    picture = Image.fromarray(whole) if colours is None else map_picture(whole, colours)
+    picture.save(path, format="TIFF", compression="tiff_deflate")
+
+
+@contextmanager
+def _tiff(path: Path, size: Size, dtype: Any, colours: Colours | None, georeference: Any) -> Iterator[Write]:
+    """A GeoTIFF through rasterio, with the palette and where on earth the image is."""
+    if not has_rasterio():
+        with _pillow_tiff(path, size, dtype, colours) as write:
+            yield write
+        return
+    profile = {"driver": "GTiff", "height": size[0], "width": size[1], "count": 1, "dtype": np.dtype(dtype).name}
+    options = {"compress": "deflate", "bigtiff": "if_safer"}
+    top = 0
+    with import_module("rasterio").open(path, "w", **profile, **options, **georeference) as file:
+        if colours is not None and len(colours) <= PALETTE_SIZE:
+            file.write_colormap(1, {index: tuple(colour) for index, colour in enumerate(colours.tolist())})
+
+        def write(strip: Array) -> None:
+            nonlocal top
+            file.write(strip, 1, window=((top, top + len(strip)), (0, size[1])))
+            top += len(strip)
+
+        yield write
+
+
+WRITERS: dict[str, Any] = {".npy": _npy, ".png": _png, ".tif": _tiff, ".tiff": _tiff}
+SCORE_WRITERS = [suffix for suffix in WRITERS if suffix != ".png"]  # which has no floating-point numbers
+
+
+def check_destination(path: Path, what: str, suffixes: Iterable[str]) -> None:
+    """Raises ConfigError unless a file can have this name."""
+    if path.suffix.lower() not in suffixes:
+        raise ConfigError(f"{what} go into a file that ends in {', '.join(suffixes)}; got {str(path)!r}.")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: name the file.")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write to, in a folder beside `path`: when the block ends well it becomes `path`, else nothing is left.
+
+    Raises ImageWriteError if the disk does not let it.
+    """
+    path = path.resolve()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
+            work = Path(folder, path.name)
+            yield work
+            work.replace(path)
+    except HfvisionError:
+        raise
+    except OSError as error:
+        raise ImageWriteError(f"{path} cannot be written: {error}. Nothing was kept.") from error
+
+
+@contextmanager
+def new_map(path: Path, size: Size, dtype: Any, colours: Colours | None, georeference: Any) -> Iterator[Write]:
+    """Takes the strips of a map, or of scores where `colours` are None, and leaves them in `path` by `whole_file`."""
+    with whole_file(path) as work, WRITERS[path.suffix.lower()](work, size, dtype, colours, georeference) as write:
+        yield write

@@ -1,0 +1,126 @@
+"""The best class of every pixel, cell by cell of the coarse grid, equal to what PyTorch's kernel gives to the last bit.
+
+Between four neighbouring places of the grid, bilinear interpolation mixes their logits, so a class whose largest corner
+is below another's smallest cannot win there. Only the classes that can are interpolated, and a piece of the image that
+belongs to one class for certain is filled without any arithmetic.
+
+Mixing repeats PyTorch's arithmetic on the CPU: positions in float32, along x before y, and each mixture `a * wa +
+b * wb` as one product, rounded, and one fused multiply-add. Compilers are free to do otherwise, so `is_exact` compares
+with the kernel itself for the very sizes of a call; where it says no, the caller goes another way.
+
+Shapes: K classes, h x w places, H x W pixels; S classes that can win, R x C pixels of a piece.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from hfvision.upsampling import Size
+
+SMALL = 128  # height + width up to which PyTorch has another kernel
+PIECE = 4096  # pixels that are worked on at a time: with all classes, they stay in the processor's cache
+PROBE = 9  # places across, when the kernel is compared
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How the pixels of one axis are mixed from places, each (wanted,)."""
+
+    first: Tensor
+    second: Tensor
+    of_first: Tensor  # weights
+    of_second: Tensor
+
+    def __getitem__(self, part: slice) -> "Mixing":
+        return Mixing(self.first[part], self.second[part], self.of_first[part], self.of_second[part])
+
+
+def best_classes(logits: Tensor, size: Size, crop: Size, want_scores: bool) -> tuple[Tensor, Tensor | None]:
+    """(K, h, w), contiguous float32 on the CPU and finite -> classes and scores of the first `crop` pixels of `size`.
+
+    The scores are the softmax probabilities of the winners; all classes count for them, so none is left out.
+    """
+    rows, columns = _mixing(logits.shape[1], size[0])[: crop[0]], _mixing(logits.shape[2], size[1])[: crop[1]]
+    winners = torch.empty(crop, dtype=torch.int64)
+    scores = torch.empty(crop) if want_scores else None
+    rounding = 32 * torch.finfo(torch.float32).eps * float(logits.abs().max())  # of two mixtures, generously
+    everything = torch.arange(len(logits))
+    for top, bottom in _runs(rows.first):
+        pair = _pair(logits, rows, top)
+        can_win = _can_win(pair, rounding)
+        width = max(16, PIECE // (bottom - top))
+        for left in range(0, crop[1], width):
+            part = columns[left : left + width]
+            area = slice(top, bottom), slice(left, left + width)
+            cells = can_win[int(part.first[0]) : int(part.first[-1]) + 1]
+            classes = everything if want_scores else cells.any(dim=0).nonzero()[:, 0]
+            if len(classes) == 1:
+                winners[area] = classes[0]
+                continue
+            values = _mixed(pair, classes, rows[top:bottom], part)
+            best, index = values.max(dim=-1)
+            winners[area] = classes[index]
+            if scores is not None:
+                scores[area] = values.sub_(best[..., None]).exp_().sum(dim=-1).reciprocal_()
+    return winners, scores
+
+
+@lru_cache(maxsize=256)
+def is_exact(size: Size, wanted: Size) -> bool:
+    """Whether `best_classes` and PyTorch's kernel agree bit for bit on a strip along each axis of these sizes."""
+    random = torch.Generator().manual_seed(0)
+    strips = ((size[0], PROBE), (wanted[0], SMALL + 1)), ((PROBE, size[1]), (SMALL + 1, wanted[1]))
+    for places, pixels in strips:
+        logits = torch.randn(4, *places, generator=random)
+        rows, columns = _mixing(places[0], pixels[0]), _mixing(places[1], pixels[1])
+        theirs = nn.functional.interpolate(logits[None], size=pixels, mode="bilinear", align_corners=False)[0]
+        for top, bottom in _runs(rows.first):
+            ours = _mixed(_pair(logits, rows, top), torch.arange(4), rows[top:bottom], columns)
+            if not torch.equal(ours.permute(2, 0, 1), theirs[:, top:bottom]):
+                return False
+    return True
+
+
+@lru_cache(maxsize=64)
+def _mixing(length: int, wanted: int) -> Mixing:
+    centres = torch.arange(wanted, dtype=torch.float32) + 0.5
+    places = (torch.tensor(length, dtype=torch.float32) / wanted * centres - 0.5).clamp_(min=0)
+    first = places.floor().long().clamp_(max=length - 1)
+    share = (places - first).clamp_(0, 1)
+    return Mixing(first, (first + 1).clamp_(max=length - 1), 1 - share, share)
+
+
+def _runs(first: Tensor) -> Iterator[tuple[int, int]]:
+    """Pixels from ... to ... that lie between the same two places."""
+    end = 0
+    for count in torch.unique_consecutive(first, return_counts=True)[1].tolist():
+        yield end, end + count
+        end += count
+
+
+def _pair(logits: Tensor, rows: Mixing, row: int) -> Tensor:
+    """(K, h, w) -> (2, w, K): the rows of places above and below a row of pixels."""
+    return logits[:, [int(rows.first[row]), int(rows.second[row])]].permute(1, 2, 0).contiguous()
+
+
+def _can_win(pair: Tensor, rounding: float) -> Tensor:
+    """(2, w, K) -> (w, K): whether a class can be the best between a place and the next one to the right."""
+    after = torch.cat([pair[:, 1:], pair[:, -1:]], dim=1)
+    corners = torch.cat([pair, after])
+    return corners.amax(dim=0) >= corners.amin(dim=0).amax(dim=-1, keepdim=True) - rounding
+
+
+def _mixed(pair: Tensor, classes: Tensor, rows: Mixing, columns: Mixing) -> Tensor:
+    """(2, w, K) -> (R, C, S): the logits of some classes, at the pixels of these rows and columns."""
+    start, last = int(columns.first[0]), int(columns.second[-1])
+    corners = pair[:, start : last + 1].index_select(2, classes)
+    left, right = corners.index_select(1, columns.first - start), corners.index_select(1, columns.second - start)
+    above, below = _mixture(left, right, columns.of_first[:, None], columns.of_second[:, None])
+    return _mixture(above, below, rows.of_first[:, None, None], rows.of_second[:, None, None])
+
+
+def _mixture(first: Tensor, second: Tensor, of_first: Tensor, of_second: Tensor) -> Tensor:
+    return torch.addcmul(second * of_second, first, of_first)

@@ -1,0 +1,186 @@
+"""What training does to an image and its label map: the standard recipe, or the user's own, and then the processor.
+
+The recipe is what SegFormer, Segmenter, SETR and UPerNet were trained with: the image is brought to the size that the
+evaluation gives it times a random factor, a window is cut out at random where no class fills more than three quarters
+of it, half of the windows are mirrored, and brightness, contrast, saturation and hue vary.
+
+Everything random comes from the generator of the sample, so it depends on seed, epoch and row only.
+
+Shapes: C channels, H x W pixels of the image as it came, h x w of what the model gets.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hfvision.errors import ConfigError, numbered
+from hfvision.processing.batch import sizes_of_steps
+from hfvision.processing.options import make_plan
+
+JointAugment = Callable[[Any, np.ndarray, np.random.Generator], tuple[Any, np.ndarray]]
+Size = tuple[int, int]  # height, width
+
+WINDOWS_TRIED = 10
+# Brightness and two components of colour of red, green, blue (NTSC's YIQ): hue turns the two, saturation scales them.
+YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+
+
+@dataclass(frozen=True)
+class StandardAugmentation:
+    """Which parts of the recipe are used, and how much; raises ConfigError naming every value that cannot work."""
+
+    scale: tuple[float, float] = (0.5, 2.0)  # factors, drawn evenly; (1, 1): none
+    crop: int | Size | None = None  # pixels; None: as large as the evaluation's size, as a square where it keeps ratios
+    most_of_one_class: float = 0.75  # share of a window that one class may fill; 1: any
+    flip: float = 0.5  # share of the windows that are mirrored
+    colour: bool = True  # vary brightness, contrast, saturation and hue
+
+    def __post_init__(self) -> None:
+        crop = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+        rules = {
+            f"scale is (least, largest factor), above 0; got {self.scale}": 0 < self.scale[0] <= self.scale[1],
+            f"crop is a number of pixels or (height, width), at least 1; got {self.crop}": crop is None
+            or (len(crop) == 2 and all(isinstance(side, int) and side > 0 for side in crop)),
+            f"most_of_one_class is a share above 0 and up to 1; got {self.most_of_one_class}": 0
+            < self.most_of_one_class
+            <= 1,
+            f"flip is a share from 0 to 1; got {self.flip}": 0 <= self.flip <= 1,
+        }
+        if problems := [problem for problem, holds in rules.items() if not holds]:
+            raise ConfigError(numbered("problem", problems))
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+class Preparation:
+    """An image and its label map as the processor makes them for training, after a user's augmentation if there is one.
+
+    image, mask (H, W), generator -> pixel values (C, h, w), labels (h, w).
+    """
+
+    def __init__(self, processor: Any, augment: JointAugment | None = None) -> None:
+        self.processor = processor
+        self.augment = augment
+
+    def __call__(self, image: Any, mask: np.ndarray, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+        if self.augment is not None:
+            image, mask = self.augment(image, mask, generator)
+        return self.processed(image, mask)
+
+    def processed(self, image: Any, mask: np.ndarray, **options: Any) -> tuple[Tensor, Tensor]:
+        """The masks are of train ids already, whatever the processor does to those of its users."""
+        batch = self.processor(
+            images=[image],
+            segmentation_maps=[mask],
+            return_tensors="pt",
+            do_reduce_labels=False,
+            label_map=None,
+            **options,
+        )
+        return batch["pixel_values"][0], batch["labels"][0]
+
+
+class StandardPreparation(Preparation):
+    """The same with the standard recipe: scaled and processed at once, then cut out, mirrored and varied."""
+
+    def __init__(self, processor: Any, recipe: StandardAugmentation, ignore_index: int) -> None:
+        super().__init__(processor)
+        self.recipe = recipe
+        self.ignore_index = ignore_index
+        self.plan = make_plan(processor.to_dict(), {})
+        self.window = self._window()
+
+    def __call__(self, image: Any, mask: np.ndarray, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+        height, width = self._scaled(mask.shape, generator.uniform(*self.recipe.scale))
+        pixels, labels = self.processed(
+            image,
+            mask,
+            do_resize=True,
+            size={"height": height, "width": width},
+            size_divisor=None,
+            do_center_crop=False,
+            do_pad=False,
+        )
+        pixels, labels = self._cut_out(pixels, labels, generator)
+        if generator.random() < self.recipe.flip:
+            pixels, labels = pixels.flip(-1), labels.flip(-1)
+        if self.recipe.colour:
+            pixels = self._varied(pixels, generator)
+        return pixels, labels
+
+    def _window(self) -> Size | None:
+        crop, size = self.recipe.crop, self.plan.size
+        if crop is not None:
+            return (crop, crop) if isinstance(crop, int) else crop
+        if self.plan.crop is not None or size is None:
+            return self.plan.crop
+        if size.height and size.width:
+            return size.height, size.width
+        side = size.shortest_edge or min(size.max_height or 0, size.max_width or 0)
+        return (side, side) if side else None
+
+    def _scaled(self, size: tuple[int, ...], factor: float) -> Size:
+        """What the evaluation makes of an image of this size, times the factor."""
+        height, width = [(size[0], size[1]), *sizes_of_steps(size[0], size[1], self.plan)][-1]
+        return max(1, round(height * factor)), max(1, round(width * factor))
+
+    def _cut_out(self, pixels: Tensor, labels: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """A window at random; where the image is smaller, all of it, for the collator to pad."""
+        if self.window is None:
+            return pixels, labels
+        height, width = min(self.window[0], labels.shape[0]), min(self.window[1], labels.shape[1])
+        for _ in range(WINDOWS_TRIED):
+            top = int(generator.integers(labels.shape[0] - height + 1))
+            left = int(generator.integers(labels.shape[1] - width + 1))
+            part = labels[top : top + height, left : left + width]
+            if self.recipe.most_of_one_class == 1 or self._is_varied(part):
+                break
+        return pixels[:, top : top + height, left : left + width], part
+
+    def _is_varied(self, labels: Tensor) -> bool:
+        counts = labels[labels != self.ignore_index].unique(return_counts=True)[1]
+        return len(counts) > 1 and float(counts.max() / counts.sum()) < self.recipe.most_of_one_class
+
+    def _varied(self, pixels: Tensor, generator: np.random.Generator) -> Tensor:
+        """Each of four variations for half of the images; saturation and hue only of red, green, blue."""
+        mean, std = (self._per_channel(value, default) for value, default in ((self.plan.mean, 0), (self.plan.std, 1)))
+        levels = pixels * std + mean
+        amounts = {
+            "brightness": generator.uniform(-32 / 255, 32 / 255),
+            "contrast": generator.uniform(0.5, 1.5),
+            "saturation": generator.uniform(0.5, 1.5),
+            "hue": generator.uniform(-math.pi / 5, math.pi / 5),
+        }
+        chosen = {name: amount for name, amount in amounts.items() if generator.random() < 0.5}
+        levels = levels * chosen.get("contrast", 1.0) + chosen.get("brightness", 0.0)
+        if len(levels) == 3 and ("saturation" in chosen or "hue" in chosen):
+            turn = colour_matrix(chosen.get("saturation", 1.0), chosen.get("hue", 0.0))
+            levels = torch.einsum("cd,dhw->chw", turn, levels)
+        return (levels.clamp(0, 1) - mean) / std
+
+    @staticmethod
+    def _per_channel(value: Any, default: float) -> Tensor:
+        return torch.as_tensor(default if value is None else value, dtype=torch.float32).reshape(-1, 1, 1)
+
+
+def colour_matrix(saturation: float, hue: float) -> Tensor:
+    """(3, 3): red, green, blue -> the same with the colour turned by `hue` (radians) and scaled; grey stays grey."""
+    cosine, sine = saturation * math.cos(hue), saturation * math.sin(hue)
+    turn = torch.tensor([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]])
+    return torch.linalg.solve(YIQ, turn @ YIQ)
+
+
+def preparation(
+    processor: Any, augment: "StandardAugmentation | JointAugment | None", ignore_index: int
+) -> Preparation:
+    """How training images are made."""
+    if isinstance(augment, StandardAugmentation):
+        return StandardPreparation(processor, augment, ignore_index)
+    return Preparation(processor, augment)

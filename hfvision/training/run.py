@@ -1,0 +1,283 @@
+"""One training run, whatever the task: a folder claimed by a plan, training that resumes bit for bit, files, card.
+
+    run = Run("out", settings, figure="accuracy", resume=False)
+    task = Task(...)            # base model, data, samples, what counts
+    result = run.train(task)
+
+Which image comes when, how it is augmented and what dropout hides are functions of the seed alone, so an interrupted
+run that is resumed ends with the same weights as one that was not.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+import transformers
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, set_seed
+
+import hfvision
+from hfvision.cards import ClassTable, Result, model_card, write_card
+from hfvision.reporting import report
+from hfvision.training.arguments import TrainingSettings
+from hfvision.training.base import Base
+from hfvision.training.base_card import license_of
+from hfvision.training.loop import Collate, EpochOfSamples, OldCheckpoints, QuietTrainer, Samples
+from hfvision.training.progress import Progress, in_words, no_bars
+from hfvision.training.run_folder import RunFolder
+
+UNKNOWN_LICENSE = "unknown"  # the Hub's word for it
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What came out. Each task adds its own figures, shares of 0..1."""
+
+    output_dir: str
+    metrics: dict[str, float]  # of the held-out images; the loss, too
+    per_class: dict[str, float | None]  # None: no held-out image of that class
+    samples: int  # held-out images
+    split: str  # of the held-out images
+    train_samples: int
+    steps: int
+    epochs: float
+    history: list[dict[str, float]]  # step, figure, loss of every evaluation during training
+    new_head: list[str]  # tensors made anew; empty when the classes are the model's own
+    resumed_from: int | None  # step
+    seconds: float  # that the call took which finished the run
+
+
+Outcome = TypeVar("Outcome", bound=TrainingResult)
+
+
+class Counter(Protocol):
+    """Trainer's compute_metrics, called batch by batch; the figures are those of the last evaluation."""
+
+    last: dict[str, float]
+    samples: int
+    per_class: list[float | None]
+
+    def __call__(self, batch: EvalPrediction, compute_result: bool = True) -> dict[str, float]: ...
+
+
+class Data(Protocol):
+    """What every data set says, whatever its labels are."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def names(self) -> list[str]: ...
+    @property
+    def citation(self) -> str: ...
+    @property
+    def license(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Generic[Outcome]):
+    """What one task puts into a run."""
+
+    name: str  # the Hub's: "image-classification"
+    result: type[Outcome]  # what it has beyond a TrainingResult are names of metrics
+    base: Base
+    data: Data
+    new_head: list[str]
+    train: Samples
+    evaluation: Samples
+    collate: Collate
+    counter: Counter
+    plan: Mapping[str, Any]  # what decides the weights beside model, data and settings
+    described: Mapping[str, str]  # the same for the card
+    trainer: Callable[..., QuietTrainer] = QuietTrainer
+    head_rate_factor: float = 1.0  # where the settings leave it open
+    class_figure: str | None = None  # what `per_class` is; with it the card has a table of the classes
+
+
+class Run:
+    """A folder and settings; raises ConfigError unless the folder is new, empty, or a run to resume."""
+
+    def __init__(
+        self, output_dir: str | os.PathLike[str], settings: TrainingSettings, *, figure: str, resume: bool
+    ) -> None:
+        self.started = time.monotonic()
+        self.settings = settings
+        self.figure = figure  # the metric that says how well it does
+        self.resume = resume
+        self.folder = RunFolder(output_dir)
+        self.arguments = settings.arguments(self.folder.path, figure)
+        self.is_main = self.arguments.process_index == 0
+        if self.is_main:
+            self.folder.check(resume)
+        set_seed(settings.seed)
+
+    def train(
+        self,
+        task: Task[Outcome],
+        *,
+        license: str | None = None,
+        notes: Sequence[str] = (),
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> Outcome:
+        """Train, measure, write. On failure what can be resumed stays, otherwise nothing does."""
+        with self.arguments.main_process_first(local=False, desc="claiming the output folder"):
+            if self.is_main:
+                self.folder.claim(self._plan(task), self.resume)
+            finished = self.folder.result()
+            checkpoint = self.folder.last_checkpoint()
+        if finished is not None:
+            report(f"{self.folder.path} holds this run, finished; nothing was trained.")
+            return task.result(**{**finished, "output_dir": str(self.folder.path)})
+        progress = Progress(self.figure)
+        trainer = task.trainer(
+            model=task.base.model,
+            args=self.arguments,
+            train_dataset=task.train,
+            eval_dataset=task.evaluation,
+            data_collator=task.collate,
+            processing_class=task.base.processor,
+            compute_metrics=task.counter,
+            head_rate_factor=self._head_rate_factor(task),
+            callbacks=[EpochOfSamples(task.train), OldCheckpoints(self.folder), progress, *callbacks],
+        )
+        try:
+            trainer.train_on(checkpoint)
+            metrics = trainer.evaluate()
+        except BaseException:
+            progress.close()
+            if self.is_main:
+                self.folder.give_up()
+            raise
+        result = self._result(task, trainer, metrics, checkpoint)
+        if self.is_main:
+            card = self._card(task, result, license, notes)
+
+            def save(to: Path) -> None:
+                task.base.model.save_pretrained(to)
+                task.base.processor.save_pretrained(to)
+                write_card(to, card)
+
+            record = {name: value for name, value in asdict(result).items() if name != "output_dir"}  # it may be moved
+            with no_bars():
+                self.folder.finish(save, record)
+        return result
+
+    def _head_rate_factor(self, task: Task[Outcome]) -> float:
+        return self.settings.head_rate_factor or task.head_rate_factor
+
+    def _plan(self, task: Task[Outcome]) -> dict[str, Any]:
+        """What two calls must share to be the same run. A model in memory may have been made at random anew."""
+        base = task.base
+        return {
+            "task": task.name,
+            "model": {
+                "class": type(base.model).__name__,
+                "from": Path(base.name).name if base.name else None,
+                "weights": digest(base.model, task.new_head) if base.origin == "file" else None,
+                "parameters": base.model.num_parameters(),
+            },
+            "data": {
+                "name": task.data.name,
+                "fingerprint": task.data.fingerprint,
+                "images": [len(task.train), len(task.evaluation)],
+                "classes": len(task.data.names),
+            },
+            **task.plan,
+            "settings": self.settings.of_the_weights(),
+        }
+
+    def _result(
+        self, task: Task[Outcome], trainer: QuietTrainer, metrics: Mapping[str, float], checkpoint: Path | None
+    ) -> Outcome:
+        """What the trainer found, `metrics` being its last evaluation."""
+        measured = {name: metrics[f"eval_{name}"] for name in (*task.counter.last, "loss")}
+        common = {field.name for field in fields(TrainingResult)}
+        return task.result(
+            **{field.name: measured[field.name] for field in fields(task.result) if field.name not in common},
+            output_dir=str(self.folder.path),
+            metrics=measured,
+            per_class=dict(zip(task.data.names, task.counter.per_class, strict=True)),
+            samples=task.counter.samples,
+            split=task.evaluation.part.split,
+            train_samples=len(task.train),
+            steps=trainer.state.global_step,
+            epochs=round(trainer.state.epoch or 0.0, 4),
+            history=[
+                {"step": entry["step"], self.figure: entry[f"eval_{self.figure}"], "loss": entry["eval_loss"]}
+                for entry in trainer.state.log_history[:-1]  # the last is the final evaluation
+                if f"eval_{self.figure}" in entry
+            ],
+            new_head=task.new_head,
+            resumed_from=int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
+            seconds=time.monotonic() - self.started,
+        )
+
+    def _card(self, task: Task[Outcome], result: Outcome, license: str | None, notes: Sequence[str]) -> str:
+        """The model card of the result."""
+        base, data = task.base, task.data
+        license = license or (license_of(base.source) if base.source else None)
+        remarks = list(notes)
+        if license is None and base.origin != "new":
+            remarks.append(
+                "No licence was stated for the model that this one was made from: ask its authors before use."
+            )
+        if self.settings.keep_best:
+            remarks.append(
+                f"The checkpoint was chosen by the {in_words(self.figure)} on the same held-out images, which flatters "
+                "it."
+            )
+        if data.citation or data.license:
+            remarks.append(f"Data: {data.citation or data.name} Licence of the data: {data.license or 'not stated'}.")
+        training = {
+            "images": f"{result.train_samples:,}",
+            "steps": f"{result.steps:,} ({result.epochs:g} epochs)",
+            **{
+                name.replace("_", " "): value
+                for name, value in self.settings.of_the_weights().items()
+                if value is not None
+            },
+            **task.described,
+            "head rate factor": f"{self._head_rate_factor(task):g}",
+            "weights at the start": "random" if base.origin == "new" else "the base model's",
+            "head": "new, for these classes" if result.new_head or base.origin == "new" else "the model's own",
+            "software": ", ".join(f"{part.__name__} {part.__version__}" for part in (hfvision, transformers, torch)),
+        }
+        for name in ("epochs", "max steps"):
+            training.pop(name, None)  # "steps" says both
+        return model_card(
+            base.model.config,
+            name=Path(result.output_dir).resolve().name,
+            license=license or UNKNOWN_LICENSE,
+            task=task.name,
+            datasets=[data.name],
+            base_model=base.parent,
+            training=training,
+            results=[
+                Result(task.name, data.name, result.split, name, value, result.samples)
+                for name, value in result.metrics.items()
+                if name != "loss"
+            ],
+            classes=None if task.class_figure is None else ClassTable(task.class_figure, result.per_class),
+            notes=remarks,
+            preprocessing=base.processor.to_dict(),
+        )
+
+
+def digest(model: PreTrainedModel, without: Iterable[str]) -> str:
+    """Hexadecimal digest of the weights but for those named."""
+    left_out = set(without)
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in model.state_dict().items():
+        if name not in left_out:
+            digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def called(augment: object | None) -> str | None:
+    """The name of an augmentation for plan and card."""
+    return None if augment is None else getattr(augment, "__qualname__", type(augment).__qualname__)

@@ -1,0 +1,325 @@
+"""Fine-tuning semantic segmentation: images with label maps -> a folder that `pipeline("image-segmentation")` loads.
+
+    result = train_segmentation("nvidia/mit-b0", "streets/", "out", settings=TrainingSettings(epochs=20))
+
+Held-out figures are measured at the size of the label maps as they are stored, one image after the other: nothing is
+kept but counts.
+
+Shapes: B images, C channels, H x W pixels of a label map as stored, h x w of what the model gets, K classes.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from inspect import signature
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSemanticSegmentation, EvalPrediction, TrainerCallback, TrainingArguments
+
+from hfvision.data.segmentation import SegmentationData, SegmentedImages, prepare_segmentation
+from hfvision.data.sources import Source
+from hfvision.errors import ConfigError, DatasetError, numbered
+from hfvision.losses.segmentation import SegmentationLoss
+from hfvision.metrics.segmentation import SegmentationMetric
+from hfvision.models.semantic import SemanticModel
+from hfvision.processing.segmentation import BaseSegmentationImageProcessor
+from hfvision.processing.semantic_maps import semantic_map
+from hfvision.reporting import report
+from hfvision.training.arguments import TrainingSettings
+from hfvision.training.augmentation import JointAugment, Preparation, StandardAugmentation, preparation
+from hfvision.training.base import Base, ModelSource, check_images_fit, fit_head, load_base, set_drop_path
+from hfvision.training.loop import QuietTrainer, Samples
+from hfvision.training.progress import diverged
+from hfvision.training.run import Run, Task, TrainingResult, called
+from hfvision.upsampling import Size, Upsampling
+
+FIGURES = {"mean_iou": "mean_iou", "pixel_accuracy": "overall_accuracy", "mean_class_accuracy": "mean_accuracy"}
+IGNORED = 255  # the label of pixels that do not count, where a processor says nothing else
+NEW_HEAD_RATE = 10.0  # times the learning rate of a pretrained trunk, as the originals train a new head
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationResult(TrainingResult):
+    """What came out; `per_class` is each class's IoU."""
+
+    mean_iou: float  # of the classes that occur
+    pixel_accuracy: float
+
+
+def train_segmentation(
+    model: ModelSource,
+    dataset: Source | SegmentationData,
+    output_dir: str | os.PathLike[str],
+    *,
+    settings: TrainingSettings | None = None,
+    processor: Any = None,
+    augment: StandardAugmentation | JointAugment | None = StandardAugmentation(),  # noqa: B008 (frozen)
+    loss: SegmentationLoss | str | None = None,
+    class_weights: Sequence[float] | Literal["balanced"] | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    license: str | None = None,
+    notes: Sequence[str] = (),
+    callbacks: Sequence[TrainerCallback] = (),
+) -> SegmentationResult:
+    """Train on `dataset`, measure on held-out images, and write config, weights, processor and card to `output_dir`.
+
+    `model`, `processor`, `license`, `output_dir` and `resume` are as in `train_classification`. `dataset` and
+    `data_options` go to `prepare_segmentation`; other classes than the model's own get a new head, which then learns
+    ten times as fast as a pretrained trunk unless `settings.head_rate_factor` says otherwise. `augment` is the standard
+    recipe, or a function (image, mask, generator) -> (image, mask), or None. `loss` is a
+    SegmentationLoss or its terms ("dice+cross_entropy"), by default the model's own; with `class_weights`, one for each
+    class, or "balanced": the median class's number of pixels over each class's. It is recorded in run and card, and is
+    in no config.
+
+    Raises DatasetError, ConfigError or CheckpointReadError before anything is written, and ConfigError if training
+    diverges.
+    """
+    settings = settings or TrainingSettings.for_model(model)
+    run = Run(output_dir, settings, figure="mean_iou", resume=resume)
+    base = load_base(model, processor, AutoModelForSemanticSegmentation, "a semantic segmentation model")
+    model = _checked(base)
+    data = dataset
+    if not isinstance(data, SegmentationData):
+        data = prepare_segmentation(data, **(data_options or {}))
+    for part in (data.train, data.evaluation):
+        check_images_fit(base, part.split, len(part), _reader_of_images(part))
+    new_head = fit_head(base, data.names)
+    set_drop_path(base.model, settings.drop_path)
+    criterion = _criterion(model, data, loss, class_weights)
+    model.pixel_loss = criterion
+    _describe_labels(base, data)
+    train = preparation(base.processor, augment, data.ignore_index)
+    task = Task(
+        name="image-segmentation",
+        result=SegmentationResult,
+        base=base,
+        data=data,
+        new_head=new_head,
+        train=SegmentedSamples(data.train, train, settings.seed),
+        evaluation=HeldOutSamples(data.evaluation, Preparation(base.processor)),
+        collate=Collator(data.ignore_index),
+        counter=IoUCounter(data, run.arguments),
+        plan={"augment": _plain(augment), "loss": criterion.describe()},
+        described={"loss": _listed(criterion.describe()), "augmentation": _listed(_plain(augment))},
+        trainer=SegmentationTrainer,
+        head_rate_factor=NEW_HEAD_RATE if new_head and base.parent else 1.0,
+        class_figure="IoU",
+    )
+    return run.train(task, license=license, notes=notes, callbacks=callbacks)
+
+
+class SegmentationTrainer(QuietTrainer):
+    """Trains on coarse logits, and evaluates at the size of the stored label maps."""
+
+    compute_metrics: "IoUCounter"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The loss is a mean over pixels, whose number Trainer does not know: it is averaged over accumulated batches.
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return super().compute_loss(model, {**inputs, "upsample": False}, *args, **kwargs)
+
+    @torch.no_grad()
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss, and what the metric counted in each image, stacked; images of one size run together."""
+        inputs = self._prepare_inputs(inputs)
+        images, labels, masks = inputs["images"], inputs["labels"], inputs["masks"]
+        rows = range(len(images))
+        groups = [rows] if len({image.shape for image in images}) == 1 else [[row] for row in rows]
+        loss = images[0].new_zeros(())
+        counts: list[dict[str, Tensor]] = []
+        for group in groups:
+            pixel_values = torch.stack([images[row] for row in group])
+            with self.compute_loss_context_manager():
+                outputs = model(
+                    pixel_values=pixel_values, labels=torch.stack([labels[row] for row in group]), upsample=False
+                )
+            loss += outputs.loss * len(group) / len(rows)
+            upsampling = _upsampling(self.model, (pixel_values.shape[-2], pixel_values.shape[-1]))
+            counts += [
+                self.compute_metrics.count(logits.float(), masks[row], upsampling)
+                for logits, row in zip(outputs.logits, group, strict=True)
+            ]
+        return loss, {name: torch.stack([one[name] for one in counts]) for name in counts[0]}, inputs["rows"]
+
+
+class SegmentedSamples(Samples):
+    """Images and label maps as training takes them."""
+
+    part: SegmentedImages
+    augment: Preparation
+
+    def sample(self, row: int, generator: np.random.Generator) -> dict[str, Any]:
+        image, mask = self.part.read(row)
+        try:
+            pixels, labels = self.augment(image, mask, generator)
+        except ValueError as error:  # what processors raise, hfvision's own errors included
+            raise DatasetError(f"row {row} of split {self.part.split!r} cannot be prepared: {error}") from error
+        return {"pixel_values": pixels, "labels": labels}
+
+
+class HeldOutSamples(SegmentedSamples):
+    """The same with the label map as it is stored."""
+
+    def sample(self, row: int, generator: np.random.Generator) -> dict[str, Any]:
+        _, mask = self.part.read(row)
+        return {**super().sample(row, generator), "mask": torch.from_numpy(mask.astype(np.int64))}
+
+
+class Collator:
+    """Samples -> a batch. Training: "pixel_values" (B, C, h, w) and "labels" (B, h, w), smaller ones padded right and
+    below with zeros and the ignore index. Held-out: lists, of any sizes.
+    """
+
+    def __init__(self, ignore_index: int) -> None:
+        self.ignore_index = ignore_index
+
+    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        if "mask" in samples[0]:
+            return {
+                "rows": torch.tensor([sample["row"] for sample in samples]),
+                "images": [sample["pixel_values"] for sample in samples],
+                "labels": [sample["labels"] for sample in samples],
+                "masks": [sample["mask"] for sample in samples],
+            }
+        height, width = (max(sample["labels"].shape[axis] for sample in samples) for axis in (0, 1))
+
+        def padded(values: Tensor, filling: float) -> Tensor:
+            return nn.functional.pad(values, (0, width - values.shape[-1], 0, height - values.shape[-2]), value=filling)
+
+        return {
+            "pixel_values": torch.stack([padded(sample["pixel_values"], 0) for sample in samples]),
+            "labels": torch.stack([padded(sample["labels"], self.ignore_index) for sample in samples]),
+        }
+
+
+class IoUCounter:
+    """Trainer's compute_metrics, called batch by batch: adds what was counted, and gives the figures at the last one.
+
+    Raises ConfigError when the model's scores are no numbers.
+    """
+
+    def __init__(self, data: SegmentationData, arguments: TrainingArguments) -> None:
+        self.classes = len(data.names)
+        self.ignore_index = data.ignore_index
+        self.arguments = arguments
+        self.total = self._metric()
+        self.last: dict[str, float] = {}
+        self.samples = 0
+        self.per_class: list[float | None] = []
+
+    def count(self, logits: Tensor, mask: Tensor, upsampling: Upsampling | None) -> dict[str, Tensor]:
+        """What the metric counts in one image. logits: (K, h, w), coarse. mask: (H, W)."""
+        if logits.isnan().any():
+            raise diverged("the model's scores are no numbers", self.arguments)
+        classes, _ = semantic_map(logits, (mask.shape[0], mask.shape[1]), upsampling)
+        metric = self._metric()
+        metric.update(classes, mask)
+        return {name: torch.as_tensor(counts).to(logits.device) for name, counts in metric.counts.items()}
+
+    def __call__(self, batch: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
+        counted: Any = batch.predictions
+        self.total.merge({name: counts.sum(0).cpu().numpy() for name, counts in counted.items()})
+        if not compute_result:
+            return {}
+        self.per_class = self.total.per_class()
+        found = self.total.compute()
+        self.last = {ours: found[theirs] for ours, theirs in FIGURES.items()}
+        self.samples = found["images"]
+        return dict(self.last)
+
+    def _metric(self) -> SegmentationMetric:
+        return SegmentationMetric(self.classes, ignore_index=self.ignore_index)
+
+
+def _checked(base: Base) -> SemanticModel:
+    """The model. Raises ConfigError where it or the processor is of another task."""
+    kinds = {"model": type(base.model).__name__, "processor": type(base.processor).__name__}
+    problems = []
+    if not isinstance(base.model, SemanticModel):
+        problems.append(f"the model is one of hfvision's that give a class to every pixel; got {kinds['model']}")
+    if not isinstance(base.processor, BaseSegmentationImageProcessor):
+        problems.append(f"the processor takes label maps, as SegformerImageProcessor does; got {kinds['processor']}")
+    if problems or not isinstance(base.model, SemanticModel):
+        raise ConfigError(numbered("problem", problems))
+    return base.model
+
+
+def _reader_of_images(part: SegmentedImages) -> Callable[[int], Any]:
+    return lambda row: part.read(row)[0]
+
+
+def _upsampling(model: Any, size: Size) -> Upsampling | None:
+    """On the way from coarse logits to a label map: None where it goes straight there, as post-processing does it for
+    models whose forward answers on the coarse grid.
+    """
+    answers_coarse = signature(type(model).forward).parameters["upsample"].default is False
+    return None if answers_coarse else model.upsampling(size)
+
+
+def _criterion(
+    model: SemanticModel,
+    data: SegmentationData,
+    loss: SegmentationLoss | str | None,
+    class_weights: Sequence[float] | Literal["balanced"] | None,
+) -> SegmentationLoss:
+    """The loss to train with; it ignores what the data ignores. Raises ConfigError where they do not fit."""
+    if not isinstance(loss, SegmentationLoss):
+        own = model.default_loss
+        loss = replace(own, ignore_index=data.ignore_index, terms=own.terms if loss is None else loss)
+    if class_weights is not None:
+        weights = (
+            balanced_weights(data.pixel_counts)[-len(data.names) :] if class_weights == "balanced" else class_weights
+        )
+        loss = replace(loss, class_weights=tuple(map(float, weights)))
+    problems = []
+    if loss.ignore_index != data.ignore_index:
+        problems.append(
+            f"the loss ignores {loss.ignore_index} and the label maps have {data.ignore_index} where a pixel does not "
+            "count; give both one ignore_index"
+        )
+    if loss.class_weights is not None and len(loss.class_weights) != len(data.names):
+        problems.append(f"class_weights has {len(loss.class_weights)} values for {len(data.names)} classes")
+    if problems:
+        raise ConfigError(numbered("problem", problems))
+    return loss
+
+
+def balanced_weights(pixels: np.ndarray) -> np.ndarray:
+    """Median frequency balancing (Eigen & Fergus 2015, arXiv 1411.4734): the median of the classes' numbers of pixels
+    over each one's; 1 for a class without pixels.
+    """
+    present = pixels > 0
+    if not present.any():
+        raise ConfigError("balanced class weights need the masks to be counted; let check_images be above 0.")
+    return np.divide(np.median(pixels[present]), pixels, out=np.ones(len(pixels)), where=present)
+
+
+def _describe_labels(base: Base, data: SegmentationData) -> None:
+    """Write what the data set's label maps hold into the processor, and the ignored label into the config."""
+    processor = base.processor
+    if processor.do_reduce_labels:
+        report("do_reduce_labels of the processor was switched off: the classes are numbered as the data set has them.")
+    processor.do_reduce_labels = False
+    processor.label_map = None if data.label_map is None else data.label_map.to_dict()
+    if data.ignore_index != (processor.ignore_index or IGNORED):
+        processor.ignore_index = data.ignore_index
+    for field in ("semantic_loss_ignore_index", "loss_ignore_index"):
+        if hasattr(base.model.config, field):
+            setattr(base.model.config, field, data.ignore_index)
+
+
+def _plain(augment: StandardAugmentation | JointAugment | None) -> dict[str, Any] | str | None:
+    return augment.describe() if isinstance(augment, StandardAugmentation) else called(augment)
+
+
+def _listed(values: Mapping[str, Any] | str | None) -> str:
+    if not isinstance(values, Mapping):
+        return values or "none"
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None)
