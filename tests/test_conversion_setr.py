@@ -117,6 +117,22 @@ def test_the_folder_knows_the_windows_and_how_images_are_prepared(tmp_path):
     assert (processor["window_size"], processor["window_stride"]) == ([48, 48], [32, 32])
 
 
+def test_what_the_file_says_of_its_evaluation_and_classes_comes_before_what_is_usual(tmp_path):
+    weights = read(GOLDENS / "pup" / "checkpoint.pth").tensors
+    config = """
+test_pipeline = [dict(type='MultiScaleFlipAug', img_scale=(99, 77), flip=False)]
+model = dict(test_cfg=dict(mode='slide', crop_size=(64, 64), stride=(50, 40)))
+"""
+    meta = {"CLASSES": ("sky", "road", "tree", "car", "sign", "wall"), "config": config}
+    torch.save({"meta": meta, "state_dict": weights}, tmp_path / "file.pth")
+    report = convert(tmp_path / "file.pth", tmp_path / "model", overrides=HEADS)
+    assert report.config["id2label"][1] == "road"
+    processor = json.loads((tmp_path / "model" / "preprocessor_config.json").read_text())
+    assert processor["size"] == {"shortest_edge": 77, "longest_edge": 99}
+    assert (processor["window_size"], processor["window_stride"]) == ([64, 64], [50, 40])
+    assert not any("images prepared" in line or "windows" in line for line in report.assumed)
+
+
 def test_what_the_tensors_do_not_show_can_be_set(tmp_path):
     settings = {**HEADS, "auxiliary_indices": [1, 2], "layer_norm_eps": 1e-5}
     report = convert(GOLDENS / "naive" / "checkpoint.pth", tmp_path / "model", overrides=settings)

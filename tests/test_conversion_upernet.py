@@ -120,6 +120,24 @@ def test_a_position_table_and_an_auxiliary_head_that_sees_its_input_twice_conver
     assert unequal(weights, read(tmp_path / "again.pth").tensors) == []
 
 
+def test_a_trunk_without_a_norm_of_patches_converts_both_ways(tmp_path):
+    weights = dict(read(GOLDENS / "swin_upernet" / "checkpoint.pth").tensors)
+    weights = {key: tensor for key, tensor in weights.items() if ".patch_embed.norm." not in key}
+    torch.save({"state_dict": weights}, tmp_path / "file.pth")
+    report = convert(tmp_path / "file.pth", tmp_path / "model")
+    assert report.config["backbone_config"]["model_type"] == "microsoft_swin"
+    convert_back(tmp_path / "model", tmp_path / "again.pth")
+    assert unequal(weights, read(tmp_path / "again.pth").tensors) == []
+
+
+def test_a_window_index_that_is_not_the_originals_is_not_dropped(tmp_path):
+    weights = dict(read(GOLDENS / "swin_upernet" / "checkpoint.pth").tensors)
+    weights["backbone.layers.0.blocks.1.attn.relative_position_index"] += 1
+    torch.save({"state_dict": weights}, tmp_path / "file.pth")
+    with pytest.raises(ConversionError, match=r"blocks\.1\.attn\.relative_position_index does not follow from"):
+        convert(tmp_path / "file.pth", tmp_path / "model")
+
+
 def test_what_the_tensors_do_not_show_can_be_set(tmp_path):
     settings = {"pool_scales": [1, 2, 4, 8], "image_size": 64}
     report = convert(GOLDENS / "swin_upernet" / "checkpoint.pth", tmp_path / "model", overrides=settings)

@@ -13,10 +13,15 @@ from transformers import AutoConfig, pipeline
 from typer.testing import CliRunner
 
 from hfvision.cli import build_app
-from hfvision.data.digits import load_digits
+from hfvision.data.digits import load_digit_scenes, load_digits
 from hfvision.errors import ConfigError
-from hfvision.training import demo
+from hfvision.metrics.segmentation import SegmentationMetric
+from hfvision.models.segformer import SegformerConfig, SegformerForSemanticSegmentation
+from hfvision.processing.segmentation import SegformerImageProcessor
+from hfvision.registry import ARCHITECTURES
+from hfvision.training import demo, demo_segmentation
 from hfvision.training.demo import DemoResult, Prediction, even_or_odd, run_demo, vary_digit
+from hfvision.training.demo_segmentation import SegmentationDemoResult, run_segmentation_demo
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +220,73 @@ def test_help_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# Segmentation
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a model of the scenes' classes that has learned nothing."""
+    folder = tmp_path_factory.mktemp("untrained") / "tiny"
+    torch.manual_seed(0)
+    names = dict(enumerate(["background", *(f"digit {digit}" for digit in range(10))]))
+    labels = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+    SegformerForSemanticSegmentation(SegformerConfig(**ARCHITECTURES["segformer"].tiny, **labels)).save_pretrained(
+        folder
+    )
+    SegformerImageProcessor(size={"height": 96, "width": 96}).save_pretrained(folder)
+    return str(folder)
+
+
+def test_the_segmentation_demo_measures_the_label_maps_that_it_writes(untrained, tmp_path) -> None:
+    said: list[str] = []
+    result = run_segmentation_demo(tmp_path / "out", starter=untrained, scenes=5, say=said.append)
+    assert [line[:3] for line in said] == ["1/2", "2/2"]
+    maps = [np.array(Image.open(path)) for path in sorted((tmp_path / "out" / "maps").iterdir())]
+    metric = SegmentationMetric(11)
+    metric.update(maps, [np.array(mask) for mask in load_digit_scenes(1, 5)["validation"]["mask"]])
+    assert result.mean_iou == metric.result()["mean_iou"]
+    assert (result.trained, result.passed, result.scenes) == (False, False, 5)
+    with Image.open(result.picture) as picture:
+        assert picture.size[0] > 500
+
+
+def test_the_segmentation_demo_trains_its_model_anew_when_asked(untrained, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(demo_segmentation, "SCENES", load_digit_scenes(8, 4))
+    result = run_segmentation_demo(tmp_path / "out", starter=untrained, train=True, max_steps=1, scenes=2)
+    assert result.trained
+    assert result.model == str(tmp_path / "out" / "tiny")
+    assert (tmp_path / "out" / "tiny" / "model.safetensors").exists()
+
+
+def test_the_segmentation_demo_overwrites_nothing(untrained, tmp_path) -> None:
+    (tmp_path / "scenes.png").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match="would be overwritten"):
+        run_segmentation_demo(tmp_path, starter=untrained, scenes=1)
+    with pytest.raises(ConfigError, match=r"scenes.png is a file"):
+        run_segmentation_demo(tmp_path / "scenes.png", starter=untrained, scenes=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["scenes.png"]
+
+
+def test_the_segmentation_command_prints_the_figures_and_has_a_gate(monkeypatch) -> None:
+    passing = SegmentationDemoResult(
+        model="out/model",
+        trained=False,
+        seconds=0.0,
+        scenes=200,
+        mean_iou=0.81,
+        pixel_accuracy=0.97,
+        per_class={"background": 0.98, "digit 0": None},
+        required_mean_iou=0.8,
+        maps="out/maps",
+        picture="out/scenes.png",
+    )
+    for result, code in ((passing, 0), (replace(passing, mean_iou=0.79), 1)):
+        monkeypatch.setattr(demo_segmentation, "run_segmentation_demo", lambda *_, found=result, **__: found)
+        outcome = CliRunner().invoke(build_app(), ["demo", "segmentation"])
+        assert outcome.exit_code == code
+        assert f"{result.mean_iou:.2%} over 200 unseen scenes" in outcome.stdout
+        assert "absent" in outcome.stdout
+    assert "79.00% over 200 scenes; wanted at least 80%" in outcome.stderr
+    assert CliRunner().invoke(build_app(), ["demo", "--train"]).exit_code == 2

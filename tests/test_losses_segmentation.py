@@ -255,7 +255,7 @@ def test_strips_equal_everything_at_once(upsampling, settings, in_strips, monkey
     loss = SegmentationLoss(class_weights=(0.5, 2.0, 1.0, 0.0, 3.0), **settings)
     value, gradient = value_and_gradient(loss, logits, labels, upsampling)
     single = value_and_gradient(loss, logits.float(), labels, upsampling)
-    assert fused._in_strips(logits, labels, upsampling)
+    assert fused._in_strips(logits, labels)
     monkeypatch.setattr(fused, "WORTHWHILE", 1 << 60)
     expected, expected_gradient = value_and_gradient(loss, logits, labels, upsampling)
     torch.testing.assert_close(value, expected, **EXACT)
@@ -284,14 +284,17 @@ def test_strips_are_left_to_all_at_once_under_transformations(in_strips):
     logits, labels, upsampling = coarse().detach(), label_maps((12, 14)), Upsampling((12, 14))
     expected = value_and_gradient(SegmentationLoss(), logits, labels, upsampling)[1]
 
-    def loss(values, maps):
-        return SegmentationLoss()(values, maps, upsampling)
+    def loss(values, maps, terms="cross_entropy"):
+        return SegmentationLoss(terms=terms)(values, maps, upsampling)
 
     torch.testing.assert_close(torch.func.grad(loss)(logits, labels), expected, **EXACT)
     of_each = torch.func.vmap(torch.func.grad(lambda x, y: loss(x[None], y[None])))(logits, labels)
     counts = (labels != 255).sum(dim=(1, 2))
     weighted = of_each * (counts / counts.sum())[:, None, None, None]  # the mean of a batch counts pixels
     torch.testing.assert_close(weighted, expected, rtol=1e-6, atol=1e-9)
+    regions = torch.func.vmap(lambda x, y: loss(x[None], y[None], "dice+lovasz"))(logits, labels)
+    alone = [loss(x[None], y[None], "dice+lovasz") for x, y in zip(logits, labels, strict=True)]
+    torch.testing.assert_close(regions, torch.stack(alone), **EXACT)
 
 
 @pytest.mark.parametrize("terms", ["cross_entropy", "focal+dice+lovasz"])

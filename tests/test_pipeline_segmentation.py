@@ -5,6 +5,7 @@ import os
 import resource
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -28,13 +29,18 @@ from hfvision.pipelines.image_segmentation import ImageSegmentationPipeline
 from hfvision.pipelines.predict import predict
 from hfvision.pipelines.raster import segment_raster
 from hfvision.processing.segmentation import SegformerImageProcessor, SegmentationImageProcessor
-from tests.models import with_visible_weights
+from tests.models import DENSE, tiny_model, with_visible_weights
 
 TINY = {"hidden_sizes": [8, 16, 20, 32], "depths": [1, 1, 1, 1], "decoder_hidden_size": 32}
 
 
 def segformer(labels=6):
-    return with_visible_weights(SegformerForSemanticSegmentation(SegformerConfig(**TINY, num_labels=labels)))
+    """With classes that occur equally often, about."""
+    model = with_visible_weights(SegformerForSemanticSegmentation(SegformerConfig(**TINY, num_labels=labels)))
+    with torch.no_grad():
+        pixels = processor()(picture(), return_tensors="pt")["pixel_values"]
+        model.decode_head.classifier.bias -= model(pixels).logits.mean(dim=(0, 2, 3))
+    return model
 
 
 def picture(height=70, width=90, seed=0):
@@ -111,7 +117,6 @@ def test_one_class_is_there_or_not():
     segment = segmenting(model)
     pixels = segment.image_processor(picture(), return_tensors="pt")["pixel_values"]
     with torch.no_grad():
-        model.decode_head.classifier.bias -= model(pixels).logits.median()
         logits = model(pixels).logits
     answer = segment(picture(), output="map", scores=True)
     wanted = torch.nn.functional.interpolate(logits, (70, 90), mode="bilinear")[0, 0].sigmoid() > 0.5
@@ -140,7 +145,33 @@ def test_every_kind_of_input_gives_the_same_answer(segment, tmp_path):
         array.transpose(2, 0, 1),
         torch.from_numpy(array.copy()),
     ):
-        rule = {"tile": 32, "stride": 24, "rule": "segmenter"}
+        for options in ({}, {"tile": 48}):
+            same(segment(one, output="map", **options), segment(image, output="map", **options))
+    grey = image.convert("L")
+    same(segment(np.asarray(grey), output="map"), segment(grey, output="map"))
+    column = datasets.Dataset.from_dict({"image": [image] * 2}).cast_column("image", datasets.Image())["image"]
+    for many in ([image] * 2, (image for _ in range(2)), column, np.stack([array] * 2)):
+        answers = list(segment(many, output="map"))
+        assert len(answers) == 2
+        for answer in answers:
+            same(answer, wanted)
+
+
+def test_a_batch_of_mixed_sizes_answers_as_its_images_alone():
+    """Where sizes stay different, too. Pixels may flip where two classes are equal to within float32 noise."""
+    images = [picture(40, 56, 0), picture(32, 48, 1), picture(40, 56, 2), picture(64, 24, 3)]
+    for options in ({}, {"do_resize": False}):
+        segment = segmenting(segformer(), **options)
+        for call in ({}, {"tile": 32}):
+            wanted = [segment(image, output="map", **call) for image in images]
+            for got, want in zip(segment(images, batch_size=3, output="map", **call), wanted, strict=True):
+                assert (got["classes"] != want["classes"]).mean() < 1e-3
+
+
+@pytest.mark.parametrize("model_type", DENSE)
+def test_every_architecture_answers_as_a_whole_and_in_windows(model_type):
+    segment = segmenting(tiny_model(model_type, "AutoModelForSemanticSegmentation"), size={"height": 32, "width": 32})
+    rule = {"tile": 32, "stride": 24, "rule": "segmenter"}
     for options in ({}, {"tile": 32}, rule, {"scales": (0.5, 1), "flip": True}):
         answer = segment(picture(), output="map", **options)
         assert answer["classes"].shape == (70, 90)

@@ -62,9 +62,8 @@ def test_reduced_labels_equal_the_originals():
     processor = SegformerImageProcessor(do_resize=False, do_reduce_labels=True)
     np.testing.assert_array_equal(labels_of(processor, images, raw), wanted)
     ade = SegmentationImageProcessor(do_resize=False, label_map="ade20k-150")
-    np.testing.assert_array_equal(
-        labels_of(ade, images, np.where(raw == 255, 0, raw)), np.where(raw == 255, 255, wanted)
-    )
+    declared = np.where(raw == 255, 0, raw)
+    np.testing.assert_array_equal(labels_of(ade, images, declared), np.where(raw == 255, 255, wanted))
 
 
 @pytest.mark.parametrize(
@@ -87,12 +86,12 @@ def test_the_originals_evaluation_is_reproduced(case, protocol, device, monkeypa
 
 
 def test_floats_are_mixed_without_antialiasing_as_torch_does_it():
-    """1e-6 of values up to one: sums of two products in another order."""
+    """1e-5: positions of tens of pixels are rounded to float32 (4e-6) after another formula; values are up to one."""
     image = np.random.default_rng(0).random((3, 31, 43), np.float32)
     options = {"antialias": False, "input_range": (0, 1), "do_normalize": False, "return_tensors": "pt"}
     got = SegmentationImageProcessor(size={"height": 17, "width": 60})(image, **options).pixel_values
     wanted = torch.nn.functional.interpolate(torch.from_numpy(image)[None], size=(17, 60), mode="bilinear")
-    torch.testing.assert_close(got, wanted, rtol=0, atol=2e-6)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
 
 
 # Together
@@ -108,15 +107,12 @@ def test_image_and_label_map_share_resize_crop_and_padding():
         {
             "size": {"shortest_edge": 20, "longest_edge": 30},
             "size_rounding": "nearest",
-            "size_divisor": 8,
             "do_pad": True,
         },
         {"do_resize": False, "do_center_crop": True, "crop_size": {"height": 36, "width": 70}},
         {"do_resize": False, "do_center_crop": True, "crop_size": 31, "crop_rounding": "nearest"},
         {"do_resize": False, "do_pad": True, "pad_size": {"height": 50, "width": 64}},
     ):
-        if "size_divisor" in options:  # two steps of nearest neighbours are not one
-            options = {name: value for name, value in options.items() if name != "size_divisor"}
         got = SegmentationImageProcessor(**plain, **options)(images, maps, return_tensors="np")
         inside = got["labels"] != 255
         assert got["labels"].shape == got["pixel_values"].shape[:1] + got["pixel_values"].shape[2:]
@@ -193,9 +189,7 @@ def test_coloured_masks_are_read_through_a_label_map_with_colours():
     wanted = np.where(mask[..., 0] > 0, 1, 255)
     processor = SegmentationImageProcessor(do_resize=False, label_map=colours)
     for source in (mask, mask.transpose(2, 0, 1), mask[None], Image.fromarray(mask), torch.from_numpy(mask)):
-        np.testing.assert_array_equal(
-            labels_of(processor, noise(6, 8, 3), [source] if source is mask else source)[0], wanted
-        )
+        np.testing.assert_array_equal(labels_of(processor, noise(6, 8, 3), source)[0], wanted)
     with pytest.raises(ImageShapeError, match="give a label_map with a color in each row"):
         labels_of(SegformerImageProcessor(), noise(6, 8, 3), Image.fromarray(mask))
 
@@ -206,7 +200,7 @@ def test_coloured_masks_are_read_through_a_label_map_with_colours():
         (lambda: noise(30, 37), ImageShapeError, "label map 0: it has 30x37 pixels, its image 31x37"),
         (lambda: noise(31, 37) / 255, ImageValueError, "labels are whole numbers"),
         (lambda: [noise(31, 37, 3)], ImageShapeError, r"got shape \(31, 37, 3\)"),
-        (lambda: [noise(1, 1, 31, 37)] * 1, ImageShapeError, "got shape"),
+        (lambda: [noise(2, 31, 37)], ImageShapeError, r"got shape \(2, 31, 37\)"),
         (lambda: [noise(31, 37)] * 2, ImageShapeError, "got 1 images and 2 maps"),
         (lambda: [], ImageShapeError, "got 1 images and 0 maps"),
         (lambda: np.full((31, 37), np.nan), ImageValueError, "the first in row 0, column 0"),

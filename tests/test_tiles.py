@@ -1,16 +1,25 @@
 """Windows over an image: where they lie, how they blend, and that the strips equal a full accumulation."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from hfvision.conversion import convert
+from hfvision.conversion.verify import load_model, tolerance
 from hfvision.errors import ConfigError, UnknownNameError
 from hfvision.models.semantic import SemanticModel, SemanticOutput
 from hfvision.pipelines.mosaic import Mosaic, segment
 from hfvision.pipelines.sliding import sliding_logits, sliding_probabilities
 from hfvision.pipelines.windows import Side, Tiling, make_tiling
 from hfvision.upsampling import Upsampling, upsample
+
+GOLDENS = Path(__file__).parent / "data" / "goldens"
+SETR_HEADS = {"num_attention_heads": 4}
 
 
 class Coarse(SemanticModel):
@@ -174,3 +183,50 @@ def test_options_that_cannot_work_are_named(options, said):
 def test_unknown_names_list_those_that_exist():
     with pytest.raises(UnknownNameError, match="no blend is called 'linear'; there are gauss, mean, none"):
         make_tiling(tile=8, blend="linear")
+
+
+# --- what the originals' evaluation computes ----------------------------------------------------------------
+
+
+def golden(case, tmp_path, **settings):
+    """The converted model, the case's facts, and its expected outputs."""
+    folder = GOLDENS / case
+    convert(folder / "checkpoint.pth", tmp_path / "model", overrides=settings)
+    facts = json.loads((folder / "case.json").read_text())
+    return load_model(tmp_path / "model"), facts, dict(np.load(folder / "output.npz"))
+
+
+def pixels_of(case, name):
+    return torch.from_numpy(np.load(GOLDENS / case / f"{name}.npy"))
+
+
+def assert_near(got, expected, facts, name):
+    wanted = torch.from_numpy(expected[name])
+    rounding = tolerance(wanted, facts["float64_max_abs_diff"][name])
+    torch.testing.assert_close(got, wanted, rtol=0, atol=rounding)
+
+
+SLIDES = [
+    ("segformer/slide_inference", "input", "seg_map", {}),
+    ("setr/naive", "input_slide", "slide_seg_map", SETR_HEADS),
+]
+
+
+@pytest.mark.parametrize(("case", "name", "map_name", "settings"), SLIDES)
+def test_sliding_windows_are_those_of_mmsegmentation(case, name, map_name, settings, tmp_path):
+    model, facts, expected = golden(case, tmp_path, **settings)
+    rule = facts["config"]["test_cfg"]
+    logits = sliding_logits(model, pixels_of(case, name), tuple(rule["crop_size"]), tuple(rule["stride"]))
+    assert_near(logits, expected, facts, "slide_logits")
+    assert np.array_equal(logits.argmax(1), expected[map_name])
+
+
+@pytest.mark.parametrize("case", ["segmenter/sliding_window", "segmenter/multiscale_flip"])
+def test_sliding_windows_and_versions_are_those_of_segmenter(case, tmp_path):
+    model, facts, expected = golden(case, tmp_path)
+    names = ["input", *(f"input_{i}" for i in range(1, facts["num_inputs"]))]
+    versions = [(pixels_of(case, name)[0], flip) for name, flip in zip(names, facts["flips"], strict=True)]
+    window, stride = facts["config"]["window_size"], facts["config"]["window_stride"]
+    got = sliding_probabilities(model, versions, window, stride, tuple(facts["ori_shape"]))
+    assert_near(got, expected, facts, "seg_prob")
+    assert np.array_equal(got.argmax(0), expected["seg_map"])

@@ -27,7 +27,10 @@ def run(
         typer.Option(help="Folder for models and pictures. [default: hfvision-demo, or hfvision-segmentation-demo]"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
-    train: Annotated[bool, typer.Option("--train", help="Segmentation: train the model anew, ten minutes.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Segmentation: which starter model. [default: segformer-digit-scenes]")
+    ] = None,
+    train: Annotated[bool, typer.Option("--train", help="Segmentation: train it anew, within ten minutes.")] = False,
     json: JsonOption = False,
 ) -> None:
     """classification: train a small vision transformer on 1,437 handwritten digits (about a minute on two cores), load
@@ -39,8 +42,8 @@ def run(
 
     An interrupted training continues when the command is repeated.
     """
-    if train and task is not Task.segmentation:
-        raise typer.BadParameter("the other demo always trains; --train is for segmentation")
+    if (train or model) and task is not Task.segmentation:
+        raise typer.BadParameter("--model and --train are for segmentation; the other demo always trains its own model")
 
     def say(line: str) -> None:
         typer.echo(line, err=True)
@@ -49,7 +52,11 @@ def run(
         from hfvision.training import demo_segmentation
 
         found = demo_segmentation.run_segmentation_demo(
-            output or "hfvision-segmentation-demo", train=train, seed=seed, say=say
+            output or "hfvision-segmentation-demo",
+            starter=model or demo_segmentation.STARTER,
+            train=train,
+            seed=seed,
+            say=say,
         )
         emit({**asdict(found), "passed": found.passed}, _segmentation_text(found), json)
         passed, reached = found.passed, f"the mean IoU is {found.mean_iou:.2%} over {found.scenes} scenes"

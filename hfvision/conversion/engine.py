@@ -10,7 +10,7 @@ is the same `apply`.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TypeVar
 
@@ -100,6 +100,18 @@ class Converted:
     @property
     def used(self) -> set[str]:
         return {key for keys in self.sources.values() for key in keys}
+
+
+def within(prefix: str, rules: Iterable[AnyRule]) -> tuple[AnyRule, ...]:
+    """The same table for a checkpoint in which all of its source keys begin with `prefix`."""
+    inside: list[AnyRule] = []
+    for rule in rules:
+        if isinstance(rule, Rule):
+            sources = tuple(f"{prefix}{source}" for source in rule.sources)
+            inside.append(replace(rule, source=sources if isinstance(rule.source, tuple) else sources[0]))
+        else:
+            inside.append(replace(rule, source=f"{prefix}{rule.source}") if isinstance(rule, Drop) else rule)
+    return tuple(inside)
 
 
 def reverse(rules: Iterable[AnyRule], unused: Mapping[str, Unused] | None = None) -> tuple[AnyRule, ...]:

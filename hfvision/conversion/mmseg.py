@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hfvision.conversion.sources import Checkpoint
+from hfvision.layers.patch_embedding import by
+from hfvision.processing.protocols import segmentation_options
+from hfvision.upsampling import Size
 
 
 def facts(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -31,6 +34,30 @@ def facts(checkpoint: Checkpoint) -> dict[str, Any]:
         if one.get("mode") == "slide" and _is_pair(one.get("crop_size")) and _is_pair(one.get("stride")):
             found |= {"crop": one["crop_size"], "stride": one["stride"]}
     return found
+
+
+def evaluation(
+    size: Size, window: Size | None, stride: Size | None, channels: int, facts: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """The options of the image processor, from what a file says (see `facts`) or else from these usual values:
+    (long, short) sides that images are brought into, (height, width) of windows and of their steps, None each for whole
+    images. And what of them is assumed because the file does not say it.
+    """
+    protocol, said = "mmseg", []
+    if "scale" in facts:
+        size, protocol = facts["scale"], "mmseg-aligned" if facts["aligned"] else "mmseg"
+    else:
+        said.append(f"images prepared by protocol {protocol!r} (hfvision.processing.protocols) inside {by(size)}")
+    if "crop" in facts:
+        window, stride = facts["crop"], facts["stride"]
+    elif window and stride:
+        said.append(f"evaluated in windows of {by(window)} pixels every {by(stride)}")
+    windows = {"window_size": list(window), "window_stride": list(stride)} if window and stride else {}
+    options = segmentation_options(protocol, size, **windows)
+    if channels != 3:
+        options |= {name: [0.5] * channels for name in ("image_mean", "image_std")}
+        said.append(f"mean and deviation 0.5 for {channels} channels")
+    return options, said
 
 
 def _settings(source: Any) -> Iterator[Mapping[str, Any]]:

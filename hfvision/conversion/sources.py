@@ -23,6 +23,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -40,6 +41,7 @@ PLAIN_TYPES = {"set", "frozenset", "list", "dict", "tuple", "bytearray", "bytes"
 PLAIN_TYPES |= {"complex", "slice", "range", "object"}
 PYTHON_2_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # in which pickles of torch's are written
 
+MOST_SETTINGS = 2**20  # bytes of a YAML file
 BOMB_BYTES, BOMB_RATIO = 2**30, 100  # an archive that unpacks to more than both is refused before it is unpacked
 
 
@@ -126,6 +128,31 @@ def download(repo_id: str) -> Path:
 def looks_like_repo_id(source: str | Path) -> bool:
     """Whether this reads "owner/name" and nothing of that name is here."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)) is not None and not Path(source).exists()
+
+
+class _SettingsLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+    """Plain data, and the tuples that Python's own writer marks as such."""
+
+
+_SettingsLoader.add_constructor(
+    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node))
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Settings beside a checkpoint; nothing in them is executed. Raises CheckpointReadError."""
+    with _reading(path, "YAML settings"):
+        if path.stat().st_size > MOST_SETTINGS:
+            raise ValueError(f"{path.stat().st_size:,} bytes, where settings take at most {MOST_SETTINGS:,}")
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_SettingsLoader)
+        if not isinstance(content, dict):
+            raise ValueError(f"a mapping is wanted, got {type(content).__name__}")
+        return content
+
+
+def yaml_text(settings: Mapping[str, Any]) -> str:
+    """As Python's YAML writer has it, keys sorted and tuples marked: what `read_yaml` reads."""
+    return yaml.dump(dict(settings))
 
 
 def write_npz(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -26,15 +26,21 @@ WORTHWHILE = 1 << 20  # elements of the upsampled logits from which strips are f
 def upsampled_sum(pixel_sum: PixelSum, logits: Tensor, labels: Tensor, upsampling: Upsampling) -> Tensor:
     """`pixel_sum` of the upsampled logits (B, K, H, W) and the labels, in strips where that pays and can be done.
 
-    Compiled, exported and transformed by torch.func, it is computed all at once; so are second derivatives.
+    Compiled, exported and transformed by torch.func, it is computed all at once; so are second derivatives. Strips
+    interpolate by products of matrices: GPUs that were allowed TF32 for those use it here, too.
     """
-    if _in_strips(logits, labels, upsampling):
+    if _in_strips(logits, labels):
         return _Strips.apply(logits, labels, upsampling, pixel_sum, torch.is_grad_enabled())
     return pixel_sum(upsample(logits, upsampling), labels)
 
 
-def _in_strips(logits: Tensor, labels: Tensor, upsampling: Upsampling) -> bool:
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or logits.is_meta:
+def is_traced(tensor: Tensor) -> bool:
+    """Whether values cannot be looked at: in compiled and exported code, under torch.func, on the meta device."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or tensor.is_meta
+
+
+def _in_strips(logits: Tensor, labels: Tensor) -> bool:
+    if is_traced(logits):
         return False
     pixels = labels.numel() * logits.shape[1]
     return pixels >= WORTHWHILE and pixels > logits.numel()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hfvision.errors import ConfigError, DatasetError, numbered
-from hfvision.losses.fused import upsampled_sum
+from hfvision.losses.fused import is_traced, upsampled_sum
 from hfvision.upsampling import Upsampling, upsample
 
 PixelAverage = Literal["valid", "all"]  # over the pixels that are not ignored, or over all pixels
@@ -122,7 +122,7 @@ class SegmentationLoss:
             problems.append(f"focal_alpha is for one class, here are {classes}; give class_weights instead")
         if problems:
             raise ConfigError(numbered("problem", problems))
-        if not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or labels.is_meta):
+        if not is_traced(labels):
             self._check_range(labels.long(), max(classes, 2))
 
     def _check_range(self, labels: Tensor, classes: int) -> None:
@@ -195,9 +195,9 @@ class SegmentationLoss:
             occurs = torch.arange(count, device=labels.device) == 1
         else:
             occurs = torch.zeros(count + 1, dtype=torch.bool, device=labels.device).index_fill(0, flat, True)[:count]
-        # Compiled code has a fixed number of classes and gives those that do not occur no weight.
+        # Traced code has a fixed number of classes and gives those that do not occur no weight.
         compared = torch.arange(count, device=labels.device)
-        compared = compared if torch.compiler.is_compiling() else compared[occurs]
+        compared = compared if is_traced(labels) else compared[occurs]
         probabilities = upsample(logits, upsampling).softmax(dim=1)[:, compared]
         probabilities = probabilities.transpose(0, 1).flatten(1) * valid  # (B, S, H, W) -> (S, P)
         members = flat == compared[:, None]  # (S, P)
@@ -225,9 +225,7 @@ def _lovasz(probabilities: Tensor, members: Tensor) -> Tensor:  # (S, P), (S, P)
     # A member lost leaves the intersection; another pixel joins the union. Differences of IoUs would cancel in float32.
     growth = torch.where(is_member, 1 / union, intersection / (union * (union - 1).clamp(min=1)))
     first = torch.arange(errors.shape[1], device=errors.device) == 0
-    growth = torch.where(
-        size > 0, growth, first.to(growth.dtype)
-    )  # of a class that does not occur, all is lost at once
+    growth = torch.where(size > 0, growth, first.to(growth.dtype))  # a class that does not occur is lost at once
     return (errors * growth).sum(dim=1)
 
 

@@ -55,7 +55,7 @@ class DeiTEmbeddings(ViTEmbeddings):
 
     prefix_tokens = 2
 
-    def __init__(self, config: DeiTConfig, use_mask_token: bool = False) -> None:
+    def __init__(self, config: ViTConfig, use_mask_token: bool = False) -> None:
         super().__init__(config, use_mask_token)
         self.distillation_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
 

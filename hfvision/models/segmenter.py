@@ -25,9 +25,9 @@ from typing_extensions import Unpack
 from hfvision.errors import ConfigError
 from hfvision.layers.patch_embedding import pair
 from hfvision.layers.position import Grid, PositionRule
-from hfvision.models.deit import DeiTEmbeddings, DeiTPreTrainedModel
+from hfvision.models.deit import DeiTEmbeddings
 from hfvision.models.semantic import SemanticModel, SemanticOutput
-from hfvision.models.vit import ViTConfig, ViTEmbeddings, ViTEncoder, ViTLayer
+from hfvision.models.vit import ViTConfig, ViTEmbeddings, ViTEncoder, ViTLayer, ViTPreTrainedModel
 from hfvision.upsampling import Size, Upsampling
 from hfvision.upsampling import upsample as to_pixels
 
@@ -163,7 +163,7 @@ DECODERS: dict[str, type[LinearDecoder] | type[MaskTransformer]] = {
 }
 
 
-class SegmenterPreTrainedModel(DeiTPreTrainedModel):
+class SegmenterPreTrainedModel(ViTPreTrainedModel):
     config: SegmenterConfig
     config_class = SegmenterConfig
     base_model_prefix = "segmenter"
@@ -172,6 +172,8 @@ class SegmenterPreTrainedModel(DeiTPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        if isinstance(module, SegmenterDistilledEmbeddings):
+            init.trunc_normal_(module.distillation_token, std=self.config.initializer_range)
         if isinstance(module, MaskTransformer):
             init.trunc_normal_(module.class_tokens, std=self.config.initializer_range)
             for projection in (module.patch_projection, module.class_projection):

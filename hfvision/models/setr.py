@@ -62,7 +62,7 @@ def _ends(count: int, depth: int, parts: int) -> list[int]:
 
 @strict
 class SetrConfig(ViTConfig):
-    """Sizes of a SETR; the defaults are SETR-PUP with ViT-L/16 at 512 pixels (319 M parameters with 150 classes)."""
+    """Sizes of a SETR; the defaults are SETR-PUP with ViT-L/16 at 512 pixels (318 M parameters with 150 classes)."""
 
     model_type = "setr"
 

@@ -177,7 +177,9 @@ class ViTEmbeddings(nn.Module, InputPart):
         if size != padded:
             report_once(f"images of {by(size)} pixels are padded with zeros to {by(padded)}, whole patches.")
         if grid != self.grid:
-            report_once(f"the position table of {by(self.grid)} patches is resampled ({self.position_rule}) to {by(grid)}.")
+            report_once(
+                f"the position table of {by(self.grid)} patches is resampled ({self.position_rule}) to {by(grid)}."
+            )
 
     @torch.no_grad()
     def resize_input_part(self, geometry: InputGeometry) -> list[str]:

@@ -56,7 +56,8 @@ def segment_raster(
     with the place of the window, ImageReadError and ImageWriteError; a file is complete or not there at all.
     """
     model, processor = _loaded(model, processor)
-    tile = tile or getattr(processor, "window_size", None) or TILE
+    if tile is None:
+        tile = getattr(processor, "window_size", None) or TILE
     tiling = make_tiling(tile=tile, overlap=overlap, stride=stride, blend=blend)
     names = class_names(model.config)
     colours = class_colours(processor, len(names))

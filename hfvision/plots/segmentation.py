@@ -21,7 +21,7 @@ Names: TypeAlias = Mapping[int, str] | Sequence[str]  # by class
 IGNORED = -1  # stands for all pixels without a class
 STRIPES = ((168, 170, 178), (226, 228, 234))  # of pixels without a class
 WIDEST = 1120  # sides of `tile` / 168 that a sheet is wide at most, when the number of columns is left to it
-NAMED = 40  # classes that a legend names at most, the largest first
+NAMED = 40  # classes that a legend names at most
 
 
 def segmentation_overlay(
@@ -203,9 +203,8 @@ class _Key:
             one: sum(int((labels == one).sum()) for labels in maps)
             for one in (*(one for one, colour in self.colours.items() if colour is not None), IGNORED)
         }
-        ordered = [one for one in sorted(counts, key=lambda one: (one == IGNORED, -counts[one])) if counts[one]]
-        if not shares:
-            ordered = sorted(ordered, key=lambda one: (one == IGNORED, one))
+        ordered = [one for one in counts if counts[one]]
+        ordered.sort(key=lambda one: (one == IGNORED, -counts[one] if shares else one))
         entries = [
             (one, "ignored" if one == IGNORED else self.names[one], f"{counts[one] / total:.1%}" if shares else "")
             for one in ordered[:NAMED]

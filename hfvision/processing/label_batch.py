@@ -27,10 +27,14 @@ Size = tuple[int, int]
 WITHOUT_COLOURS = {"LA": "L", "La": "LA", "PA": "P"}  # modes whose first band holds the labels
 
 
-def flattened_maps(segmentation_maps: Any) -> list[Any]:
-    """The single label maps of one, a batch (B, H, W) or (B, 1, H, W), or an iterable of them."""
+def flattened_maps(segmentation_maps: Any, images: int) -> list[Any]:
+    """The single label maps of one, a batch (B, H, W) or (B, 1, H, W), or an iterable of them.
+
+    Of a single image, three axes are one map: (1, H, W) or colours.
+    """
     if isinstance(segmentation_maps, np.ndarray | torch.Tensor):
-        return list(segmentation_maps) if segmentation_maps.ndim >= 3 else [segmentation_maps]
+        several = segmentation_maps.ndim > 3 or (segmentation_maps.ndim == 3 and images > 1)
+        return list(segmentation_maps) if several else [segmentation_maps]
     return flattened(segmentation_maps)
 
 

@@ -70,7 +70,7 @@ class BaseSegmentationImageProcessor(ImageProcessor):
         plan = make_plan(stored, given)
         labels = make_label_plan(stored | given)
         sources = flattened(images)
-        maps = [] if segmentation_maps is None else flattened_maps(segmentation_maps)
+        maps = [] if segmentation_maps is None else flattened_maps(segmentation_maps, len(sources))
         if segmentation_maps is not None and len(maps) != len(sources):
             raise ImageShapeError(f"every image needs one label map; got {len(sources)} images and {len(maps)} maps")
         batch = self._make_batch(sources, plan)

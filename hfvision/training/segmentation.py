@@ -70,10 +70,11 @@ def train_segmentation(
     `model`, `processor`, `license`, `output_dir` and `resume` are as in `train_classification`. `dataset` and
     `data_options` go to `prepare_segmentation`; other classes than the model's own get a new head, which then learns
     ten times as fast as a pretrained trunk unless `settings.head_rate_factor` says otherwise. `augment` is the standard
-    recipe, or a function (image, mask, generator) -> (image, mask), or None. `loss` is a
-    SegmentationLoss or its terms ("dice+cross_entropy"), by default the model's own; with `class_weights`, one for each
-    class, or "balanced": the median class's number of pixels over each class's. It is recorded in run and card, and is
-    in no config.
+    recipe, or a function (image, mask, generator) -> (image, mask), or None.
+
+    `loss` is a SegmentationLoss or its terms ("dice+cross_entropy"), by default the model's own; with `class_weights`,
+    one for each class, or "balanced" (see `balanced_weights`). It is recorded in run and card, in no config. What
+    the data set says about its masks goes into the processor: `label_map`, `ignore_index`, no `do_reduce_labels`.
 
     Raises DatasetError, ConfigError or CheckpointReadError before anything is written, and ConfigError if training
     diverges.
@@ -100,7 +101,7 @@ def train_segmentation(
         data=data,
         new_head=new_head,
         train=SegmentedSamples(data.train, train, settings.seed),
-        evaluation=HeldOutSamples(data.evaluation, Preparation(base.processor)),
+        evaluation=SegmentedSamples(data.evaluation, Preparation(base.processor), stored_masks=True),
         collate=Collator(data.ignore_index),
         counter=IoUCounter(data, run.arguments),
         plan={"augment": _plain(augment), "loss": criterion.describe()},
@@ -150,10 +151,14 @@ class SegmentationTrainer(QuietTrainer):
 
 
 class SegmentedSamples(Samples):
-    """Images and label maps as training takes them."""
+    """Images and label maps as training takes them; with `stored_masks` also the label maps as they are."""
 
     part: SegmentedImages
     augment: Preparation
+
+    def __init__(self, part: SegmentedImages, prepare: Preparation, seed: int = 0, stored_masks: bool = False) -> None:
+        super().__init__(part, prepare, seed)
+        self.stored_masks = stored_masks
 
     def sample(self, row: int, generator: np.random.Generator) -> dict[str, Any]:
         image, mask = self.part.read(row)
@@ -161,15 +166,8 @@ class SegmentedSamples(Samples):
             pixels, labels = self.augment(image, mask, generator)
         except ValueError as error:  # what processors raise, hfvision's own errors included
             raise DatasetError(f"row {row} of split {self.part.split!r} cannot be prepared: {error}") from error
-        return {"pixel_values": pixels, "labels": labels}
-
-
-class HeldOutSamples(SegmentedSamples):
-    """The same with the label map as it is stored."""
-
-    def sample(self, row: int, generator: np.random.Generator) -> dict[str, Any]:
-        _, mask = self.part.read(row)
-        return {**super().sample(row, generator), "mask": torch.from_numpy(mask.astype(np.int64))}
+        stored = {"mask": torch.from_numpy(mask.astype(np.int64))} if self.stored_masks else {}
+        return {"pixel_values": pixels, "labels": labels, **stored}
 
 
 class Collator:

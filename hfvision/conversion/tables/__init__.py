@@ -10,6 +10,7 @@ from hfvision.conversion.tables import (
     google_mixer,
     google_vit,
     segformer,
+    segmenter,
     setr,
     swin,
     timm_hybrid,
@@ -31,6 +32,7 @@ FORMATS: tuple[Format, ...] = (
     swin.FORMAT,
     timm_swin.FORMAT,
     segformer.FORMAT,
+    segmenter.FORMAT,
     setr.FORMAT,
     upernet.FORMAT,
 )

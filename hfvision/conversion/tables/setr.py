@@ -12,24 +12,23 @@ Shapes: D width, c width of a convolution, K labels.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from hfvision.conversion.engine import AnyRule, Drop, Rule
+from hfvision.conversion import mmseg
+from hfvision.conversion.engine import AnyRule, Drop, Rule, within
 from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
 from hfvision.conversion.ops import Op, same
 from hfvision.conversion.shapes import checked_size, most_frequent, position_grids, resampling
 from hfvision.conversion.tables import timm_vit
 from hfvision.errors import ConversionError
-from hfvision.layers.patch_embedding import by, pair
+from hfvision.layers.patch_embedding import pair
 from hfvision.models.setr import MLA_LEVELS, Decoder, SetrConfig, auxiliary_inputs, decoder_blocks
-from hfvision.processing.protocols import segmentation_options
+from hfvision.registry import SEMANTIC_SEGMENTATION
 
-SEGMENTATION = "AutoModelForSemanticSegmentation"
 UNUSED = "the head's base class makes this classifier and the head never calls it"
 PUP_CONVOLUTIONS = 4
 AUXILIARY = ("auxiliary_head.{i}", "auxiliary_heads.{i}")
@@ -40,11 +39,7 @@ PUBLISHED_SIZES = {(19, 768): (2049, 1025), (60, 480): (520, 520), (150, 512): (
 
 def rules(decoder: Decoder, qkv_bias: bool, positions: Op = same) -> tuple[AnyRule, ...]:
     trunk = timm_vit.rules("backbone.", class_token=True, distilled=False, qkv_bias=qkv_bias, positions=positions)
-    inside = [
-        replace(rule, source=f"backbone.{rule.source}")
-        for rule in trunk
-        if isinstance(rule, Rule) and rule.source != "norm.{p}"  # of all its rules
-    ]
+    inside = within("backbone.", (rule for rule in trunk if rule != Rule("norm.{p}", "backbone.layernorm.{p}")))
     auxiliary = _head(*AUXILIARY, optional=True)
     mla_auxiliary = Rule(f"{AUXILIARY[0]}.aux.{{p}}", f"{AUXILIARY[1]}.classifier.{{p}}", optional=True)
     heads: dict[Decoder, tuple[AnyRule, ...]] = {
@@ -121,8 +116,17 @@ def fields() -> tuple[str, ...]:
     return settable(SetrConfig, fixed)
 
 
-def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_rule: str | None) -> Plan:
-    """Raises ConversionError for settings that the tensors contradict, and for parts and sizes that cannot be told."""
+def plan(
+    tensors: Mapping[str, Tensor],
+    overrides: Mapping[str, Any],
+    position_rule: str | None,
+    facts: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Raises ConversionError for settings that the tensors contradict, and for parts and sizes that cannot be told.
+
+    `facts`: see `mmseg.facts`.
+    """
+    facts = facts or {}
     known = known_sizes(tensors)
     decoder, depth = known["decoder_type"], known["num_hidden_layers"]
     if "image_size" in overrides:
@@ -146,7 +150,11 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
         rule: Any = position_rule or "bicubic"
         positions, said = resampling(source_grid, grid, 1, rule)
         changed = (said,)
-    preprocessing, prepared = preprocessing_of(config)
+    crop = pair(config["image_size"])
+    usual = PUBLISHED_SIZES.get((config["num_labels"], crop[0]), (4 * min(crop), min(crop)))
+    stride = (crop[0] * 2 // 3, crop[1] * 2 // 3)
+    preprocessing, prepared = mmseg.evaluation(usual, crop, stride, config["num_channels"], facts)
+    labels = tuple(facts.get("labels", ()))
     guessed = [name for name in (*assumed, "image_size") if name not in overrides]
     notes = [
         f"The architecture follows the code of {FORMAT.repository}: layer norm epsilon {config['layer_norm_eps']}, "
@@ -159,12 +167,13 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
         )
     return Plan(
         model_type="setr",
-        auto_class=SEGMENTATION,
+        auto_class=SEMANTIC_SEGMENTATION,
         config=config,
         rules=rules(decoder, config["qkv_bias"], positions),
         preprocessing=preprocessing,
-        assumed=(*(f"{name} = {config[name]!r}" for name in guessed), prepared),
+        assumed=(*(f"{name} = {config[name]!r}" for name in guessed), *prepared),
         changed=changed,
+        labels=labels if len(labels) == config["num_labels"] else (),
         notes=tuple(notes),
     )
 
@@ -174,7 +183,7 @@ def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:
     assert isinstance(config, SetrConfig)
     told = [(field, value, getattr(config, field)) for field, value in timm_vit.CODE.items()]
     return BackPlan(
-        auto_class=SEGMENTATION,
+        auto_class=SEMANTIC_SEGMENTATION,
         model_options={},
         rules=rules(config.decoder_type, config.qkv_bias),
         notes=computed_otherwise(told),
@@ -218,16 +227,6 @@ def _auxiliary_count(tensors: Mapping[str, Tensor]) -> int:
     return len(numbers)
 
 
-def preprocessing_of(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The options of the image processor: windows of the model's size over the resized photo; and what is assumed."""
-    crop = list(pair(config["image_size"]))
-    size = PUBLISHED_SIZES.get((config["num_labels"], crop[0]), (4 * min(crop), min(crop)))
-    stride = [side * 2 // 3 for side in crop]
-    options = segmentation_options("mmseg", size, window_size=crop, window_stride=stride)
-    said = f"images prepared by protocol 'mmseg' inside {by(size)}, windows of {by(crop)} every {by(stride)} pixels"
-    return options, said
-
-
 FORMAT = Format(
     name="setr",
     family="setr",
@@ -241,4 +240,5 @@ FORMAT = Format(
     matches=matches,
     plan=plan,
     plan_back=plan_back,
+    facts=mmseg.facts,
 )

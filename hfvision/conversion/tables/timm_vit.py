@@ -59,8 +59,6 @@ def rules(
     prefix: str, *, class_token: bool, distilled: bool, qkv_bias: bool, positions: Op = same
 ) -> tuple[AnyRule, ...]:
     """The table of the trunk. `prefix` is "vit." or "deit." where the model has a head of its own around it."""
-    layer = f"{prefix}encoder.layer.{{i}}"
-    attention = f"{layer}.attention.attention"
     table: list[AnyRule] = []
     if class_token:
         table.append(Rule("cls_token", f"{prefix}embeddings.cls_token"))
@@ -69,8 +67,18 @@ def rules(
     table += [
         Rule("pos_embed", f"{prefix}embeddings.position_embeddings", positions),
         Rule("patch_embed.proj.{p}", f"{prefix}embeddings.patch_embeddings.projection.{{p}}"),
-        Rule("blocks.{i}.norm1.{p}", f"{layer}.layernorm_before.{{p}}"),
     ]
+    return (
+        *table,
+        *block_rules(f"{prefix}encoder.layer.{{i}}", qkv_bias),
+        Rule("norm.{p}", f"{prefix}layernorm.{{p}}"),
+    )
+
+
+def block_rules(layer: str, qkv_bias: bool) -> tuple[Rule, ...]:
+    """The table of the blocks, where `layer` names one of the model's."""
+    attention = f"{layer}.attention.attention"
+    table = [Rule("blocks.{i}.norm1.{p}", f"{layer}.layernorm_before.{{p}}")]
     for part in ("weight", "bias") if qkv_bias else ("weight",):
         parts = (f"{attention}.query.{part}", f"{attention}.key.{part}", f"{attention}.value.{part}")
         table.append(Rule(f"blocks.{{i}}.attn.qkv.{part}", parts, split(3)))
@@ -80,7 +88,6 @@ def rules(
         Rule("blocks.{i}.norm2.{p}", f"{layer}.layernorm_after.{{p}}"),
         Rule("blocks.{i}.mlp.fc1.{p}", f"{layer}.intermediate.dense.{{p}}"),
         Rule("blocks.{i}.mlp.fc2.{p}", f"{layer}.output.dense.{{p}}"),
-        Rule("norm.{p}", f"{prefix}layernorm.{{p}}"),
     )
 
 

@@ -18,16 +18,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from hfvision.conversion.engine import Add, AnyRule, Drop, Rule, Shape
+from hfvision.conversion import mmseg
+from hfvision.conversion.engine import Add, AnyRule, Drop, Rule, Shape, within
 from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settle
-from hfvision.conversion.ops import Op, split
-from hfvision.conversion.shapes import block_count, checked_size, most_frequent, rank_of
-from hfvision.errors import ConversionError
+from hfvision.conversion.ops import Op, same
+from hfvision.conversion.shapes import block_count, checked_size, most_frequent
+from hfvision.conversion.tables import swin
+from hfvision.errors import ConversionError, numbered
+from hfvision.layers.patch_embedding import pair
 from hfvision.layers.position import Grid
 from hfvision.models.upernet import AUXILIARY_MAP, UperNetConfig
-from hfvision.processing.protocols import segmentation_options
+from hfvision.registry import SEMANTIC_SEGMENTATION
 
-SEGMENTATION = "AutoModelForSemanticSegmentation"
 PROCESSOR = "hfvision.processing.segmentation:SegmentationImageProcessor"
 PHOTO = (2048, 512)  # long and short side that photos are resized to lie in
 
@@ -37,59 +39,32 @@ POOL_SCALES = [1, 2, 3, 6]
 TRUNK_FIELDS = (*CODE, "image_size")
 
 
-def window_index(shape: Shape, dtype: torch.dtype) -> Tensor:
-    """(M * M, M * M): the row in the table of relative positions for each query and key, counted down, then across."""
-    side = isqrt(shape[0])
-    apart = torch.arange(side)[:, None] - torch.arange(side)[None, :] + side - 1  # (M, M)
-    rows = apart[:, None, :, None] * (2 * side - 1) + apart[None, :, None, :]
-    return rows.reshape(shape).to(dtype)
-
-
 def table_of_map(grid: Grid) -> Op:
     """(1, D, h, w) <-> (1, h * w, D)."""
     return Op("table_of_map", lambda table: table.flatten(2).mT, lambda table: table.mT.unflatten(2, grid))
 
 
-def rules(stages: int, width: int, qkv_bias: bool, positions: Grid | None) -> tuple[AnyRule, ...]:
-    """The whole table. `positions` is the grid of an absolute position table, where there is one."""
-    return (*_trunk(stages, width, qkv_bias, positions), *_heads())
-
-
-def _trunk(stages: int, width: int, qkv_bias: bool, positions: Grid | None) -> tuple[AnyRule, ...]:
-    block, target = "backbone.layers.{i}.blocks.{j}", "backbone.encoder.layers.{i}.blocks.{j}"
-    attention = f"{target}.attention.self"
-    table: list[AnyRule] = [
-        Rule("backbone.patch_embed.proj.{p}", "backbone.embeddings.patch_embeddings.projection.{p}"),
-        Rule("backbone.patch_embed.norm.{p}", "backbone.embeddings.norm.{p}"),
-    ]
-    if positions is not None:
-        op = table_of_map(positions)
-        table.append(Rule("backbone.absolute_pos_embed", "backbone.embeddings.position_embeddings", op))
-    for part in ("weight", "bias") if qkv_bias else ("weight",):
-        parts = (f"{attention}.query.{part}", f"{attention}.key.{part}", f"{attention}.value.{part}")
-        table.append(Rule(f"{block}.attn.qkv.{part}", parts, split(3)))
-    table += [
-        Rule(f"{block}.norm1.{{p}}", f"{target}.layernorm_before.{{p}}"),
-        Rule(f"{block}.attn.relative_position_bias_table", f"{attention}.relative_position_bias_table"),
-        Drop(f"{block}.attn.relative_position_index", "follows from the window size", window_index),
-        Rule(f"{block}.attn.proj.{{p}}", f"{target}.attention.output.dense.{{p}}"),
-        Rule(f"{block}.norm2.{{p}}", f"{target}.layernorm_after.{{p}}"),
-        Rule(f"{block}.mlp.fc1.{{p}}", f"{target}.intermediate.dense.{{p}}"),
-        Rule(f"{block}.mlp.fc2.{{p}}", f"{target}.output.dense.{{p}}"),
-        Rule(
-            "backbone.layers.{i}.downsample.{part}.{p}",
-            "backbone.encoder.layers.{i}.downsample.{part}.{p}",
-            optional=stages == 1,
+def rules(trunk: Mapping[str, Any], positions: Op) -> tuple[AnyRule, ...]:
+    """The whole table. `trunk` has the fields of a Swin's config, `positions` is for its absolute position table."""
+    stages = len(trunk["depths"])
+    blocks = swin.rules("backbone.", trunk, dict.fromkeys(range(stages), same), positions, merges_last=True)
+    last, unused = trunk["embed_dim"] * 2 ** (stages - 1), "a norm that transformers stores and never uses"
+    inside = [
+        *(rule for rule in blocks if rule != Rule("norm.{p}", "backbone.layernorm.{p}")),
+        *(
+            Rule(f"norm{stage}.{{p}}", f"backbone.hidden_states_norms.stage{stage + 1}.{{p}}")
+            for stage in range(stages)
         ),
-    ]
-    for stage in range(stages):
-        table.append(Rule(f"backbone.norm{stage}.{{p}}", f"backbone.hidden_states_norms.stage{stage + 1}.{{p}}"))
-    last, unused = width * 2 ** (stages - 1), "a norm that transformers stores behind the last stage and never uses"
-    return (
-        *table,
+        Drop(f"layers.{{s}}.blocks.{{i}}.{swin.INDEX}", swin.RECOMPUTED, stored_index),
         Add("backbone.swin.layernorm.weight", unused, lambda: torch.ones(last)),
         Add("backbone.swin.layernorm.bias", unused, lambda: torch.zeros(last)),
-    )
+    ]
+    return (*within("backbone.", inside), *_heads())
+
+
+def stored_index(shape: Shape, dtype: torch.dtype) -> Tensor:
+    """(M * M, M * M): the row in the table of relative positions for each query and key."""
+    return swin.relative_position_index(isqrt(shape[0])).to(dtype)
 
 
 def _heads() -> tuple[AnyRule, ...]:
@@ -126,38 +101,47 @@ def fields() -> tuple[str, ...]:
     return (*TRUNK_FIELDS, "pool_scales", "auxiliary_loss_weight", "loss_ignore_index")
 
 
-def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_rule: str | None) -> Plan:
-    """Raises ConversionError for settings that the tensors contradict, and for parts and sizes that cannot be told."""
+def plan(
+    tensors: Mapping[str, Tensor],
+    overrides: Mapping[str, Any],
+    position_rule: str | None,
+    facts: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Raises ConversionError for settings that the tensors contradict, and for parts and sizes that cannot be told.
+
+    `facts`: see `mmseg.facts`. Position tables stay as they are stored, so `position_rule` is not read.
+    """
+    facts = facts or {}
     if "image_size" in overrides:
         overrides = {**overrides, "image_size": checked_size(overrides["image_size"])}
+    inside = {key.removeprefix("backbone."): tensor for key, tensor in tensors.items() if key.startswith("backbone.")}
     in_trunk = {name: value for name, value in overrides.items() if name in TRUNK_FIELDS}
-    trunk = settle(trunk_sizes(tensors), CODE | {"image_size": 512}, in_trunk)
-    known = head_sizes(tensors)
-    scales = part_count(tensors, r"decode_head\.psp_modules\.(\d+)\.")
+    trunk = settle(trunk_sizes(inside), CODE | {"image_size": 512}, in_trunk)
     rest = {name: value for name, value in overrides.items() if name not in TRUNK_FIELDS}
-    config = settle(known, {"pool_scales": POOL_SCALES}, rest)
+    config = settle(head_sizes(tensors, trunk["embed_dim"]), {"pool_scales": POOL_SCALES}, rest)
+    scales = part_count(tensors, r"decode_head\.psp_modules\.(\d+)\.")
     if len(config["pool_scales"]) != scales:
         raise ConversionError(
             f"the checkpoint pools {scales} maps; pool_scales says how many places per side each of them has, got "
             f"{config['pool_scales']}."
         )
-    stages = len(trunk["depths"])
-    trunk_config = {**trunk, "model_type": "swin", "out_features": [f"stage{stage + 1}" for stage in range(stages)]}
-    told = trunk | config
+    features = [f"stage{stage + 1}" for stage in range(len(trunk["depths"]))]
     guessed = [name for name in (*CODE, "pool_scales") if name not in overrides]
-    if "image_size" not in overrides and not trunk["use_absolute_embeddings"]:
+    grid = position_grid(inside)
+    if "image_size" not in overrides and grid is None:
         guessed.append("image_size")
+    model_type = "swin" if trunk.get("patch_norm", True) else "microsoft_swin"
+    preprocessing, prepared = mmseg.evaluation(PHOTO, None, None, trunk["num_channels"], facts)
+    labels, told = tuple(facts.get("labels", ())), trunk | config
     return Plan(
         model_type="upernet",
-        auto_class=SEGMENTATION,
-        config={**config, "backbone_config": trunk_config},
-        rules=rules(stages, trunk["embed_dim"], trunk["qkv_bias"], position_grid(tensors)),
-        preprocessing=segmentation_options("mmseg", PHOTO),
+        auto_class=SEMANTIC_SEGMENTATION,
+        config={**config, "backbone_config": {**trunk, "model_type": model_type, "out_features": features}},
+        rules=rules(trunk, same if grid is None else table_of_map(grid)),
+        preprocessing=preprocessing,
         processor=PROCESSOR,
-        assumed=(
-            *(f"{name} = {told[name]!r}" for name in guessed),
-            f"images prepared by protocol 'mmseg' inside {PHOTO[0]}x{PHOTO[1]}",
-        ),
+        assumed=(*(f"{name} = {told[name]!r}" for name in guessed), *prepared),
+        labels=labels if len(labels) == config["num_labels"] else (),
         notes=(
             f"The architecture follows the code of {FORMAT.repository}: layer norm epsilon {told['layer_norm_eps']}, "
             f"activation {told['hidden_act']}, pyramid of {told['pool_scales']} places per side.",
@@ -170,52 +154,42 @@ def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:
     assert isinstance(config, UperNetConfig)
     trunk: Any = config.backbone_config
     stages = [f"stage{stage + 1}" for stage in range(len(getattr(trunk, "depths", ())))]
-    if trunk.model_type != "swin" or trunk.out_features != stages:
+    if trunk.model_type not in ("swin", "microsoft_swin") or trunk.out_features != stages:
         raise ConversionError(
             f"{FORMAT.repository} has Swin trunks that give the map of every stage; this model's trunk is of "
             f"model_type {trunk.model_type!r} and gives {', '.join(trunk.out_features)}."
         )
     told = [(field, value, getattr(trunk, field)) for field, value in CODE.items()]
-    positions = trunk.grid if trunk.use_absolute_embeddings else None
     return BackPlan(
-        auto_class=SEGMENTATION,
+        auto_class=SEMANTIC_SEGMENTATION,
         model_options={},
-        rules=rules(len(stages), trunk.embed_dim, trunk.qkv_bias, positions),
+        rules=rules(trunk.to_dict(), table_of_map(trunk.grid) if trunk.use_absolute_embeddings else same),
         notes=computed_otherwise([*told, ("pool_scales", POOL_SCALES, list(config.pool_scales))]),
     )
 
 
-def trunk_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the shapes say of the trunk; what is misshapen, the rules then name."""
-    inside = {key.removeprefix("backbone."): tensor for key, tensor in tensors.items() if key.startswith("backbone.")}
-    stages = part_count(inside, r"layers\.(\d+)\.")
-    channels, height, width = 3, 4, 4
-    if rank_of(inside, "patch_embed.proj.weight") == 4:
-        channels, height, width = inside["patch_embed.proj.weight"].shape[1:]
-    embed_dim = most_frequent(inside, {"patch_embed.proj.bias": (1, 0)}, 96)
-    table = "attn.relative_position_bias_table"
-    heads = [
-        most_frequent({k: t for k, t in inside.items() if k.startswith(f"layers.{stage}.")}, {table: (2, 1)}, 1)
-        for stage in range(stages)
-    ]
-    first = {key: tensor for key, tensor in inside.items() if key.startswith("layers.0.")}
-    known: dict[str, Any] = {
-        "embed_dim": embed_dim,
-        "depths": [part_count(inside, rf"layers\.{stage}\.blocks\.(\d+)\.") for stage in range(stages)],
-        "num_heads": heads,
-        "window_size": (isqrt(most_frequent(inside, {table: (2, 0)}, 169)) + 1) // 2,
-        "mlp_ratio": most_frequent(first, {"mlp.fc1.bias": (1, 0)}, 4 * embed_dim) / embed_dim,
-        "patch_size": height if height == width else [height, width],
-        "num_channels": channels,
-        "qkv_bias": any(key.endswith(".attn.qkv.bias") for key in inside),
-        "use_absolute_embeddings": "absolute_pos_embed" in inside,
-    }
-    if (grid := position_grid(tensors)) is not None:
-        known["image_size"] = checked_size([grid[0] * height, grid[1] * width])
+def trunk_sizes(inside: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the shapes say of the trunk, keys without "backbone."; what is misshapen, the rules then name."""
+    swin.check_parts(inside)
+    known, windows = swin.known_sizes(inside, swin.HEAD)
+    known["window_size"] = max(windows)
+    if wrong := [
+        key
+        for key, tensor in inside.items()
+        if key.endswith(swin.INDEX)
+        and not tensor.is_meta
+        and not torch.equal(tensor, stored_index(tensor.shape, tensor.dtype))
+    ]:
+        raise ConversionError(
+            numbered("mismatch", (f"backbone.{key} does not follow from the window" for key in wrong))
+        )
+    if (grid := position_grid(inside)) is not None:
+        (height, width), patch = grid, pair(known["patch_size"])
+        known["image_size"] = checked_size([height * patch[0], width * patch[1]])
     return known
 
 
-def head_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def head_sizes(tensors: Mapping[str, Tensor], embed_dim: int) -> dict[str, Any]:
     """What the shapes say of the decoder and of the auxiliary head."""
     known: dict[str, Any] = {
         "hidden_size": most_frequent(tensors, {"decode_head.bottleneck.bn.bias": (1, 0)}, 512),
@@ -225,7 +199,6 @@ def head_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     if not known["use_auxiliary_head"]:
         return known
     width = most_frequent(tensors, {"auxiliary_head.conv_seg.weight": (4, 1)}, 256)
-    embed_dim = most_frequent(tensors, {"backbone.patch_embed.proj.bias": (1, 0)}, 96)
     inputs = embed_dim * 2**AUXILIARY_MAP
     read = most_frequent(tensors, {"auxiliary_head.convs.0.conv.weight": (4, 1)}, inputs)
     if read != inputs:
@@ -241,9 +214,9 @@ def head_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def position_grid(tensors: Mapping[str, Tensor]) -> Grid | None:
+def position_grid(inside: Mapping[str, Tensor]) -> Grid | None:
     """(h, w) of the absolute position table, where there is one."""
-    table = tensors.get("backbone.absolute_pos_embed")
+    table = inside.get("absolute_pos_embed")
     return None if table is None or table.ndim != 4 else (table.shape[2], table.shape[3])
 
 
@@ -265,4 +238,5 @@ FORMAT = Format(
     matches=matches,
     plan=plan,
     plan_back=plan_back,
+    facts=mmseg.facts,
 )
