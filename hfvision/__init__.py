@@ -11,7 +11,7 @@ from importlib import import_module
 from hfvision import _import_hook
 from hfvision.registry import register, unregister
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "BitImageProcessor": "hfvision.processing.classification",
@@ -61,6 +61,7 @@ _HOME = {
     "SwinForImageClassification": "hfvision.models.swin_heads",
     "SwinForMaskedImageModeling": "hfvision.models.swin_heads",
     "SwinModel": "hfvision.models.swin",
+    "StandardAugmentation": "hfvision.training.augmentation",
     "TrainingSettings": "hfvision.training.arguments",
     "UperNetConfig": "hfvision.models.upernet",
     "UperNetForSemanticSegmentation": "hfvision.models.upernet",
@@ -91,6 +92,7 @@ _HOME = {
     "segmentation_overlay": "hfvision.plots",
     "segmentation_sheet": "hfvision.plots",
     "train_classification": "hfvision.training.classification",
+    "train_segmentation": "hfvision.training.segmentation",
     "verify": "hfvision.conversion",
 }
 __all__ = ["__version__", "register", "unregister", *_HOME]

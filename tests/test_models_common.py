@@ -12,6 +12,7 @@ import transformers
 from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.drop_path import DropPath
 from hfvision.models.semantic import SemanticModel
+from hfvision.models.swin import SwinConfig
 from hfvision.registry import ARCHITECTURES, IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION, load
 from hfvision.upsampling import upsample
 from tests.models import (
@@ -77,7 +78,7 @@ def auto_class_of(model):
 def heads_of_maps(model):
     """The heads of each attention map that an output has: one map a block; of a Swin, one a stage."""
     config = input_config(model.config)
-    if config.model_type == "swin":
+    if isinstance(config, SwinConfig):
         return list(config.num_heads)
     heads = config.num_attention_heads
     by_block = [heads] * len(model.blocks()) if isinstance(heads, int) else zip(heads, config.depths, strict=True)
@@ -334,7 +335,7 @@ def test_mapped_bands_answer_bit_for_bit_as_rgb(trainable):
         ({"image_size": 0}, "image_size is a positive whole number or a pair"),
         ({"image_size": [32, 32, 32]}, "or a pair"),
         ({"num_channels": [3, 3]}, "num_channels is a positive whole number; got"),
-        ({"image_size": 64, "position_rule": "nearest"}, "position_rule is 'bicubic' or 'corner_aligned'"),
+        ({"image_size": 64, "position_rule": "nearest"}, "position_rule is 'bicubic'.* or '.*'; got 'nearest'"),
         ({"num_channels": 4, "channel_init": "zeros"}, "channel_init is 'mean', 'repeat'"),
         ({"num_channels": 4, "channel_init": {7: 0}}, r"one of the 4 new channels \(0 to 3\)"),
         ({"num_channels": 4, "channel_init": {"red": "red"}}, "4 are wanted, got 1"),

@@ -79,7 +79,7 @@ def test_the_models_own_upsampling_and_its_crop_come_first(kind, in_pieces, monk
 def test_scores_are_the_softmax_of_the_winners(way, in_pieces, monkeypatch):
     """1e-6: sums of exponentials of 21 classes in another order, relative to probabilities of at most one."""
     if way == "chunks":
-        monkeypatch.setattr(semantic_maps, "is_exact", lambda *_: False)
+        monkeypatch.setattr(semantic_maps, "kernel_fuses_positions", lambda *_: None)
     monkeypatch.setattr(semantic_maps, "WORKING_BYTES", 1 << 20)
     logits, target = noise(21, 13, 17), (210, 187)
     classes, scores = semantic_map(logits, target, want_scores=True)
@@ -113,7 +113,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("way", ["cells", "chunks"])
 def test_the_logits_of_all_pixels_never_exist(way, monkeypatch):
     """40 classes at 600x800 would be 77 MB; nothing is larger than the room that is set, or the label map itself."""
-    monkeypatch.setattr(semantic_maps, "is_exact", lambda *_: way == "cells")
+    monkeypatch.setattr(semantic_maps, "kernel_fuses_positions", lambda *_: True if way == "cells" else None)
     monkeypatch.setattr(semantic_maps, "WORKING_BYTES", 4 << 20)
     with Largest() as largest:
         semantic_map(noise(40, 16, 20), (600, 800))
@@ -121,10 +121,10 @@ def test_the_logits_of_all_pixels_never_exist(way, monkeypatch):
 
 
 def test_another_arithmetic_of_the_kernel_is_noticed(monkeypatch):
-    cells.is_exact.cache_clear()
+    cells.kernel_fuses_positions.cache_clear()
     monkeypatch.setattr(cells, "_mixture", lambda first, second, _, share: first + (second - first) * share)
-    assert not cells.is_exact((13, 17), (210, 187))
-    cells.is_exact.cache_clear()
+    assert cells.kernel_fuses_positions((13, 17), (210, 187)) is None
+    cells.kernel_fuses_positions.cache_clear()
 
 
 def test_outputs_become_maps_of_the_target_sizes():

@@ -15,7 +15,7 @@ from hfvision import __version__
 from hfvision.errors import HfvisionError
 
 COMMANDS = {
-    "predict": "Classify images with a model from the Hub, a folder, or one that ships with hfvision.",
+    "predict": "Classify or segment images with a model from the Hub, a folder, or one that ships with hfvision.",
     "train": "Fine-tune a model on a dataset.",
     "convert": "Turn an original checkpoint into a Hugging Face folder, or a folder back into the original format.",
     "list": "List the model families, their classes, and the models that ship with hfvision.",

@@ -19,7 +19,7 @@ Model: TypeAlias = Annotated[
 ]
 Output: TypeAlias = Annotated[Path, typer.Option(help="Folder to write: new, empty, or an interrupted run (--resume).")]
 Epochs: TypeAlias = Annotated[
-    float | None, typer.Option(help="Times to go through the training images. [default: 3; new weights: 30]")
+    float | None, typer.Option(help="Times to go through the training images. [default: 3; new weights: 24]")
 ]
 MaxSteps: TypeAlias = Annotated[int | None, typer.Option(help="Optimizer steps; goes before --epochs.")]
 BatchSize: TypeAlias = Annotated[

@@ -12,6 +12,7 @@ from hfvision.conversion import sources
 from hfvision.conversion.tables import recognise_folder
 from hfvision.conversion.to_original import read_config
 from hfvision.errors import ConversionError, UnknownNameError, numbered
+from hfvision.models.semantic import SemanticModel
 from hfvision.registry import architecture, load
 
 SCALE = 1e-5  # of the largest value expected: float32 sums in another order
@@ -37,8 +38,9 @@ def verify(
     """Compare a converted model with outputs of the original on the same pixels: the largest difference of each.
 
     pixel_values: (B, C, H, W), normalised. Outputs are named "logits", "embeddings", "block_0" (after the first
-    block) and so on, "last_hidden_state" and "pooler_output"; with two heads also "cls_logits" and
-    "distillation_logits". Raises UnknownNameError for other names, and
+    block; "stage_0" where maps get coarser from stage to stage) and so on, "map_0" ... (of a backbone),
+    "last_hidden_state" and "pooler_output"; with two heads also "cls_logits" and "distillation_logits"; of dense models
+    "logits" (at the size of the images) and "coarse_logits". Raises UnknownNameError for other names, and
     ConversionError that lists every output of another shape or beyond its tolerance.
     """
     ours = outputs(load_model(folder), pixel_values)
@@ -73,11 +75,17 @@ def load_model(folder: str | Path) -> Any:
 def outputs(model: Any, pixel_values: Tensor) -> dict[str, Tensor]:
     """Every output of a model that originals can be compared by, see `verify`."""
     trunk = model.base_model(pixel_values, output_hidden_states=True)
-    named = {"embeddings": trunk.hidden_states[0]}
-    named |= {f"block_{index}": state for index, state in enumerate(trunk.hidden_states[1:])}
-    named["last_hidden_state"] = trunk.last_hidden_state
-    if trunk.pooler_output is not None:
-        named["pooler_output"] = trunk.pooler_output
-    if model.base_model is not model:
+    states, maps = trunk.get("hidden_states") or (), trunk.get("feature_maps") or ()
+    if depths := getattr(model.base_model.config, "depths", None):
+        names = [*["embeddings"] * (len(states) - len(depths)), *(f"stage_{index}" for index in range(len(depths)))]
+    else:
+        names = ["embeddings", *(f"block_{index}" for index in range(len(states) - 1))]
+    named = dict(zip(names, states, strict=False))
+    named |= {f"map_{index}": values for index, values in enumerate(maps)}
+    named |= {name: trunk[name] for name in ("last_hidden_state", "pooler_output") if trunk.get(name) is not None}
+    if isinstance(model, SemanticModel):
+        named["logits"] = model(pixel_values, upsample=True).logits
+        named["coarse_logits"] = model(pixel_values, upsample=False).logits
+    elif model.base_model is not model:
         named |= {name: value for name, value in model(pixel_values).items() if name.endswith("logits")}
     return named

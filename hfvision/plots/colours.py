@@ -9,6 +9,8 @@ differences of value are equal differences of colour. In greyscale it still runs
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hfvision.processing.palette import oklab_to_srgb
+
 INK = (28, 30, 38)
 FAINT_INK = (110, 114, 126)
 PAPER = (255, 255, 255)
@@ -20,24 +22,6 @@ _ENTRIES = 256
 _LIGHTNESS = (0.17, 0.97)  # OKLab L of the ends
 _HUE = (-75.0, 105.0)  # degrees, of the ends: indigo, and yellow by way of red
 _CHROMA = 0.185  # at its largest, which is inside sRGB along the whole curve
-
-# OKLab's published matrices: (l, m, s)' -> Lab inverted, and LMS -> linear sRGB
-_LAB_TO_LMS = np.array(
-    [[1.0, 0.3963377774, 0.2158037573], [1.0, -0.1055613458, -0.0638541728], [1.0, -0.0894841775, -1.2914855480]]
-)
-_LMS_TO_RGB = np.array(
-    [
-        [4.0767416621, -3.3077115913, 0.2309699292],
-        [-1.2684380046, 2.6097574011, -0.3413193965],
-        [-0.0041960863, -0.7034186147, 1.7076147010],
-    ]
-)
-
-
-def oklab_to_srgb(lab: np.ndarray) -> np.ndarray:
-    """(..., 3) OKLab to (..., 3) sRGB, where 0..1 is what a screen can show."""
-    linear = (lab @ _LAB_TO_LMS.T) ** 3 @ _LMS_TO_RGB.T
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.abs(linear) ** (1 / 2.4) - 0.055)
 
 
 def ember_oklab(entries: int = _ENTRIES) -> np.ndarray:

@@ -4,9 +4,10 @@ Between four neighbouring places of the grid, bilinear interpolation mixes their
 is below another's smallest cannot win there. Only the classes that can are interpolated, and a piece of the image that
 belongs to one class for certain is filled without any arithmetic.
 
-Mixing repeats PyTorch's arithmetic on the CPU: positions in float32, along x before y, and each mixture `a * wa +
-b * wb` as one product, rounded, and one fused multiply-add. Compilers are free to do otherwise, so `is_exact` compares
-with the kernel itself for the very sizes of a call; where it says no, the caller goes another way.
+Mixing repeats PyTorch's arithmetic on the CPU: along x before y, and each mixture `a * wa + b * wb` as one product,
+rounded, and one fused multiply-add; positions in float32, fused or not as the build of PyTorch has it. Compilers are
+free to do otherwise, so `kernel_fuses_positions` compares with the kernel itself for the very sizes of a call; where
+nothing agrees, the caller goes another way.
 
 Shapes: K classes, h x w places, H x W pixels; S classes that can win, R x C pixels of a piece.
 """
@@ -38,12 +39,16 @@ class Mixing:
         return Mixing(self.first[part], self.second[part], self.of_first[part], self.of_second[part])
 
 
-def best_classes(logits: Tensor, size: Size, crop: Size, want_scores: bool) -> tuple[Tensor, Tensor | None]:
+def best_classes(
+    logits: Tensor, size: Size, crop: Size, fused: bool, want_scores: bool
+) -> tuple[Tensor, Tensor | None]:
     """(K, h, w), contiguous float32 on the CPU and finite -> classes and scores of the first `crop` pixels of `size`.
 
-    The scores are the softmax probabilities of the winners; all classes count for them, so none is left out.
+    `fused` is the answer of `kernel_fuses_positions`. The scores are the winners' softmax probabilities; all classes
+    count for them, so none is left out.
     """
-    rows, columns = _mixing(logits.shape[1], size[0])[: crop[0]], _mixing(logits.shape[2], size[1])[: crop[1]]
+    rows = _mixing(logits.shape[1], size[0], fused)[: crop[0]]
+    columns = _mixing(logits.shape[2], size[1], fused)[: crop[1]]
     winners = torch.empty(crop, dtype=torch.int64)
     scores = torch.empty(crop) if want_scores else None
     rounding = 32 * torch.finfo(torch.float32).eps * float(logits.abs().max())  # of two mixtures, generously
@@ -69,13 +74,18 @@ def best_classes(logits: Tensor, size: Size, crop: Size, want_scores: bool) -> t
 
 
 @lru_cache(maxsize=256)
-def is_exact(size: Size, wanted: Size) -> bool:
-    """Whether `best_classes` and PyTorch's kernel agree bit for bit on a strip along each axis of these sizes."""
+def kernel_fuses_positions(size: Size, wanted: Size) -> bool | None:
+    """How to make `best_classes` agree with PyTorch's kernel for these sizes; None where it does not."""
+    return next((fused for fused in (True, False) if _agrees(size, wanted, fused)), None)
+
+
+def _agrees(size: Size, wanted: Size, fused: bool) -> bool:
+    """Whether a strip along each axis comes out bit for bit as from the kernel."""
     random = torch.Generator().manual_seed(0)
     strips = ((size[0], PROBE), (wanted[0], SMALL + 1)), ((PROBE, size[1]), (SMALL + 1, wanted[1]))
     for places, pixels in strips:
         logits = torch.randn(4, *places, generator=random)
-        rows, columns = _mixing(places[0], pixels[0]), _mixing(places[1], pixels[1])
+        rows, columns = _mixing(places[0], pixels[0], fused), _mixing(places[1], pixels[1], fused)
         theirs = nn.functional.interpolate(logits[None], size=pixels, mode="bilinear", align_corners=False)[0]
         for top, bottom in _runs(rows.first):
             ours = _mixed(_pair(logits, rows, top), torch.arange(4), rows[top:bottom], columns)
@@ -85,9 +95,12 @@ def is_exact(size: Size, wanted: Size) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _mixing(length: int, wanted: int) -> Mixing:
+def _mixing(length: int, wanted: int, fused: bool) -> Mixing:
     centres = torch.arange(wanted, dtype=torch.float32) + 0.5
-    places = (torch.tensor(length, dtype=torch.float32) / wanted * centres - 0.5).clamp_(min=0)
+    scale = torch.tensor(length, dtype=torch.float32) / wanted
+    fused_places = (scale.double() * centres.double() - 0.5).float()  # rounded once: float64 holds the product exactly
+    places = fused_places if fused else scale * centres - 0.5
+    places.clamp_(min=0)
     first = places.floor().long().clamp_(max=length - 1)
     share = (places - first).clamp_(0, 1)
     return Mixing(first, (first + 1).clamp_(max=length - 1), 1 - share, share)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
 
 from hfvision.errors import ConfigError, numbered
-from hfvision.processing.cells import SMALL, best_classes, is_exact
+from hfvision.processing.cells import SMALL, best_classes, kernel_fuses_positions
 from hfvision.upsampling import Size, Upsampling, upsample
 
 WORKING_BYTES = 200 << 20  # of interpolated classes at a time
@@ -46,7 +46,9 @@ def semantic_map(
             batch, upsampling = upsample(batch, upsampling).contiguous(), None
     way = upsampling or Upsampling(target)
     if pixel * math.prod(target) > AT_ONCE and _goes_by_cells(batch, way, target):
-        return best_classes(batch[0], way.size, target, want_scores)
+        fused = kernel_fuses_positions((batch.shape[2], batch.shape[3]), way.size)
+        if fused is not None:
+            return best_classes(batch[0], way.size, target, fused, want_scores)
     return _best_of_chunks(batch, target, upsampling, want_scores)
 
 
@@ -63,7 +65,7 @@ def _is_channels_last(batch: Tensor) -> bool:
 
 
 def _goes_by_cells(batch: Tensor, way: Upsampling, target: Size) -> bool:
-    """Whether the arithmetic of the kernel that would be used is the one that `best_classes` repeats."""
+    """Whether the kernel that would be used is the one whose arithmetic `best_classes` repeats."""
     return (
         way.image_size == target
         and batch.device.type == "cpu"
@@ -71,7 +73,6 @@ def _goes_by_cells(batch: Tensor, way: Upsampling, target: Size) -> bool:
         and not _is_channels_last(batch)
         and batch.shape[1] != 3  # which has a kernel of its own
         and sum(way.size) > SMALL
-        and is_exact((batch.shape[2], batch.shape[3]), way.size)
         and bool(batch.isfinite().all())
     )
 

@@ -15,7 +15,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 SCHEDULERS = tuple(kind.value for kind in SchedulerType)
 LOGGING_STEPS = 10
 NEW = "new:"  # before the name of a model: its architecture with new weights
-FROM_SCRATCH = {"epochs": 30.0, "batch_size": 16, "learning_rate": 2e-3, "weight_decay": 0.05, "eval_batch_size": 50}
+FROM_SCRATCH = {"epochs": 24.0, "batch_size": 16, "learning_rate": 2e-3, "weight_decay": 0.05, "eval_batch_size": 50}
 
 
 @dataclass(frozen=True)
