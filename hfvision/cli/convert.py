@@ -19,6 +19,7 @@ class Direction(str, Enum):
 class PositionRule(str, Enum):
     corner_aligned = "corner_aligned"
     bicubic = "bicubic"
+    bilinear = "bilinear"
 
 
 def run(

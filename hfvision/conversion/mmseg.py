@@ -37,13 +37,18 @@ def facts(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def evaluation(
-    size: Size, window: Size | None, stride: Size | None, channels: int, facts: Mapping[str, Any]
+    size: Size,
+    window: Size | None,
+    stride: Size | None,
+    channels: int,
+    facts: Mapping[str, Any],
+    protocol: str = "mmseg",
 ) -> tuple[dict[str, Any], list[str]]:
     """The options of the image processor, from what a file says (see `facts`) or else from these usual values:
-    (long, short) sides that images are brought into, (height, width) of windows and of their steps, None each for whole
-    images. And what of them is assumed because the file does not say it.
+    (long, short) sides that images are brought into by a protocol, (height, width) of windows and of their steps, None
+    each for whole images. And what of them is assumed because the file does not say it.
     """
-    protocol, said = "mmseg", []
+    said = []
     if "scale" in facts:
         size, protocol = facts["scale"], "mmseg-aligned" if facts["aligned"] else "mmseg"
     else:

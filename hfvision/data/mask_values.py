@@ -10,14 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL.Image import Image
 
-from hfvision.errors import ImageShapeError, ImageValueError
+from hfvision.errors import ImageValueError
 from hfvision.processing.label_map import LabelMap
 
 LISTED = 10  # values of one split that are written out
-NUMBER_MODES = ("1", "L", "P", "I", "F")  # of Pillow, beside I;16 in its byte orders: one number for each pixel
-NUMBERS_WITH_ALPHA = ("LA", "La", "PA")
 
 
 @dataclass
@@ -99,38 +96,6 @@ class MaskCoding:
             f"values other than 0 to {self.values - 1} and {self.ignore_index} (ignored): {_written(values)}. Say what "
             "they mean with label_map=..., or name all classes with names=..."
         )
-
-
-def stored_values(mask: Any, label_map: LabelMap | None) -> npt.NDArray[Any]:
-    """The integers of a mask as PIL image or array, (H, W); or (H, W, 3) colours if the label map has some.
-
-    Raises ImageShapeError for what has not one value for each pixel, ImageValueError for values that are not whole.
-    """
-    is_coloured = label_map is not None and label_map.has_colours
-    stored = _of_picture(mask, is_coloured) if isinstance(mask, Image) else np.asarray(mask)
-    stored = stored[0] if stored.ndim == 3 and stored.shape[0] == 1 else stored
-    if stored.ndim != 2 and not (is_coloured and stored.ndim == 3 and stored.shape[2] == 3):
-        raise ImageShapeError(f"a mask is (H, W), one value for each pixel; got shape {stored.shape}")
-    if stored.dtype == bool:
-        return stored.astype(np.uint8)
-    if stored.dtype.kind == "f" and (stored == np.rint(stored)).all():
-        return stored.astype(np.int64)
-    if stored.dtype.kind not in "iu":
-        raise ImageValueError(f"the values of a mask are whole numbers; got fractions of dtype {stored.dtype}")
-    return stored.astype(stored.dtype.newbyteorder("="), copy=False)
-
-
-def _of_picture(mask: Image, is_coloured: bool) -> npt.NDArray[Any]:
-    if mask.mode in NUMBER_MODES or mask.mode.startswith("I;16"):
-        return np.asarray(mask)
-    if mask.mode in NUMBERS_WITH_ALPHA:
-        return np.asarray(mask)[..., 0]
-    if not is_coloured:
-        raise ImageShapeError(
-            f"a mask holds one number for each pixel, a picture of mode {mask.mode} holds colours. Give a label_map "
-            "with a color in each row."
-        )
-    return np.asarray(mask.convert("RGB"))
 
 
 def _occurrences(values: npt.NDArray[Any]) -> Mapping[int, int]:

@@ -31,13 +31,14 @@ from hfvision.data.class_names import list_of_names, names_beside, names_in_file
 from hfvision.data.columns import ARRAYS, check_named, image_columns, select_columns, the_one, undecoded
 from hfvision.data.image_folder import is_image_folder
 from hfvision.data.mask_folder import label_map_of_layout, read_mask_folder
-from hfvision.data.mask_values import MaskCoding, ValueCounts, stored_values
+from hfvision.data.mask_values import MaskCoding, ValueCounts
 from hfvision.data.scenes import NAME as SCENES
 from hfvision.data.scenes import SCENE_CLASSES, load_digit_scenes
 from hfvision.data.sources import Kind, Source, name_of, open_source
 from hfvision.data.splits import choose_splits, held_out_name, hold_out
 from hfvision.errors import DatasetError, HfvisionError, ImageValueError, numbered
 from hfvision.processing.label_map import LabelMap
+from hfvision.processing.label_reading import read_labels
 from hfvision.reporting import report
 
 IMAGE_COLUMNS = ("image", "images", "img", "picture", "pixel_values")
@@ -102,7 +103,7 @@ class SegmentedImages:
         try:
             image = decoded(cells["image"], self.features["image"])
             what = "mask"
-            return image, stored_values(decoded(cells["mask"], self.features["mask"]), self.coding.label_map)
+            return image, read_labels(decoded(cells["mask"], self.features["mask"]), self.coding.label_map)
         except HfvisionError as error:
             raise DatasetError(f"{what} {row} of split {self.split!r}: {error}") from error
 

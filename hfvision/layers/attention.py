@@ -1,6 +1,6 @@
 """Scaled dot-product attention, through transformers' attention interface.
 
-Shapes: B images, N tokens, H heads, d width of a head.
+Shapes: B images, N tokens, M tokens that are looked at, D width, H heads, d width of a head.
 """
 
 from collections.abc import Callable
@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import TransformersKwargs
+from typing_extensions import Unpack
 
 
 def eager_attention(
@@ -40,3 +42,47 @@ def attention_function(config: Any, want_maps: bool) -> Callable[..., tuple[Tens
     if want_maps:
         return eager_attention
     return ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention without its output map: (B, N, D) -> (B, N, D) and maps or None.
+
+    `config` is the model's: which attention function is used is read from it in every call.
+    """
+
+    def __init__(self, config: Any, width: int, heads: int, bias: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.head_size = width // heads
+        self.num_key_value_groups = 1  # read by some attention functions of the interface
+        self.is_causal = False
+        self.dropout_prob = config.attention_probs_dropout_prob
+        self.query = nn.Linear(width, width, bias=bias)
+        self.key = nn.Linear(width, width, bias=bias)
+        self.value = nn.Linear(width, width, bias=bias)
+
+    def forward(
+        self, x: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[Tensor, Tensor | None]:
+        return self.attend(x, x, attention_mask, **kwargs)
+
+    def attend(
+        self, x: Tensor, seen: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[Tensor, Tensor | None]:
+        """x (B, N, D) looks at `seen` (B, M, D)."""
+        query, key, value = (
+            part(tokens).unflatten(2, (-1, self.head_size)).transpose(1, 2)  # (B, H, N or M, d)
+            for part, tokens in ((self.query, x), (self.key, seen), (self.value, seen))
+        )
+        attend = attention_function(self.config, want_maps=bool(kwargs.get("output_attentions")))
+        mixed, maps = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=self.head_size**-0.5,
+            dropout=self.dropout_prob if self.training else 0.0,
+            **kwargs,
+        )
+        return mixed.reshape(x.shape).contiguous(), maps

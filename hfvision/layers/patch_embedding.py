@@ -46,6 +46,11 @@ def check_images(pixel_values: Tensor, num_channels: int) -> None:
         )
 
 
+def called(channel_init: ChannelInit) -> str:
+    """A rule for channels, for messages."""
+    return channel_init if isinstance(channel_init, str) else "the given channel_init"
+
+
 class PatchEmbedding(nn.Module):
     """(B, C, H, W) -> (B, D, h, w): one linear map per patch.
 
@@ -63,9 +68,28 @@ class PatchEmbedding(nn.Module):
         return height, width
 
     @torch.no_grad()
+    def kernel_for(
+        self, num_channels: int, patch_size: tuple[int, int], channel_init: ChannelInit
+    ) -> tuple[Tensor, list[str]]:
+        """The kernel for other channels or patches, its own where nothing changes, and a line for each change."""
+        kernel, changes = self.projection.weight, []
+        if num_channels != self.projection.in_channels:
+            changes.append(
+                f"the patch kernel's {self.projection.in_channels} channels became {num_channels} "
+                f"({called(channel_init)})"
+            )
+            kernel = with_channels(kernel, num_channels, channel_init)
+        if patch_size != self.patch_size:
+            changes.append(f"the patch kernel of {by(self.patch_size)} became {by(patch_size)}")
+            kernel = with_patch_size(kernel, patch_size)
+        return kernel, changes
+
+    @torch.no_grad()
     def set_kernel(self, kernel: Tensor) -> None:
         """Take over a kernel of shape (D, C, p_h, p_w) with other channels or another patch size; the bias stays."""
         old = self.projection
+        if kernel is old.weight:
+            return
         size = (kernel.shape[-2], kernel.shape[-1])
         new = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel_size=size, stride=size, device=kernel.device)
         new.weight = nn.Parameter(kernel, requires_grad=old.weight.requires_grad)

@@ -54,6 +54,8 @@ class VisionModel(PreTrainedModel):
 
     geometry_fields: ClassVar[tuple[str, ...]] = ("image_size", "patch_size", "num_channels")
 
+    position_rule: ClassVar[PositionRule] = "bicubic"  # of images that have another size than the position table
+
     @classmethod
     def input_config(cls, config: Any) -> Any:
         """The config that has the geometry fields: the model's own, or that of the part which takes the images."""
@@ -70,7 +72,7 @@ class VisionModel(PreTrainedModel):
         *model_args: Any,
         config: Any = None,
         channel_init: ChannelInit = "mean",
-        position_rule: PositionRule = "bicubic",
+        position_rule: PositionRule | None = None,
         **kwargs: Any,
     ) -> Self:
         """As transformers' own; see the class for the arguments that resize. Raises as `resize_input` does."""
@@ -103,14 +105,14 @@ class VisionModel(PreTrainedModel):
         num_channels: int | None = None,
         window_size: int | None = None,
         channel_init: ChannelInit = "mean",
-        position_rule: PositionRule = "bicubic",
+        position_rule: PositionRule | None = None,
     ) -> None:
         """Change what the model takes in; what is not given stays. The config follows, and one report says what moved.
 
-        image_size resamples position tables by `position_rule`, patch_size the patch kernel, num_channels inflates or
-        reduces it by `channel_init` (see `layers.patch_embedding.with_channels`), window_size resamples the tables of
-        relative positions. Raises ConfigError for sizes below 1, for what this model has not got, and for weights that
-        are quantized or offloaded.
+        image_size resamples position tables by `position_rule` (None: as `forward` does it), patch_size the patch
+        kernel, num_channels inflates or reduces it by `channel_init` (see `layers.patch_embedding.with_channels`),
+        window_size resamples the tables of relative positions. Raises ConfigError for sizes below 1, for what this
+        model has not got, and for weights that are quantized or offloaded.
         """
         given = {
             "image_size": image_size,
@@ -130,7 +132,8 @@ class VisionModel(PreTrainedModel):
         parts = [module for module in self.modules() if isinstance(module, InputPart)]
         self._check_weights_can_change()
         values = {field: wanted.get(field, getattr(config, field)) for field in fields}
-        geometry = InputGeometry(**values, channel_init=channel_init, position_rule=position_rule)
+        rule = position_rule or self.position_rule
+        geometry = InputGeometry(**values, channel_init=channel_init, position_rule=rule)
         changes = [line for part in parts for line in part.resize_input_part(geometry)]
         configs = {id(m.config): m.config for m in self.modules() if isinstance(m, PreTrainedModel)}
         configs[id(config)] = config

@@ -17,7 +17,8 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError
-from hfvision.models.vit import ViTConfig, ViTDense, ViTEmbeddings, ViTModel, ViTPreTrainedModel
+from hfvision.layers.dense import Dense
+from hfvision.models.vit import ViTConfig, ViTEmbeddings, ViTModel, ViTPreTrainedModel
 
 
 def first_token(tokens: Tensor) -> Tensor:  # (B, N, D) -> (B, D)
@@ -75,7 +76,7 @@ class GoogleViTModel(ViTModel):
         if not has_class_token:
             self.embeddings = PatchOnlyEmbeddings(config)
         if config.representation_size is not None:
-            self.pooler = ViTDense(config.hidden_size, config.representation_size, nn.Tanh())
+            self.pooler = Dense(config.hidden_size, config.representation_size, nn.Tanh())
         self.post_init()
 
     @can_return_tuple

@@ -23,7 +23,7 @@ from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.drop_path import DropPath, linear_rates
-from hfvision.layers.patch_embedding import PatchEmbedding, by, pair, with_channels, with_patch_size
+from hfvision.layers.patch_embedding import PatchEmbedding, by, pair
 from hfvision.layers.position import Grid
 from hfvision.models.base import InputGeometry, InputPart, VisionModel
 
@@ -93,18 +93,8 @@ class MixerPatchEmbedding(PatchEmbedding, InputPart):
                 f"Resize the images to {by(self.image_size)}, or change patch_size together with image_size so that "
                 f"there are {by(self.grid)} patches."
             )
-        changes, kernel = [], self.projection.weight
-        if geometry.num_channels != self.projection.in_channels:
-            rule = geometry.channel_init if isinstance(geometry.channel_init, str) else "the given channel_init"
-            changes.append(
-                f"the patch kernel's {self.projection.in_channels} channels became {geometry.num_channels} ({rule})"
-            )
-            kernel = with_channels(kernel, geometry.num_channels, geometry.channel_init)
-        if patch_size != self.patch_size:
-            changes.append(f"the patch kernel of {by(self.patch_size)} became {by(patch_size)}")
-            kernel = with_patch_size(kernel, patch_size)
-        if kernel is not self.projection.weight:
-            self.set_kernel(kernel)
+        kernel, changes = self.kernel_for(geometry.num_channels, patch_size, geometry.channel_init)
+        self.set_kernel(kernel)
         self.image_size = image_size
         return changes
 

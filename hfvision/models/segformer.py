@@ -28,14 +28,15 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError, numbered
-from hfvision.layers.attention import attention_function
+from hfvision.layers.attention import SelfAttention
+from hfvision.layers.dense import Dense
 from hfvision.layers.drop_path import DropPath, linear_rates
-from hfvision.layers.patch_embedding import check_images, with_channels
+from hfvision.layers.patch_embedding import called, check_images, with_channels
 from hfvision.losses.segmentation import PixelAverage, SegmentationLoss
 from hfvision.models.base import InputGeometry, InputPart, LayerGroup, VisionModel
 from hfvision.models.segformer_decoder import SegformerDecodeHead
 from hfvision.models.semantic import SemanticModel, SemanticOutput
-from hfvision.upsampling import Upsampling
+from hfvision.upsampling import Size, Upsampling
 from hfvision.upsampling import upsample as upsampled
 
 PER_STAGE = (
@@ -171,42 +172,18 @@ class SegformerStem(SegformerPatchEmbedding, InputPart):
         kernel = with_channels(self.proj.weight, new, geometry.channel_init)
         self.proj.weight = nn.Parameter(kernel, requires_grad=self.proj.weight.requires_grad)
         self.proj.in_channels = new
-        rule = geometry.channel_init if isinstance(geometry.channel_init, str) else "the given channel_init"
-        return [f"the patch kernel's {old} channels became {new} ({rule})"]
+        return [f"the patch kernel's {old} channels became {new} ({called(geometry.channel_init)})"]
 
 
-class SegformerSelfAttention(nn.Module):
-    """Self-attention of places, without its output map: (B, h, w, D) -> (B, h, w, D) and maps or None."""
+class SegformerSelfAttention(SelfAttention):
+    """Of places: (B, h, w, D) -> (B, h, w, D) and maps or None."""
 
     def __init__(self, config: SegformerConfig, stage: int) -> None:
-        super().__init__()
-        self.config = config
-        width = config.hidden_sizes[stage]
-        self.head_size = width // config.num_attention_heads[stage]
-        self.num_key_value_groups = 1  # read by some attention functions of the interface
-        self.is_causal = False
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
+        super().__init__(config, config.hidden_sizes[stage], config.num_attention_heads[stage])
 
-    def forward(self, x: Tensor, **kwargs: Unpack[TransformersKwargs]) -> tuple[Tensor, Tensor | None]:
-        seen = self.reduced(x)
-        query, key, value = (
-            part(places).flatten(1, 2).unflatten(2, (-1, self.head_size)).transpose(1, 2)  # (B, heads, n or m, d)
-            for part, places in ((self.query, x), (self.key, seen), (self.value, seen))
-        )
-        attend = attention_function(self.config, want_maps=bool(kwargs.get("output_attentions")))
-        mixed, maps = attend(
-            self,
-            query,
-            key,
-            value,
-            None,
-            scaling=self.head_size**-0.5,
-            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
-            **kwargs,
-        )
-        return mixed.reshape(x.shape), maps
+    def forward(self, x: Tensor, **kwargs: Unpack[TransformersKwargs]) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
+        mixed, maps = self.attend(x.flatten(1, 2), self.reduced(x).flatten(1, 2), **kwargs)
+        return mixed.view(x.shape), maps
 
     def reduced(self, x: Tensor) -> Tensor:
         """The places that are looked at."""
@@ -232,24 +209,13 @@ class SegformerReducedSelfAttention(SegformerSelfAttention):
         return self.layer_norm(self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
-class SegformerDense(nn.Module):
-    """One linear map under the name `dense`, then dropout: (..., D) -> (..., D)."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.dense = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.dense(x))
-
-
 class SegformerAttention(nn.Module):
     def __init__(self, config: SegformerConfig, stage: int) -> None:
         super().__init__()
         kind = SegformerReducedSelfAttention if config.sr_ratios[stage] > 1 else SegformerSelfAttention
         self.self = kind(config, stage)
-        self.output = SegformerDense(config.hidden_sizes[stage], config.hidden_dropout_prob)
+        width = config.hidden_sizes[stage]
+        self.output = Dense(width, width, nn.Dropout(config.hidden_dropout_prob))
 
     def forward(self, x: Tensor, **kwargs: Unpack[TransformersKwargs]) -> Tensor:
         mixed, _ = self.self(x, **kwargs)
@@ -462,6 +428,10 @@ class SegformerForSemanticSegmentation(SegformerPreTrainedModel, SemanticModel):
         """As in transformers: one class is averaged over all pixels, several over those that are not ignored."""
         average: PixelAverage = "all" if self.num_labels == 1 else "valid"
         return SegmentationLoss(ignore_index=self.config.semantic_loss_ignore_index, average=average)
+
+    def map_upsampling(self, size: Size) -> Upsampling | None:
+        """None, as in transformers, whose post-processing resizes the coarse logits to the photo's size."""
+        return None
 
     @can_return_tuple
     def forward(

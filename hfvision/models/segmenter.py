@@ -102,6 +102,7 @@ class SegmenterDecoderLayer(ViTLayer):
             intermediate_size=config.decoder_intermediate_size or 0,
             hidden_act=config.hidden_act,
             hidden_dropout_prob=config.decoder_dropout_prob,
+            attention_probs_dropout_prob=config.decoder_dropout_prob,
             layer_norm_eps=config.layer_norm_eps,
         )
         super().__init__(sizes)
@@ -167,6 +168,7 @@ class SegmenterPreTrainedModel(ViTPreTrainedModel):
     config: SegmenterConfig
     config_class = SegmenterConfig
     base_model_prefix = "segmenter"
+    position_rule = SegmenterEmbeddings.position_rule
     _no_split_modules = ["SegmenterEmbeddings", "SegmenterDistilledEmbeddings", "ViTLayer", "SegmenterDecoderLayer"]
 
     @torch.no_grad()

@@ -50,6 +50,12 @@ class SemanticModel(VisionModel):
         """How the coarse logits of images of this height and width become pixels."""
         return Upsampling(size)
 
+    def map_upsampling(self, size: Size) -> Upsampling | None:
+        """The same for the label map of an image that was brought to this size for the model; None where the map is
+        resized straight from the coarse logits, without a stop at that size.
+        """
+        return self.upsampling(size)
+
     def loss_of(
         self, logits: Tensor, labels: Tensor, upsampling: Upsampling, auxiliary_logits: Sequence[Tensor] = ()
     ) -> Tensor:

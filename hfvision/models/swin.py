@@ -8,7 +8,7 @@ Shapes: B images, C channels, H x W pixels, h x w places of a map (at first the 
         stage to stage as h and w are halved, n windows of N places each, K labels.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,9 +26,10 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError, ImageShapeError
-from hfvision.layers.attention import attention_function
+from hfvision.layers.attention import SelfAttention
+from hfvision.layers.dense import Dense
 from hfvision.layers.drop_path import DropPath, linear_rates
-from hfvision.layers.patch_embedding import PatchEmbedding, by, grid_of, pair, with_channels, with_patch_size
+from hfvision.layers.patch_embedding import PatchEmbedding, by, grid_of, pair
 from hfvision.layers.position import Grid, fit_bias_table, resample_position_table
 from hfvision.models.base import InputGeometry, InputPart, LayerGroup, VisionModel
 from hfvision.models.swin_windows import WindowPlan, halved, merging_plan, shrunk_windows, window_plan
@@ -184,19 +185,8 @@ class SwinEmbeddings(nn.Module, InputPart):
 
     @torch.no_grad()
     def resize_input_part(self, geometry: InputGeometry) -> list[str]:
-        changes = []
-        projection = self.patch_embeddings.projection
-        kernel = projection.weight
-        if geometry.num_channels != projection.in_channels:
-            rule = geometry.channel_init if isinstance(geometry.channel_init, str) else "the given channel_init"
-            changes.append(
-                f"the patch kernel's {projection.in_channels} channels became {geometry.num_channels} ({rule})"
-            )
-            kernel = with_channels(kernel, geometry.num_channels, geometry.channel_init)
         patch_size = pair(geometry.patch_size)
-        if patch_size != self.patch_embeddings.patch_size:
-            changes.append(f"the patch kernel of {by(self.patch_embeddings.patch_size)} became {by(patch_size)}")
-            kernel = with_patch_size(kernel, patch_size)
+        kernel, changes = self.patch_embeddings.kernel_for(geometry.num_channels, patch_size, geometry.channel_init)
         table, grid = self.position_embeddings, grid_of(geometry.image_size, patch_size)
         if table is not None and grid != self.grid:
             changes.append(
@@ -204,58 +194,25 @@ class SwinEmbeddings(nn.Module, InputPart):
             )
             new = resample_position_table(table, self.grid, grid, 0, geometry.position_rule)
             self.position_embeddings = nn.Parameter(new, requires_grad=table.requires_grad)
-        if kernel is not projection.weight:
-            self.patch_embeddings.set_kernel(kernel)
+        self.patch_embeddings.set_kernel(kernel)
         self.grid, self.image_size = grid, pair(geometry.image_size)
         return changes
 
 
-class SwinSelfAttention(nn.Module):
-    """Multi-head self-attention inside windows: (B * n, N, D) -> the same without its output map, and maps or None."""
+class SwinSelfAttention(SelfAttention):
+    """Inside windows: (B * n, N, D) -> (B * n, N, D) and maps or None.
+
+    Its mask is added to the scores, (1 or B * n, heads, N, N): the bias of `relative_position_bias_table` and what a
+    place may not see.
+    """
 
     def __init__(self, config: SwinConfig, width: int, heads: int) -> None:
-        super().__init__()
-        self.config = config
-        self.head_size = width // heads
-        self.num_key_value_groups = 1  # read by some attention functions of the interface
-        self.is_causal = False
+        super().__init__(config, width, heads, config.qkv_bias)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * config.window_size - 1) ** 2, heads))
-        self.query = nn.Linear(width, width, bias=config.qkv_bias)
-        self.key = nn.Linear(width, width, bias=config.qkv_bias)
-        self.value = nn.Linear(width, width, bias=config.qkv_bias)
-
-    def forward(self, x: Tensor, bias: Tensor, **kwargs: Unpack[TransformersKwargs]) -> tuple[Tensor, Tensor | None]:
-        """bias: added to the scores, (1 or B * n, heads, N, N)."""
-        heads = (*x.shape[:2], -1, self.head_size)  # (B * n, N, heads, d)
-        query, key, value = (part(x).view(heads).transpose(1, 2) for part in (self.query, self.key, self.value))
-        attend = attention_function(self.config, want_maps=bool(kwargs.get("output_attentions")))
-        mixed, maps = attend(
-            self,
-            query,
-            key,
-            value,
-            bias,
-            scaling=self.head_size**-0.5,
-            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
-            **kwargs,
-        )
-        return mixed.reshape(x.shape).contiguous(), maps
 
 
 class SwinLastSelfAttention(SwinSelfAttention):
     """That of a stage's last block: the one whose maps `output_attentions` gives."""
-
-
-class SwinDense(nn.Module):
-    """One linear map under the name `dense`, then an activation or dropout: (..., in) -> (..., out)."""
-
-    def __init__(self, inputs: int, outputs: int, after: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.dense = nn.Linear(inputs, outputs)
-        self.after = after
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.after(self.dense(x))
 
 
 class SwinAttention(nn.Module):
@@ -264,7 +221,7 @@ class SwinAttention(nn.Module):
     def __init__(self, config: SwinConfig, width: int, heads: int, is_last: bool) -> None:
         super().__init__()
         self.self = (SwinLastSelfAttention if is_last else SwinSelfAttention)(config, width, heads)
-        self.output = SwinDense(width, width, nn.Dropout(config.hidden_dropout_prob))
+        self.output = Dense(width, width, nn.Dropout(config.hidden_dropout_prob))
 
     def forward(self, x: Tensor, plan: WindowPlan, **kwargs: Unpack[TransformersKwargs]) -> Tensor:
         batch = x.shape[0]
@@ -282,8 +239,8 @@ class SwinLayer(GradientCheckpointingLayer):
         self.layernorm_before = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.attention = SwinAttention(config, width, heads, is_last)
         self.layernorm_after = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.intermediate = SwinDense(width, inner, ACT2FN[config.hidden_act])
-        self.output = SwinDense(inner, width, nn.Dropout(config.hidden_dropout_prob))
+        self.intermediate = Dense(width, inner, ACT2FN[config.hidden_act])
+        self.output = Dense(inner, width, nn.Dropout(config.hidden_dropout_prob))
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor, plan: WindowPlan, **kwargs: Unpack[TransformersKwargs]) -> Tensor:

@@ -8,7 +8,6 @@ Source: google-research/vision_transformer (Apache-2.0), re-expressed in PyTorch
 Shapes: B images, C channels, H x W pixels, h x w patches, N = 1 + h * w tokens (class token first), D width, K labels.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -31,10 +30,11 @@ from transformers.utils.output_capturing import capture_outputs
 from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError, ImageShapeError
-from hfvision.layers.attention import attention_function
+from hfvision.layers.attention import SelfAttention
+from hfvision.layers.dense import Dense
 from hfvision.layers.drop_path import DropPath, linear_rates
 from hfvision.layers.masked_image import PixelDecoder, masked_image_loss
-from hfvision.layers.patch_embedding import PatchEmbedding, by, grid_of, pair, with_channels, with_patch_size
+from hfvision.layers.patch_embedding import PatchEmbedding, by, grid_of, pair
 from hfvision.layers.position import Grid, PositionRule, resample_position_table
 from hfvision.models.base import InputGeometry, InputPart, VisionModel
 from hfvision.reporting import report_once
@@ -183,21 +183,8 @@ class ViTEmbeddings(nn.Module, InputPart):
 
     @torch.no_grad()
     def resize_input_part(self, geometry: InputGeometry) -> list[str]:
-        changes = []
-        projection = self.patch_embeddings.projection
-        kernel = projection.weight
-        if geometry.num_channels != projection.in_channels:
-            rule = geometry.channel_init if isinstance(geometry.channel_init, str) else "the given channel_init"
-            changes.append(
-                f"the patch kernel's {projection.in_channels} channels became {geometry.num_channels} ({rule})"
-            )
-            kernel = with_channels(kernel, geometry.num_channels, geometry.channel_init)
         patch_size = pair(geometry.patch_size)
-        if patch_size != self.patch_embeddings.patch_size:
-            changes.append(f"the patch kernel of {by(self.patch_embeddings.patch_size)} became {by(patch_size)}")
-            kernel = with_patch_size(kernel, patch_size)
-        if kernel is not projection.weight:
-            self.patch_embeddings.set_kernel(kernel)
+        kernel, changes = self.patch_embeddings.kernel_for(geometry.num_channels, patch_size, geometry.channel_init)
         grid = grid_of(geometry.image_size, patch_size)
         if grid != self.grid:
             changes.append(
@@ -206,59 +193,23 @@ class ViTEmbeddings(nn.Module, InputPart):
             table = self.position_embeddings
             new = resample_position_table(table, self.grid, grid, self.prefix_tokens, geometry.position_rule)
             self.position_embeddings = nn.Parameter(new, requires_grad=table.requires_grad)
+        self.patch_embeddings.set_kernel(kernel)
         self.grid, self.image_size = grid, pair(geometry.image_size)
         return changes
 
 
-class ViTSelfAttention(nn.Module):
-    """Multi-head self-attention without its output map: (B, N, D) -> (B, N, D) and maps or None."""
+class ViTSelfAttention(SelfAttention):
+    """Of all tokens: (B, N, D) -> (B, N, D) and maps or None."""
 
     def __init__(self, config: ViTConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.head_size = config.hidden_size // config.num_attention_heads
-        self.num_key_value_groups = 1  # read by some attention functions of the interface
-        self.is_causal = False
-        self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
-
-    def forward(
-        self, x: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple[Tensor, Tensor | None]:
-        heads = (*x.shape[:2], -1, self.head_size)  # (B, N, heads, d)
-        query, key, value = (part(x).view(heads).transpose(1, 2) for part in (self.query, self.key, self.value))
-        attend = attention_function(self.config, want_maps=bool(kwargs.get("output_attentions")))
-        mixed, maps = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=self.head_size**-0.5,
-            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
-            **kwargs,
-        )
-        return mixed.reshape(x.shape).contiguous(), maps
-
-
-class ViTDense(nn.Module):
-    """One linear map under the name `dense`, then an activation or dropout: (..., in) -> (..., out)."""
-
-    def __init__(self, inputs: int, outputs: int, after: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.dense = nn.Linear(inputs, outputs)
-        self.after = after
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.after(self.dense(x))
+        super().__init__(config, config.hidden_size, config.num_attention_heads, config.qkv_bias)
 
 
 class ViTAttention(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.attention = ViTSelfAttention(config)
-        self.output = ViTDense(config.hidden_size, config.hidden_size, nn.Dropout(config.hidden_dropout_prob))
+        self.output = Dense(config.hidden_size, config.hidden_size, nn.Dropout(config.hidden_dropout_prob))
 
     def forward(self, x: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]) -> Tensor:
         mixed, _ = self.attention(x, attention_mask, **kwargs)
@@ -273,8 +224,8 @@ class ViTLayer(GradientCheckpointingLayer):
         self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = ViTAttention(config)
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.intermediate = ViTDense(config.hidden_size, config.intermediate_size, ACT2FN[config.hidden_act])
-        self.output = ViTDense(config.intermediate_size, config.hidden_size, nn.Dropout(config.hidden_dropout_prob))
+        self.intermediate = Dense(config.hidden_size, config.intermediate_size, ACT2FN[config.hidden_act])
+        self.output = Dense(config.intermediate_size, config.hidden_size, nn.Dropout(config.hidden_dropout_prob))
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]) -> Tensor:
@@ -334,7 +285,7 @@ class ViTModel(ViTPreTrainedModel):
         self.encoder = ViTEncoder(config)
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         width = config.pooler_output_size or config.hidden_size
-        self.pooler = ViTDense(config.hidden_size, width, ACT2FN[config.pooler_act]) if add_pooling_layer else None
+        self.pooler = Dense(config.hidden_size, width, ACT2FN[config.pooler_act]) if add_pooling_layer else None
         self.post_init()
 
     @capture_outputs(tie_last_hidden_states=False)

@@ -24,7 +24,15 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError, numbered
-from hfvision.layers.patch_embedding import PatchEmbedding, by, check_images, pair, with_channels, with_patch_size
+from hfvision.layers.patch_embedding import (
+    PatchEmbedding,
+    by,
+    called,
+    check_images,
+    pair,
+    with_channels,
+    with_patch_size,
+)
 from hfvision.layers.position import Grid, resample_position_table
 from hfvision.models.base import InputGeometry
 from hfvision.models.bit import BitTrunk, Standardization, feature_channels, feature_size, feature_stride
@@ -252,8 +260,8 @@ class ViTHybridEmbeddings(ViTEmbeddings):
         stem, patches = self.patch_embeddings.stem, self.patch_embeddings
         kernel, patch_kernel, table = None, None, None
         if geometry.num_channels != stem.in_channels:
-            rule = geometry.channel_init if isinstance(geometry.channel_init, str) else "the given channel_init"
             kernel = with_channels(stem.standardize(stem.weight), geometry.num_channels, geometry.channel_init)
+            rule = called(geometry.channel_init)
             said = ", and its kernel is applied as stored from now on" if self.config.standardized_stem else ""
             changes.append(f"the stem's {stem.in_channels} channels became {geometry.num_channels} ({rule}){said}")
         patch_size = pair(geometry.patch_size)

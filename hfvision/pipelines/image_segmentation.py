@@ -6,7 +6,6 @@ segmentation, go through transformers' code unchanged.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 import torch
@@ -141,11 +140,8 @@ class ImageSegmentationPipeline(AnyImages, TransformersPipeline):
 
     def _whole(self, image: _Prepared, logits: Tensor, want_scores: bool) -> _Map:
         model: Any = self.model
-        # Where forward answers on the coarse grid, transformers resizes that straight to the image's size.
-        coarse = signature(type(model).forward).parameters["upsample"].default is False
         height, width = image.versions[0][0].shape[-2:]
-        upsampling = None if coarse else model.upsampling((height, width))
-        classes, scores = semantic_map(logits, image.size, upsampling, want_scores)
+        classes, scores = semantic_map(logits, image.size, model.map_upsampling((height, width)), want_scores)
         return _Map(classes.cpu(), None if scores is None else scores.cpu())
 
     def _in_windows(self, image: _Prepared, tiling: Tiling, want_scores: bool) -> _Map:

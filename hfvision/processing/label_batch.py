@@ -1,4 +1,4 @@
-"""Label maps on their way to a batch: read, turned into train ids, and brought to the geometry of their images.
+"""Label maps on their way to a batch: turned into train ids, and brought to the geometry of their images.
 
 A label map goes through the same resizing (nearest, as Pillow does it), the same crop and the same frame as its image;
 what a crop or a frame adds has the ignore index. Labels are counted, never mixed, so any integer dtype will do.
@@ -13,18 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
-from hfvision.errors import HfvisionError, ImageShapeError, ImageValueError, numbered
+from hfvision.errors import HfvisionError, ImageShapeError, numbered
 from hfvision.processing.batch import LISTED, Batch, flattened, frame_sizes, sizes_of_steps
-from hfvision.processing.label_map import Integers, LabelMap
+from hfvision.processing.label_map import Integers
+from hfvision.processing.label_reading import read_labels
 from hfvision.processing.options import LabelPlan, Plan
-from hfvision.processing.reading import read_image
 from hfvision.processing.resizing import centre_window, nearest_places
 
 Labels = npt.NDArray[np.int64]
 Size = tuple[int, int]
-WITHOUT_COLOURS = {"LA": "L", "La": "LA", "PA": "P"}  # modes whose first band holds the labels
 
 
 def flattened_maps(segmentation_maps: Any, images: int) -> list[Any]:
@@ -66,71 +64,14 @@ def make_labels(sources: Sequence[Any], batch: Batch, plan: Plan, labels: LabelP
 
 
 def _read(source: Any, size: Size, labels: LabelPlan) -> Integers:
-    """(H, W) integers, or (H, W, 3) colours where the label map of the processor has some; of the image's size."""
-    image = read_image(source)
-    array = _of_picture(image, labels.label_map) if isinstance(image, Image.Image) else _of_array(image)
-    coloured = array.ndim == 3 and labels.label_map is not None and labels.label_map.has_colours
-    if array.ndim == 3 and array.shape[0] == 1:
-        array, coloured = array[0], False
-    elif coloured and array.shape[2] != 3 and array.shape[0] == 3:
-        array = np.moveaxis(array, 0, 2)
-    if not (array.ndim == 2 or (coloured and array.shape[2] == 3)):
-        raise ImageShapeError(
-            f"a label map is (H, W) or (1, H, W), one label for each pixel; got shape {tuple(array.shape)}."
-            + _ADVICE * (array.ndim == 3 and 3 in (array.shape[0], array.shape[2]))
-        )
-    if array.shape[:2] != size:
-        height, width = array.shape[:2]
+    """As `read_labels`; raises ImageShapeError also for a map that has not the size of its image."""
+    array = read_labels(source, labels.label_map)
+    height, width = array.shape[:2]
+    if (height, width) != size:
         raise ImageShapeError(
             f"it has {height}x{width} pixels, its image {size[0]}x{size[1]}: a label map has a label for each pixel "
             "of its image. Bring it to that size (with Image.Resampling.NEAREST)."
         )
-    return _whole(array)
-
-
-_ADVICE = (
-    "\n    If its colours stand for classes, give a label_map with a color in each row; if its channels are equal, "
-    "pass one of them."
-)
-
-
-def _of_picture(picture: Image.Image, label_map: LabelMap | None) -> npt.NDArray[Any]:
-    """The values that a PIL image stores: of a palette, the indices."""
-    if picture.mode in WITHOUT_COLOURS:
-        return np.asarray(picture)[..., 0]
-    if picture.mode in ("1", "L", "P", "I", "F") or picture.mode.startswith("I;16"):
-        array = np.asarray(picture)
-        return array.astype(array.dtype.newbyteorder("="))
-    if label_map is None or not label_map.has_colours:
-        raise ImageShapeError(
-            f"a label map holds one number for each pixel, a picture of mode {picture.mode} holds colours." + _ADVICE
-        )
-    return np.asarray(picture.convert("RGB"))
-
-
-def _of_array(array: Any) -> npt.NDArray[Any]:
-    if isinstance(array, torch.Tensor):
-        array = array.detach().cpu()
-        array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()
-    return np.asarray(array)
-
-
-def _whole(array: npt.NDArray[Any]) -> Integers:
-    """The same values as integers. Raises ImageValueError where they are none."""
-    if array.dtype == bool:
-        return array.astype(np.uint8)
-    if array.dtype.kind == "f":
-        broken = ~(array == np.rint(array)) | (np.abs(array) > 2**53)
-        if broken.any():
-            where = tuple(int(i) for i in np.argwhere(broken)[0])
-            raise ImageValueError(
-                f"labels are whole numbers; {int(broken.sum()):,} of {array.size:,} values are not, the first in row "
-                f"{where[0]}, column {where[1]} ({float(array[where])}).\n"
-                "    Labels must be resized with nearest neighbours, and not scaled to 0..1."
-            )
-        return array.astype(np.int64)
-    if array.dtype.kind not in "iu":
-        raise ImageValueError(f"labels are whole numbers; got dtype {array.dtype}")
     return array
 
 

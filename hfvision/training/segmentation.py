@@ -11,8 +11,7 @@ Shapes: B images, C channels, H x W pixels of a label map as stored, h x w of wh
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from inspect import signature
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from hfvision.training.base import Base, ModelSource, check_images_fit, fit_head
 from hfvision.training.loop import QuietTrainer, Samples
 from hfvision.training.progress import diverged
 from hfvision.training.run import Run, Task, TrainingResult, called
-from hfvision.upsampling import Size, Upsampling
+from hfvision.upsampling import Upsampling
 
 FIGURES = {"mean_iou": "mean_iou", "pixel_accuracy": "overall_accuracy", "mean_class_accuracy": "mean_accuracy"}
 IGNORED = 255  # the label of pixels that do not count, where a processor says nothing else
@@ -131,7 +130,7 @@ class SegmentationTrainer(QuietTrainer):
         """The loss, and what the metric counted in each image, stacked; images of one size run together."""
         inputs = self._prepare_inputs(inputs)
         images, labels, masks = inputs["images"], inputs["labels"], inputs["masks"]
-        rows = range(len(images))
+        rows, semantic = range(len(images)), cast("SemanticModel", self.model)
         groups = [rows] if len({image.shape for image in images}) == 1 else [[row] for row in rows]
         loss = images[0].new_zeros(())
         counts: list[dict[str, Tensor]] = []
@@ -142,7 +141,7 @@ class SegmentationTrainer(QuietTrainer):
                     pixel_values=pixel_values, labels=torch.stack([labels[row] for row in group]), upsample=False
                 )
             loss += outputs.loss * len(group) / len(rows)
-            upsampling = _upsampling(self.model, (pixel_values.shape[-2], pixel_values.shape[-1]))
+            upsampling = semantic.map_upsampling((pixel_values.shape[-2], pixel_values.shape[-1]))
             counts += [
                 self.compute_metrics.count(logits.float(), masks[row], upsampling)
                 for logits, row in zip(outputs.logits, group, strict=True)
@@ -251,14 +250,6 @@ def _checked(base: Base) -> SemanticModel:
 
 def _reader_of_images(part: SegmentedImages) -> Callable[[int], Any]:
     return lambda row: part.read(row)[0]
-
-
-def _upsampling(model: Any, size: Size) -> Upsampling | None:
-    """On the way from coarse logits to a label map: None where it goes straight there, as post-processing does it for
-    models whose forward answers on the coarse grid.
-    """
-    answers_coarse = signature(type(model).forward).parameters["upsample"].default is False
-    return None if answers_coarse else model.upsampling(size)
 
 
 def _criterion(

@@ -27,9 +27,7 @@ from hfvision.conversion.ops import split
 from hfvision.conversion.shapes import block_count, most_frequent, rank_of
 from hfvision.conversion.tables import timm_vit
 from hfvision.errors import ConversionError
-from hfvision.layers.patch_embedding import by
 from hfvision.models.segformer import SegformerConfig
-from hfvision.processing.protocols import segmentation_options
 from hfvision.registry import IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION
 
 CODE = {"layer_norm_eps": 1e-6, "hidden_act": "gelu"}  # what the original's code fixes and no tensor shows
@@ -39,7 +37,7 @@ PROCESSOR = "hfvision.processing.segmentation:SegmentationImageProcessor"
 PRETRAINED_SIZE = 224  # pixels, of the classifiers
 
 # How the published files are evaluated, by number of classes: protocol, (long, short) sides, window and stride.
-PUBLISHED = {150: ("mmseg-aligned", (2048, 512), None, None), 19: ("mmseg", (2048, 1024), 1024, 768)}
+PUBLISHED = {150: ("mmseg-aligned", (2048, 512), None, None), 19: ("mmseg", (2048, 1024), (1024, 1024), (768, 768))}
 OTHERS = ("mmseg", (2048, 512), None, None)
 
 
@@ -223,21 +221,7 @@ def _usual(known: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
 def _evaluation(config: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The options of the image processor, and what of them is assumed because the file does not say it."""
     protocol, size, window, stride = PUBLISHED.get(config["num_labels"], OTHERS)
-    said = []
-    if "scale" in facts:
-        size, protocol = facts["scale"], "mmseg-aligned" if facts["aligned"] else "mmseg"
-    else:
-        said.append(f"images prepared by protocol {protocol!r} (hfvision.processing.protocols) inside {by(size)}")
-    if "crop" in facts:
-        window, stride = facts["crop"], facts["stride"]
-    elif window:
-        said.append(f"evaluated in windows of {window} pixels every {stride}")
-    windows = {"window_size": window, "window_stride": stride} if window else {}
-    options = segmentation_options(protocol, size, **windows)
-    if config["num_channels"] != 3:
-        options |= {name: [0.5] * config["num_channels"] for name in ("image_mean", "image_std")}
-        said.append(f"mean and deviation 0.5 for {config['num_channels']} channels")
-    return options, said
+    return mmseg.evaluation(size, window, stride, config["num_channels"], facts, protocol)
 
 
 def _pretraining(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

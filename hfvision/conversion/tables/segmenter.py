@@ -176,10 +176,9 @@ def known_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _heads(known: Mapping[str, Any], net: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, int]:
     """Raises ConversionError where neither variant.yml nor a published width tells the number of heads."""
-    said = {"num_attention_heads": net["n_heads"]} if type(net.get("n_heads")) is int else {}
-    heads = said or {
-        "num_attention_heads": timm_vit.published_heads(known["hidden_size"], {**overrides, **said}),
-    }
+    said = net.get("n_heads")
+    count = said if type(said) is int else timm_vit.published_heads(known["hidden_size"], overrides)
+    heads = {"num_attention_heads": count}
     if known["decoder_type"] == "linear":
         return heads
     width = known["decoder_hidden_size"]

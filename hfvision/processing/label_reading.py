@@ -1,0 +1,84 @@
+"""One label map from whatever holds it: the integers that it stores, or the colours where those stand for classes.
+
+Shapes: H x W pixels.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from hfvision.errors import ImageShapeError, ImageValueError
+from hfvision.processing.label_map import Integers, LabelMap
+from hfvision.processing.reading import read_image
+
+LABELS_AND_ALPHA = ("LA", "La", "PA")  # modes whose first band holds the labels
+
+
+def read_labels(source: Any, label_map: LabelMap | None = None) -> Integers:
+    """(H, W) integers, or (H, W, 3) colours where the label map has some.
+
+    `source` is a path, a PIL image of any mode, an array or a tensor, (H, W) or (1, H, W). Raises ImageShapeError for
+    what has not one label for each pixel, ImageValueError for values that are not whole, and as `read_image`.
+    """
+    image = read_image(source)
+    array = _of_picture(image, label_map) if isinstance(image, Image.Image) else _of_array(image)
+    coloured = array.ndim == 3 and label_map is not None and label_map.has_colours
+    if array.ndim == 3 and array.shape[0] == 1:
+        array, coloured = array[0], False
+    elif coloured and array.shape[2] != 3 and array.shape[0] == 3:
+        array = np.moveaxis(array, 0, 2)
+    if not (array.ndim == 2 or (coloured and array.shape[2] == 3)):
+        raise ImageShapeError(
+            f"a label map is (H, W) or (1, H, W), one label for each pixel; got shape {tuple(array.shape)}."
+            + _ADVICE * (array.ndim == 3 and 3 in (array.shape[0], array.shape[2]))
+        )
+    return _whole(array)
+
+
+_ADVICE = (
+    "\n    If its colours stand for classes, give a label_map with a color in each row; if its channels are equal, "
+    "pass one of them."
+)
+
+
+def _of_picture(picture: Image.Image, label_map: LabelMap | None) -> npt.NDArray[Any]:
+    """The values that a PIL image stores: of a palette, the indices."""
+    if picture.mode in LABELS_AND_ALPHA:
+        return np.asarray(picture)[..., 0]
+    if picture.mode in ("1", "L", "P", "I", "F") or picture.mode.startswith("I;16"):
+        array = np.asarray(picture)
+        return array.astype(array.dtype.newbyteorder("="))
+    if label_map is None or not label_map.has_colours:
+        raise ImageShapeError(
+            f"a label map holds one number for each pixel, a picture of mode {picture.mode} holds colours." + _ADVICE
+        )
+    return np.asarray(picture.convert("RGB"))
+
+
+def _of_array(array: Any) -> npt.NDArray[Any]:
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()
+    return np.asarray(array)
+
+
+def _whole(array: npt.NDArray[Any]) -> Integers:
+    """The same values as integers. Raises ImageValueError where they are none."""
+    if array.dtype == bool:
+        return array.astype(np.uint8)
+    if array.dtype.kind == "f":
+        broken = ~(array == np.rint(array)) | (np.abs(array) > 2**53)
+        if broken.any():
+            where = tuple(int(i) for i in np.argwhere(broken)[0])
+            raise ImageValueError(
+                f"labels are whole numbers; {int(broken.sum()):,} of {array.size:,} values are not, the first in row "
+                f"{where[0]}, column {where[1]} ({float(array[where])}).\n"
+                "    Labels must be resized with nearest neighbours, and not scaled to 0..1."
+            )
+        return array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise ImageValueError(f"labels are whole numbers; got dtype {array.dtype}")
+    return array
