@@ -45,15 +45,16 @@ def run(
 
 def _written(image: str, answer: dict[str, Any], path: Path) -> dict[str, str]:
     """Where the label map and the overlay of an image have been written: beside each other, at `path` and an ending."""
-    from hfvision.pipelines.raster_maps import whole_file
+    from hfvision.errors import ImageWriteError
     from hfvision.plots.segmentation import segmentation_overlay
+    from hfvision.writing import new_file
 
     names = {label["id"]: label["label"] for label in answer["labels"]}
     overlay = segmentation_overlay(image, answer["classes"], answer["colours"], names, ignore_index=None)
     written = {}
     for kind, picture in {"map": answer["map"], "overlay": overlay}.items():
         file = path.with_name(f"{path.name}.{kind}.png")
-        with whole_file(file) as work:
+        with new_file(file, ImageWriteError) as work:
             picture.save(work)
         written[kind] = str(file)
     return written

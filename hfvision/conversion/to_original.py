@@ -15,9 +15,10 @@ from hfvision.conversion.formats import BackPlan, Format
 from hfvision.conversion.report import RECORD_FIELD, ConversionReport
 from hfvision.conversion.tables import recognise_folder
 from hfvision.conversion.to_hub import config_errors, expected_shapes, unequal
-from hfvision.conversion.writing import check_file, new_file
+from hfvision.conversion.writing import check_file
 from hfvision.errors import ConversionError, numbered
 from hfvision.registry import ARCHITECTURES, architecture, class_name, load
+from hfvision.writing import new_file
 
 
 def convert_back(
@@ -41,9 +42,9 @@ def convert_back(
     for path in besides:
         check_file(path, (path.suffix,), overwrite)
     with ExitStack() as stack:
-        path = stack.enter_context(new_file(out))
+        path = stack.enter_context(new_file(out, ConversionError))
         for further, text in besides.items():
-            stack.enter_context(new_file(further)).write_text(text, encoding="utf-8")
+            stack.enter_context(new_file(further, ConversionError)).write_text(text, encoding="utf-8")
         WRITERS[out.suffix](path, converted.tensors, None if plan.bare else format.entries[0])
         again = sources.read(path).tensors
         forth = apply(again, plan.rules).tensors

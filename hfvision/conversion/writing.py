@@ -1,13 +1,13 @@
-"""Files and folders that appear whole or not at all."""
+"""Folders that appear whole or not at all, and the checks before anything is written."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from hfvision.errors import ConfigError, ConversionError, HfvisionError
+from hfvision.errors import ConfigError, ConversionError
+from hfvision.writing import umask, write_errors
 
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 
@@ -43,15 +43,15 @@ def new_folder(out: Path) -> Iterator[Path]:
     removed, since a loader could take them for the model's. Raises ConversionError if the disk does not let it.
     """
     out = out.resolve()
-    with _write_errors(out):
+    with write_errors(out, ConversionError):
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
         try:
             yield work
-            work.chmod(0o777 & ~_umask())  # mkdtemp's folders are private, and so are the files of some writers
+            work.chmod(0o777 & ~umask())  # mkdtemp's folders are private, and so are the files of some writers
             files = list(work.iterdir())
             for path in files:
-                path.chmod(0o666 & ~_umask())
+                path.chmod(0o666 & ~umask())
             if not out.exists():
                 work.rename(out)
                 return
@@ -63,40 +63,3 @@ def new_folder(out: Path) -> Iterator[Path]:
                     old.unlink()
         finally:
             shutil.rmtree(work, ignore_errors=True)
-
-
-@contextmanager
-def new_file(out: Path) -> Iterator[Path]:
-    """A hidden file beside `out` to write to; when the block ends well it becomes `out`, else it goes.
-
-    Raises ConversionError if the disk does not let it.
-    """
-    out = out.resolve()
-    with _write_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{out.stem}-", suffix=out.suffix, dir=out.parent)
-        os.close(handle)
-        work = Path(name)
-        try:
-            yield work
-            work.chmod(0o666 & ~_umask())
-            work.replace(out)
-        finally:
-            work.unlink(missing_ok=True)
-
-
-@contextmanager
-def _write_errors(out: Path) -> Iterator[None]:
-    """A full disk, a missing permission or a file in the place of a folder."""
-    try:
-        yield
-    except HfvisionError:
-        raise
-    except OSError as error:
-        raise ConversionError(f"{out} cannot be written: {error}. Nothing was kept.") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

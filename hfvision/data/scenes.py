@@ -1,9 +1,10 @@
 """Digit scenes: several handwritten digits on one canvas, with exact masks, instances and boxes.
 
-A scene is a smooth random background (a gradient of two colours, soft clouds, fine grain) with a few of the package's
+A scene is a smooth dark background (a gradient of two colours, soft clouds, fine grain) with a few of the package's
 8 x 8 digits, each enlarged by Pillow's bicubic filter and painted in its own colour, which is lighter than any
-background: small models learn these scenes in minutes. A digit owns the pixels where its ink covers at least half of the background. Later digits may lie a
-little over earlier ones; masks, boxes and areas are those of what remains visible.
+background: small models learn these scenes in minutes. A digit owns the pixels where its ink covers at least half of
+the background. Later digits may lie a little over earlier ones; masks, boxes and areas are those of what remains
+visible.
 
 Everything is a pure function of (seed, split, index). Training scenes use digits of the train split of `load_digits`,
 validation scenes of its test split: no image is in both.

@@ -5,7 +5,6 @@ PNG: https://www.w3.org/TR/png-3. Shapes: a map is (H, W); a strip is (rows, W).
 
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hfvision.errors import ConfigError, HfvisionError, ImageWriteError
+from hfvision.errors import ConfigError, ImageWriteError
 from hfvision.pipelines.maps import PALETTE_SIZE, Array, map_picture
 from hfvision.pipelines.raster_sources import has_rasterio
 from hfvision.upsampling import Size
+from hfvision.writing import new_file
 
 Colours = npt.NDArray[np.uint8]  # (K, 3)
 
@@ -119,26 +119,8 @@ def check_destination(path: Path, what: str, suffixes: Iterable[str]) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A file to write to, in a folder beside `path`: when the block ends well it becomes `path`, else nothing is left.
-
-    Raises ImageWriteError if the disk does not let it.
-    """
-    path = path.resolve()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
-            work = Path(folder, path.name)
-            yield work
-            work.replace(path)
-    except HfvisionError:
-        raise
-    except OSError as error:
-        raise ImageWriteError(f"{path} cannot be written: {error}. Nothing was kept.") from error
-
-
-@contextmanager
 def new_map(path: Path, size: Size, dtype: Any, colours: Colours | None, georeference: Any) -> Iterator[Write]:
-    """Takes the strips of a map, or of scores where `colours` are None, and leaves them in `path` by `whole_file`."""
-    with whole_file(path) as work, WRITERS[path.suffix.lower()](work, size, dtype, colours, georeference) as write:
+    """Takes the strips of a map, or of scores where `colours` are None; the file appears whole or not at all."""
+    writer = WRITERS[path.suffix.lower()]
+    with new_file(path, ImageWriteError) as work, writer(work, size, dtype, colours, georeference) as write:
         yield write
