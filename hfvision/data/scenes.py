@@ -44,9 +44,9 @@ FEATURES = datasets.Features(
 SPLITS = {"train": "train", "validation": "test"}  # split of scenes -> split of digits that they are made of
 
 CANVAS = 96  # pixels per side
-DIGITS = (2, 5)  # on that canvas; larger ones take more in proportion to their area
+DIGITS = (2, 4)  # on that canvas; larger ones take more in proportion to their area
 MOST_DIGITS = 255  # instances are 8 bits
-DIGIT_SIZE = (28, 44)  # pixels per side of the enlarged 8 x 8 image
+DIGIT_SIZE = (40, 60)  # pixels per side of the enlarged 8 x 8 image
 SMALLEST_DIGIT = 8
 PLACES = 12  # tried for a digit before it is left out
 HIDDEN = 0.08  # share of an earlier digit's pixels that another may take
@@ -88,7 +88,7 @@ def load_digit_scenes(
 ) -> datasets.DatasetDict:
     """Scenes as {"train", "validation"} with the columns image (PIL, RGB), mask and instances (mode L) and objects.
 
-    `size` is the side of the canvas, `digits` the least and largest number of digits on it (2 to 5 at 96 pixels, more
+    `size` is the side of the canvas, `digits` the least and largest number of digits on it (2 to 4 at 96 pixels, more
     on larger canvases; fewer where no place is left) and `digit_size` the least and largest side of a digit in pixels.
     A mask holds 0 for background and 1 + digit (`SCENE_CLASSES` names them), `instances` holds the ids of the objects.
     The boxes of `objects` are (x, y, width, height) in pixels, as in COCO.

@@ -21,6 +21,7 @@ from hfvision.starters import resolve
 from hfvision.training.arguments import NEW, is_new
 from hfvision.training.head import class_names, replace_head
 from hfvision.training.loop import process
+from hfvision.training.start import start_mimetic
 
 MODES_LOOKED_AT = 256  # images of a split whose modes are tried on the processor
 
@@ -74,6 +75,7 @@ def load_base(model: ModelSource, processor: Any, auto_class: Any, kind: str) ->
         except (OSError, ValueError):
             processor = _default_processor(loaded)
     if is_new(name):
+        start_mimetic(loaded)
         loaded.config._name_or_path = ""
         return Base(name, None, loaded, processor, "new", has_head=True)
     return Base(name, source, loaded, processor, "file", has_head=len(missing) == len(trunk))
