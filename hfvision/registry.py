@@ -84,6 +84,24 @@ _TINY_SWIN = {
     "mlp_ratio": 2.0,
     "encoder_stride": 8,
 }
+_TINY_DETR = {
+    "backbone_config": {
+        "model_type": "resnet",
+        "embedding_size": 8,
+        "hidden_sizes": [8, 16, 16, 32],
+        "depths": [1, 1, 2, 1],
+        "layer_type": "bottleneck",
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    },
+    "d_model": 32,
+    "num_queries": 6,
+    "encoder_layers": 2,
+    "encoder_ffn_dim": 48,
+    "encoder_attention_heads": 8,
+    "decoder_layers": 2,
+    "decoder_ffn_dim": 48,
+    "decoder_attention_heads": 8,
+}
 
 ARCHITECTURES = {
     "vit": Architecture(
@@ -243,6 +261,28 @@ ARCHITECTURES = {
             "pool_scales": [1, 2],
             "auxiliary_channels": 8,
         },
+    ),
+    "detr": Architecture(
+        config="hfvision.models.detr_config:DetrConfig",
+        models={
+            "AutoModel": "hfvision.models.detr:DetrModel",
+            "AutoModelForObjectDetection": "hfvision.models.detr_heads:DetrForObjectDetection",
+            "AutoModelForImageSegmentation": "hfvision.models.detr_heads:DetrForSegmentation",
+            "AutoModelForUniversalSegmentation": "hfvision.models.detr_heads:DetrForSegmentation",
+        },
+        processor="hfvision.processing.detection:DetrImageProcessor",
+        tiny=_TINY_DETR,
+    ),
+    "facebook_detr": Architecture(
+        config="hfvision.models.facebook_detr:FacebookDetrConfig",
+        models={
+            "AutoModel": "hfvision.models.facebook_detr:FacebookDetrModel",
+            "AutoModelForObjectDetection": "hfvision.models.facebook_detr:FacebookDetrForObjectDetection",
+            "AutoModelForImageSegmentation": "hfvision.models.facebook_detr:FacebookDetrForSegmentation",
+            "AutoModelForUniversalSegmentation": "hfvision.models.facebook_detr:FacebookDetrForSegmentation",
+        },
+        processor="hfvision.processing.detection:DetrImageProcessor",
+        tiny={**_TINY_DETR, "pre_norm": True},
     ),
     "mlp_mixer": Architecture(
         config="hfvision.models.mlp_mixer:MlpMixerConfig",
