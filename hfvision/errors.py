@@ -50,8 +50,11 @@ class DatasetError(HfvisionError, ValueError):
     """A dataset lacks what training or evaluation needs: columns, labels, readable images."""
 
 
-def numbered(what: str, problems: Iterable[str]) -> str:
-    """One message for all faults of a call: "3 mismatches:" and one line each."""
+def numbered(what: str, problems: Iterable[str], most: int | None = None) -> str:
+    """One message for all faults of a call: "3 mismatches:" and one line each, `most` of them written out."""
     problems = list(problems)
     ending = "" if len(problems) == 1 else "es" if what.endswith("ch") else "s"
-    return f"{len(problems)} {what}{ending}:" + "".join(f"\n    {p}" for p in problems)
+    lines = problems[:most]
+    if len(lines) < len(problems):
+        lines.append(f"and {len(problems) - len(lines)} more")
+    return f"{len(problems)} {what}{ending}:" + "".join(f"\n    {p}" for p in lines)

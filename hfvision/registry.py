@@ -27,7 +27,7 @@ class Architecture:
 
     config: str
     models: Mapping[str, str]  # auto class of transformers -> model class
-    processor: str
+    processor: str | None  # None: transformers' own
     tiny: Mapping[str, Any] = field(default_factory=dict)  # config fields that make a test-sized model
     also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Auto class -> further model classes, which it gives for files that name them in `architectures`."""
@@ -83,6 +83,24 @@ _TINY_SWIN = {
     "window_size": 4,
     "mlp_ratio": 2.0,
     "encoder_stride": 8,
+}
+_TINY_DETR = {
+    "backbone_config": {
+        "model_type": "resnet",
+        "embedding_size": 8,
+        "hidden_sizes": [8, 16, 16, 32],
+        "depths": [1, 1, 2, 1],
+        "layer_type": "bottleneck",
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    },
+    "d_model": 32,
+    "num_queries": 6,
+    "encoder_layers": 2,
+    "encoder_ffn_dim": 48,
+    "encoder_attention_heads": 8,
+    "decoder_layers": 2,
+    "decoder_ffn_dim": 48,
+    "decoder_attention_heads": 8,
 }
 
 ARCHITECTURES = {
@@ -244,6 +262,28 @@ ARCHITECTURES = {
             "auxiliary_channels": 8,
         },
     ),
+    "detr": Architecture(
+        config="hfvision.models.detr_config:DetrConfig",
+        models={
+            "AutoModel": "hfvision.models.detr:DetrModel",
+            "AutoModelForObjectDetection": "hfvision.models.detr_heads:DetrForObjectDetection",
+            "AutoModelForImageSegmentation": "hfvision.models.detr_heads:DetrForSegmentation",
+            "AutoModelForUniversalSegmentation": "hfvision.models.detr_heads:DetrForSegmentation",
+        },
+        processor=None,
+        tiny=_TINY_DETR,
+    ),
+    "facebook_detr": Architecture(
+        config="hfvision.models.facebook_detr:FacebookDetrConfig",
+        models={
+            "AutoModel": "hfvision.models.facebook_detr:FacebookDetrModel",
+            "AutoModelForObjectDetection": "hfvision.models.facebook_detr:FacebookDetrForObjectDetection",
+            "AutoModelForImageSegmentation": "hfvision.models.facebook_detr:FacebookDetrForSegmentation",
+            "AutoModelForUniversalSegmentation": "hfvision.models.facebook_detr:FacebookDetrForSegmentation",
+        },
+        processor=None,
+        tiny={**_TINY_DETR, "pre_norm": True},
+    ),
     "mlp_mixer": Architecture(
         config="hfvision.models.mlp_mixer:MlpMixerConfig",
         models={
@@ -306,7 +346,7 @@ def families() -> list[dict[str, Any]]:
                 auto_class: [class_name(reference) for reference in (model, *row.also.get(auto_class, ()))]
                 for auto_class, model in row.models.items()
             },
-            "processor": class_name(row.processor),
+            "processor": class_name(row.processor) if row.processor else None,
         }
         for model_type, row in ARCHITECTURES.items()
     ]
@@ -376,7 +416,9 @@ class _Entries(dict[Any, Any]):
 def _entries() -> dict[str, tuple[str, Ours, bool]]:
     """For each auto mapping of transformers: the module that holds it, our entries, and whether keys are classes."""
     configs: Ours = {model_type: partial(load, row.config) for model_type, row in ARCHITECTURES.items()}
-    processors: Ours = {row.config: partial(_processor_classes, row.processor) for row in ARCHITECTURES.values()}
+    processors: Ours = {
+        row.config: partial(_processor_classes, row.processor) for row in ARCHITECTURES.values() if row.processor
+    }
     for own in OWN_PROCESSORS:  # found by name among the values; the key only has to be a class
         processors[own] = partial(_processor_classes, own)
     tables: dict[str, tuple[str, Ours, bool]] = {
@@ -399,7 +441,7 @@ def _load_all(references: tuple[str, ...]) -> tuple[Any, ...]:
 def _processor_classes(reference: str) -> dict[str, Any]:
     """By backend, as AutoImageProcessor wants them. The processors learn here whose they are, see their base class."""
     processor = load(reference)
-    processor.served_model_types.update(ARCHITECTURES)
+    processor.served_model_types.update(name for name, row in ARCHITECTURES.items() if row.processor)
     classes: dict[str, Any] = processor.auto_classes()
     return classes
 

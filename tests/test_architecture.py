@@ -11,20 +11,21 @@ PACKAGE = Path(__file__).parents[1] / "hfvision"
 
 # For each part, the parts that it may import besides itself. A part is a module or folder directly in hfvision.
 GROUND = {"errors", "reporting", "writing"}
-MODELS = {*GROUND, "layers", "losses", "models", "upsampling"}
-PROCESSING = {*GROUND, "processing", "upsampling"}
+MODELS = {*GROUND, "geometry", "layers", "losses", "models", "upsampling"}
+PROCESSING = {*GROUND, "geometry", "processing", "upsampling"}
 REGISTRY = {*MODELS, *PROCESSING, "metrics", "registry"}
 TOOLS = {*REGISTRY, "data", "pipelines", "plots", "starters"}
 MAY_IMPORT = {
     "errors": set(),
     "reporting": set(),
     "writing": {"errors"},
+    "geometry": {"errors"},
     "upsampling": set(),
-    "layers": {*GROUND, "upsampling"},
-    "losses": {*GROUND, "layers", "upsampling"},
-    "models": {*GROUND, "layers", "losses", "upsampling"},
-    "processing": {*GROUND, "upsampling"},
-    "metrics": {"errors"},
+    "layers": {*GROUND, "geometry", "upsampling"},
+    "losses": {*GROUND, "geometry", "layers", "upsampling"},
+    "models": {*GROUND, "geometry", "layers", "losses", "upsampling"},
+    "processing": {*GROUND, "geometry", "upsampling"},
+    "metrics": {"errors", "geometry"},
     "registry": REGISTRY,
     "_import_hook": {"registry"},
     "data": REGISTRY,

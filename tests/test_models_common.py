@@ -11,6 +11,7 @@ import transformers
 
 from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.drop_path import DropPath
+from hfvision.models.detr_config import DetrConfig
 from hfvision.models.semantic import SemanticModel
 from hfvision.models.swin import SwinConfig
 from hfvision.registry import ARCHITECTURES, IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION, load
@@ -80,6 +81,8 @@ def heads_of_maps(model):
     config = input_config(model.config)
     if isinstance(config, SwinConfig):
         return list(config.num_heads)
+    if isinstance(config, DetrConfig):
+        return [config.encoder_attention_heads] * config.encoder_layers
     heads = config.num_attention_heads
     by_block = [heads] * len(model.blocks()) if isinstance(heads, int) else zip(heads, config.depths, strict=True)
     return by_block if isinstance(heads, int) else [count for count, depth in by_block for _ in range(depth)]
@@ -191,14 +194,14 @@ def test_attention_maps_are_real_under_any_implementation(attentive, implementat
     model = attentive
     model.set_attn_implementation(implementation)
     outputs = model(pixels(model.config), output_attentions=True, output_hidden_states=True)
-    heads = heads_of_maps(model)
-    assert [maps.shape[1] for maps in outputs.attentions] == heads
+    heads, name = heads_of_maps(model), next(name for name in ("attentions", "encoder_attentions") if name in outputs)
+    assert [maps.shape[1] for maps in outputs[name]] == heads
     if len(set(heads)) == 1:  # trunks of several stages show a state for each stage
-        assert len(outputs.hidden_states) == len(heads) + 1
-    for maps in outputs.attentions:
+        assert len(outputs[name.replace("attentions", "hidden_states")]) == len(heads) + 1
+    for maps in outputs[name]:
         torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:-1]), **ROUNDING)
     assert model.config._attn_implementation == implementation
-    assert "attentions" not in model(pixels(model.config))
+    assert name not in model(pixels(model.config))
 
 
 def test_activation_checkpointing_changes_no_gradient(trainable):
@@ -225,7 +228,8 @@ def test_compiles_as_one_graph(model):
 
 @torch.no_grad()
 def test_exports_with_any_batch_and_image_size(model):
-    stages = len(getattr(input_config(model.config), "depths", [1]))
+    inner = model.config.backbone_config if isinstance(model.config, DetrConfig) else input_config(model.config)
+    stages = len(getattr(inner, "depths", [1]))
     # What is one place to a side is another graph: the smallest map has two, after halving from stage to stage.
     low = pixels_per_patch(model.config) + 1 if stages == 1 else 33
     batch, height, width = (
@@ -243,14 +247,16 @@ def test_exports_with_any_batch_and_image_size(model):
 
 def test_layer_groups_hold_every_parameter_once_in_order_of_depth(model):
     groups = model.layer_groups()
+    trunk = [group.name for group in groups[:1] if group.name == "trunk"]  # of a detector: the map that it reads
     assert [g.name for g in groups] == [
+        *trunk,
         "embeddings",
         *(f"block {index}" for index in range(len(model.blocks()))),
         "head",
     ]
     ids = [id(p) for group in groups for p in group.parameters]
     assert sorted(ids) == sorted(id(p) for p in model.parameters())
-    for block, group in zip(model.blocks(), groups[1:-1], strict=True):
+    for block, group in zip(model.blocks(), groups[1 + len(trunk) : -1], strict=True):
         assert {id(p) for p in block.parameters()} <= {id(p) for p in group.parameters}
 
 
@@ -287,8 +293,8 @@ def test_loading_at_another_geometry_equals_resizing_after_loading(resizable, tm
     model = resizable
     model.save_pretrained(tmp_path)
     change = {"num_channels": 6}
-    if "patch_size" in model.geometry_fields:
-        config = input_config(model.config)
+    config = input_config(model.config)
+    if "patch_size" in model.geometry_fields and hasattr(config, "patch_size"):
         change["patch_size"] = patch = max(1, config.patch_size // 2)
         side = pixels_per_patch(model.config) * patch // config.patch_size
         change["image_size"] = [12 * side, 10 * side]

@@ -11,7 +11,8 @@ def run(as_json: JsonOption = False) -> None:
     lines = ["Model families (model_type: classes)"]
     for row in result["families"]:
         classes = ", ".join(name for names in row["models"].values() for name in names)
-        lines.append(f"    {row['model_type']}: {classes}; {row['processor']}")
+        processor = row["processor"] or "transformers' image processor"
+        lines.append(f"    {row['model_type']}: {classes}; {processor}")
     lines.append("Starter models (hfvision predict IMAGE --model NAME)")
     for row in result["starters"]:
         lines.append(

@@ -76,8 +76,8 @@ def convert(
     with new_folder(out) as folder:
         config.save_pretrained(folder)
         save_torch_state_dict(converted.tensors, folder)
-        processor = load(plan.processor or architecture.processor)(**plan.preprocessing)
-        processor.save_pretrained(folder)
+        if processor := plan.processor or architecture.processor:
+            load(processor)(**plan.preprocessing).save_pretrained(folder)
         card = model_card(
             config,
             name=out.resolve().name,

@@ -1,7 +1,7 @@
-"""What all metrics share: counters that add up, and the protocol of `evaluate`'s modules.
+"""What all metrics share: the protocol of `evaluate`'s modules, and for most of them counters that add up.
 
-A metric's state is a fixed set of integer arrays (`counts`), so batches, processes and machines add up exactly, and
-memory does not grow with the samples.
+The state of a `CountingMetric` is a fixed set of integer arrays (`counts`), so batches, processes and machines add up
+exactly, and memory does not grow with the samples.
 """
 
 from abc import ABC, abstractmethod
@@ -13,17 +13,15 @@ from typing_extensions import Self
 from hfvision.errors import ConfigError
 
 
-class CountingMetric(ABC):
-    """`update` batches, then `compute`; `merge` joins what other processes counted.
+class Metric(ABC):
+    """`update` batches, then `compute`.
 
     It speaks the protocol of `evaluate`'s modules (`add_batch`, `compute(predictions=, references=)`), so it can stand
-    in `evaluate.combine([...])`; unlike those it downloads nothing and keeps counters, not predictions. It cannot be
-    told from them by `isinstance`: their base class creates a cache folder on disk.
+    in `evaluate.combine([...])`; unlike those it downloads nothing. It cannot be told from them by `isinstance`: their
+    base class creates a cache folder on disk.
     """
 
     name: ClassVar[str]
-    counted: ClassVar[tuple[str, ...]]  # attributes that hold the integer arrays
-    decided_by: ClassVar[tuple[str, ...]]  # attributes that must agree for counts to add up
 
     @abstractmethod
     def reset(self) -> None:
@@ -36,26 +34,6 @@ class CountingMetric(ABC):
     @abstractmethod
     def result(self) -> dict[str, Any]:
         """The figures of everything counted. Raises ConfigError when nothing was."""
-
-    @property
-    def counts(self) -> dict[str, np.ndarray]:
-        """Everything that was counted: integer arrays that add up over processes."""
-        return {name: getattr(self, name) for name in self.counted}
-
-    def merge(self, *others: "Self | dict[str, np.ndarray]") -> None:
-        """Add what others counted, metrics or their `counts`. Raises ConfigError where they count something else."""
-        for other in others:
-            is_metric = isinstance(other, CountingMetric)
-            counts = other.counts if isinstance(other, CountingMetric) else other
-            settings = [getattr(self, name) for name in self.decided_by]
-            shapes = {name: array.shape for name, array in self.counts.items()}
-            if (is_metric and [getattr(other, name, None) for name in self.decided_by] != settings) or shapes != {
-                name: array.shape for name, array in counts.items()
-            }:
-                named = ", ".join(f"{name} {value}" for name, value in zip(self.decided_by, settings, strict=True))
-                raise ConfigError(f"only metrics of the same settings can be merged; this one has {named}.")
-            for name, array in counts.items():
-                setattr(self, name, getattr(self, name) + array)
 
     def _feature_names(self) -> list[str]:  # `evaluate.combine` asks its modules for this
         return ["predictions", "references"]
@@ -77,3 +55,30 @@ class CountingMetric(ABC):
         result = self.result()
         self.reset()
         return result
+
+
+class CountingMetric(Metric):
+    """A metric that keeps counters, not predictions; `merge` adds what other processes counted."""
+
+    counted: ClassVar[tuple[str, ...]]  # attributes that hold the integer arrays
+    decided_by: ClassVar[tuple[str, ...]]  # attributes that must agree for counts to add up
+
+    @property
+    def counts(self) -> dict[str, np.ndarray]:
+        """Everything that was counted: integer arrays that add up over processes."""
+        return {name: getattr(self, name) for name in self.counted}
+
+    def merge(self, *others: "Self | dict[str, np.ndarray]") -> None:
+        """Add what others counted, metrics or their `counts`. Raises ConfigError where they count something else."""
+        for other in others:
+            is_metric = isinstance(other, CountingMetric)
+            counts = other.counts if isinstance(other, CountingMetric) else other
+            settings = [getattr(self, name) for name in self.decided_by]
+            shapes = {name: array.shape for name, array in self.counts.items()}
+            if (is_metric and [getattr(other, name, None) for name in self.decided_by] != settings) or shapes != {
+                name: array.shape for name, array in counts.items()
+            }:
+                named = ", ".join(f"{name} {value}" for name, value in zip(self.decided_by, settings, strict=True))
+                raise ConfigError(f"only metrics of the same settings can be merged; this one has {named}.")
+            for name, array in counts.items():
+                setattr(self, name, getattr(self, name) + array)

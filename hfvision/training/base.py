@@ -84,7 +84,8 @@ def load_base(model: ModelSource, processor: Any, auto_class: Any, kind: str) ->
 def _default_processor(model: PreTrainedModel) -> Any:
     """The family's processor with its defaults, at the image size of the config where it has one."""
     model_type = model.config.model_type
-    if model_type not in ARCHITECTURES:
+    known = ARCHITECTURES.get(model_type)
+    if known is None or known.processor is None:
         raise ConfigError(f"no image processor is known for a {model_type!r} model without one: give processor=...")
     options: dict[str, Any] = {}
     if hasattr(model.config, "image_size"):
@@ -92,7 +93,7 @@ def _default_processor(model: PreTrainedModel) -> Any:
         options["size"] = {"height": height, "width": width}
     if getattr(model.config, "num_channels", 3) != 3:
         options |= {name: [0.5] * model.config.num_channels for name in ("image_mean", "image_std")}
-    processor = load(ARCHITECTURES[model_type].processor)(**options)
+    processor = load(known.processor)(**options)
     size = processor.size
     sides = f"{size['height']}x{size['width']}" if "height" in size else f"size {dict(size)}"
     report(f"the model came without an image processor: {type(processor).__name__} at {sides} is used.")

@@ -36,24 +36,25 @@ SCENES_SHOWN = 12
 class Recipe:
     """How a starter is trained: what differs from the defaults for new weights."""
 
-    scale: tuple[float, float]  # of the standard augmentation
+    scale: tuple[float, float] | None  # of the standard augmentation; None: the scenes vary enough by themselves
     settings: Mapping[str, Any] = field(default_factory=dict)  # of TrainingSettings
 
     @property
-    def augmentation(self) -> StandardAugmentation:
-        return StandardAugmentation(scale=self.scale, flip=0)  # a mirrored digit is another sign
+    def augmentation(self) -> StandardAugmentation | None:
+        return StandardAugmentation(scale=self.scale, flip=0) if self.scale else None  # mirrored, it is another sign
 
     @property
     def options(self) -> str:
         """The same for the command line."""
+        varied = f"--no-flip --scale {self.scale[0]} {self.scale[1]}" if self.scale else "--no-augment"
         named = (f"--{name.replace('_', '-')} {value}" for name, value in self.settings.items())
-        return " ".join(["--no-flip", f"--scale {self.scale[0]} {self.scale[1]}", *named, f"--license {LICENSE}"])
+        return " ".join([varied, *named, f"--license {LICENSE}"])
 
 
 LICENSE = "apache-2.0"
 RECIPES = {
     STARTER: Recipe(scale=(0.75, 1.33)),
-    "segmenter-digit-scenes": Recipe(scale=(1.0, 1.0), settings={"epochs": 30, "learning_rate": 1e-3}),
+    "segmenter-digit-scenes": Recipe(scale=None, settings={"epochs": 20, "batch_size": 8, "learning_rate": 1e-3}),
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from hfvision.conversion.formats import Format
 from hfvision.conversion.tables import (
     deit,
+    detr,
     google_hybrid,
     google_mixer,
     google_vit,
@@ -35,6 +36,7 @@ FORMATS: tuple[Format, ...] = (
     segmenter.FORMAT,
     setr.FORMAT,
     upernet.FORMAT,
+    detr.FORMAT,
 )
 
 

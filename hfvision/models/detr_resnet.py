@@ -1,0 +1,393 @@
+"""ResNets as trunks of DETR: batch norms that never change, and padding that never shows.
+
+Paper:  He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv 1512.03385. Dilated last stage ("DC5"):
+        Carion et al. 2020, "End-to-End Object Detection with Transformers", arXiv 2005.12872, section 4.
+Source: facebookresearch/detr (Apache-2.0) for what is frozen and how the last stage is dilated. Names of weights are
+        those of the Hub's "detr" files, which hold their trunks in two layouts: that of timm and torchvision
+        (`TimmResNet`), and that of transformers' own ResNet (`HubResNet`).
+
+A frozen batch norm is a scale and a shift of channels, which belong to the convolution before it: they are multiplied
+into its kernel at each call, where that costs less than passing over the map once more. Nothing of it is kept.
+
+Images of a batch are padded to one size. A convolution would see what the layers before it have made of the padding,
+and at the edge of an image alone it sees zeros; so padding is set to zero wherever a kernel reaches beyond one place.
+
+Shapes: B images, C channels, H x W pixels, h x w places of a map, F channels of a map. Padding is (B, 1, h, w), True
+        where a place lies outside the image, or None where nothing is padded.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import ResNetConfig
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.timm_backbone.configuration_timm_backbone import TimmBackboneConfig
+
+from hfvision.errors import ConfigError
+from hfvision.layers.patch_embedding import check_images, with_channels
+from hfvision.models.base import InputGeometry, InputPart
+
+STEM_STRIDE = 4  # pixels per place of the map behind the first convolution and the pooling
+REDUCTION = 4  # how much narrower the middle of a bottleneck is
+NORM_EPS = 1e-5
+
+# The ResNets of timm that are built here: (blocks of each stage, whether these are bottlenecks).
+TIMM_RESNETS = {
+    "resnet18": ([2, 2, 2, 2], False),
+    "resnet34": ([3, 4, 6, 3], False),
+    "resnet50": ([3, 4, 6, 3], True),
+    "resnet101": ([3, 4, 23, 3], True),
+}
+
+
+@dataclass(frozen=True)
+class ResNetSizes:
+    """What both layouts are built from."""
+
+    num_channels: int
+    stem_width: int
+    widths: Sequence[int]  # F of each stage
+    depths: Sequence[int]  # blocks of each stage
+    bottleneck: bool
+    strides: Sequence[int]  # of each stage, before dilation
+    output_stride: int  # pixels per place beyond which a stage dilates its kernels and keeps its size
+    used: Sequence[int]  # indices of the maps that are read: 0 is the stem's, then those of the stages
+    stride_in_first: bool = False  # whether the first convolution of a bottleneck has its stride, not the second
+    activation: str = "relu"
+
+
+class StagePlan(NamedTuple):
+    """Of one stage."""
+
+    stride: int
+    first_dilation: int  # of the first block; a dilated stage begins with the dilation of the one before
+    dilation: int  # of the others
+
+
+def resnet_sizes(config: Any, dilation: bool = False) -> ResNetSizes | None:
+    """Those of a trunk's config; None for one that is no ResNet of this file. `dilation`: of the last stage."""
+    if isinstance(config, TimmBackboneConfig):
+        if config.backbone not in TIMM_RESNETS:
+            return None
+        depths, bottleneck = TIMM_RESNETS[config.backbone]
+        indices = config.out_indices or [-1]
+        return ResNetSizes(
+            num_channels=config.num_channels,
+            stem_width=64,
+            widths=[width * (REDUCTION if bottleneck else 1) for width in (64, 128, 256, 512)],
+            depths=depths,
+            bottleneck=bottleneck,
+            strides=(1, 2, 2, 2),
+            output_stride=config.output_stride or 32,
+            used=[index % (len(depths) + 1) for index in indices],
+        )
+    if not isinstance(config, ResNetConfig):
+        return None
+    strides = [2 if stage or config.downsample_in_first_stage else 1 for stage in range(len(config.depths or ()))]
+    return ResNetSizes(
+        num_channels=config.num_channels,
+        stem_width=config.embedding_size,
+        widths=list(config.hidden_sizes or ()),
+        depths=list(config.depths or ()),
+        bottleneck=config.layer_type == "bottleneck",
+        strides=strides,
+        output_stride=16 if dilation else 2 ** (2 + sum(stride == 2 for stride in strides)),
+        used=[index % (len(strides) + 1) for index in config.out_indices or [-1]],
+        stride_in_first=config.downsample_in_bottleneck,
+        activation=config.hidden_act,
+    )
+
+
+def stage_plans(sizes: ResNetSizes) -> Iterator[StagePlan]:
+    reached, dilation = STEM_STRIDE, 1
+    for stride in sizes.strides:
+        before = dilation
+        if reached * stride > sizes.output_stride:
+            stride, dilation = 1, dilation * stride
+        reached *= stride
+        yield StagePlan(stride, before, dilation)
+
+
+class FrozenBatchNorm(nn.Module):
+    """(B, F, h, w) -> (B, F, h, w): a scale and a shift of each channel, from four buffers that nothing changes."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Two of (F,)."""
+        scale = self.weight * (self.running_var + NORM_EPS).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = (part[:, None, None] for part in self.scale_and_shift())
+        return torch.addcmul(shift, x, scale)
+
+
+class ConvAndNorm(NamedTuple):
+    """Two modules of a block that follow each other."""
+
+    conv: nn.Conv2d
+    norm: FrozenBatchNorm
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """norm(conv(x)), the norm folded into the kernel where the map has more places than a kernel has weights."""
+        conv, norm = self
+        # What somebody put in the place of a plain convolution, or hooked to it, has to be called.
+        plain = type(conv) is nn.Conv2d and not hasattr(conv, "_hf_hook")
+        if not plain or (not torch.compiler.is_compiling() and self._weights_outnumber(x)):
+            return norm(conv(x))
+        scale, shift = norm.scale_and_shift()
+        kernel = conv.weight * scale[:, None, None, None]
+        return nn.functional.conv2d(x, kernel, shift, conv.stride, conv.padding, conv.dilation)
+
+    def _weights_outnumber(self, x: Tensor) -> bool:
+        places = x.shape[0] * x.shape[2] * x.shape[3] // self.conv.stride[0] ** 2
+        return self.conv.weight[0].numel() > places
+
+
+def blank(x: Tensor, padding: Tensor | None, value: float = 0.0) -> Tensor:
+    """(B, F, h, w) with one value wherever there is padding."""
+    return x if padding is None else x.masked_fill(padding, value)
+
+
+def thinned(padding: Tensor | None, stride: int) -> Tensor | None:
+    """The padding of the map after a convolution of that stride: each place is read around every stride-th one."""
+    if padding is None or stride == 1:
+        return padding
+    return nn.functional.max_pool2d(padding.float(), 1, stride).bool()  # whose size torch.export knows to be the map's
+
+
+def activation_of(name: str) -> nn.Module:
+    return nn.ReLU(inplace=True) if name == "relu" else ACT2FN[name]  # what it gets is never read again
+
+
+def convolution(inputs: int, outputs: int, size: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    """Without a bias, which the norm after it has."""
+    padding = dilation * (size // 2)
+    return nn.Conv2d(inputs, outputs, size, stride=stride, padding=padding, dilation=dilation, bias=False)
+
+
+def branch_convolutions(sizes: ResNetSizes, inputs: int, outputs: int, stride: int, dilation: int) -> list[nn.Conv2d]:
+    """Those of one block: 3x3 twice, or 1x1, 3x3 and 1x1 around a narrow middle."""
+    if not sizes.bottleneck:
+        return [convolution(inputs, outputs, 3, stride, dilation), convolution(outputs, outputs, 3, 1, dilation)]
+    middle = outputs // REDUCTION
+    first, second = (stride, 1) if sizes.stride_in_first else (1, stride)
+    return [
+        convolution(inputs, middle, 1, first),
+        convolution(middle, middle, 3, second, dilation),
+        convolution(middle, outputs, 1),
+    ]
+
+
+class ResNetBlock(GradientCheckpointingLayer):
+    """A few convolutions, added to the input: (B, F, h, w) -> (B, F', h', w'). The layouts name its parts."""
+
+    activation: nn.Module
+
+    def branch(self) -> list[ConvAndNorm]:
+        raise NotImplementedError
+
+    def way_past(self) -> ConvAndNorm | None:
+        """What brings the input to the width and stride of the branch; None where it has both."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        shortcut = x if (way_past := self.way_past()) is None else way_past(x)
+        *steps, last = self.branch()
+        for step in steps:
+            x = self._after(step, x, padding).relu_()  # whatever the block ends with
+            padding = thinned(padding, step.conv.stride[0])
+        return self.activation(self._after(last, x, padding).add_(shortcut))
+
+    @staticmethod
+    def _after(step: ConvAndNorm, x: Tensor, padding: Tensor | None) -> Tensor:
+        return step(x if step.conv.kernel_size == (1, 1) else blank(x, padding))
+
+
+class FeatureMap(NamedTuple):
+    """One of a trunk's maps, (B, F, h, w), and its padding."""
+
+    values: Tensor
+    padding: Tensor | None
+
+
+class ResNetTrunk(nn.Module, InputPart):
+    """(B, C, H, W) -> the maps that are read, fine to coarse. The layouts name the parts."""
+
+    def __init__(self, sizes: ResNetSizes) -> None:
+        super().__init__()
+        self.used = sorted(sizes.used)
+        self.channels = [[sizes.stem_width, *sizes.widths][index] for index in self.used]
+        self.activation = activation_of(sizes.activation)
+
+    def stem(self) -> ConvAndNorm:
+        raise NotImplementedError
+
+    def stages(self) -> list[list[ResNetBlock]]:
+        raise NotImplementedError
+
+    def freeze_first(self) -> None:
+        """Stem and first stage do not learn, as in the source."""
+        for module in (self.stem().conv, *self.stages()[0]):
+            module.requires_grad_(False)
+
+    def forward(self, pixel_values: Tensor, padding: Tensor | None = None) -> list[FeatureMap]:
+        """Raises ImageShapeError unless the images have the stem's channel count."""
+        stem = self.stem()
+        check_images(pixel_values, stem.conv.in_channels)
+        x = blank(pixel_values.to(stem.conv.weight.dtype), padding).contiguous(memory_format=torch.channels_last)
+        x, padding = self.activation(stem(x)), thinned(padding, 2)
+        x = nn.functional.max_pool2d(blank(x, padding, torch.finfo(x.dtype).min), 3, stride=2, padding=1)
+        padding = thinned(padding, 2)
+        x = blank(x, padding)
+        maps = [FeatureMap(x, padding)]
+        for blocks in self.stages()[: self.used[-1]]:
+            for block in blocks:
+                stride = 1 if (way_past := block.way_past()) is None else way_past.conv.stride[0]
+                x, padding = block(x, padding), thinned(padding, stride)
+            maps.append(FeatureMap(x, padding))
+        return [maps[index] for index in self.used]
+
+    @torch.no_grad()
+    def resize_input_part(self, geometry: InputGeometry) -> list[str]:
+        conv = self.stem().conv
+        before, rule = conv.in_channels, geometry.channel_init
+        if geometry.num_channels == before:
+            return []
+        kernel = with_channels(conv.weight, geometry.num_channels, rule)
+        conv.weight = nn.Parameter(kernel, requires_grad=conv.weight.requires_grad)
+        conv.in_channels = geometry.num_channels
+        shown = rule if isinstance(rule, str) else "the given channel_init"
+        return [f"the stem's {before} channels became {geometry.num_channels} ({shown})"]
+
+
+class TimmBlock(ResNetBlock):
+    """conv1, bn1, conv2, bn2 (conv3, bn3) and downsample."""
+
+    def __init__(self, sizes: ResNetSizes, inputs: int, outputs: int, stride: int, dilation: int) -> None:
+        super().__init__()
+        convs = branch_convolutions(sizes, inputs, outputs, stride, dilation)
+        for number, conv in enumerate(convs, start=1):
+            self.add_module(f"conv{number}", conv)
+            self.add_module(f"bn{number}", FrozenBatchNorm(conv.out_channels))
+        self.steps = len(convs)
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(convolution(inputs, outputs, 1, stride), FrozenBatchNorm(outputs))
+        self.activation = activation_of(sizes.activation)
+
+    def branch(self) -> list[ConvAndNorm]:
+        parts: Any = self._modules
+        return [ConvAndNorm(parts[f"conv{step}"], parts[f"bn{step}"]) for step in range(1, self.steps + 1)]
+
+    def way_past(self) -> ConvAndNorm | None:
+        parts: Any = self.downsample
+        return None if parts is None else ConvAndNorm(parts[0], parts[1])
+
+
+class TimmResNet(ResNetTrunk):
+    """conv1, bn1 and layer1 to layer4."""
+
+    def __init__(self, sizes: ResNetSizes) -> None:
+        super().__init__(sizes)
+        self.conv1 = nn.Conv2d(sizes.num_channels, sizes.stem_width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = FrozenBatchNorm(sizes.stem_width)
+        for number, blocks in enumerate(_stages(sizes, TimmBlock), start=1):
+            self.add_module(f"layer{number}", nn.Sequential(*blocks))
+
+    def stem(self) -> ConvAndNorm:
+        return ConvAndNorm(self.conv1, self.bn1)
+
+    def stages(self) -> list[list[ResNetBlock]]:
+        return [list(part) for name, part in self._modules.items() if name.startswith("layer")]  # type: ignore
+
+
+class HubUnit(nn.Module):
+    """convolution and normalization."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = conv
+        self.normalization = FrozenBatchNorm(conv.out_channels)
+
+    def pair(self) -> ConvAndNorm:
+        return ConvAndNorm(self.convolution, self.normalization)
+
+
+class HubBlock(ResNetBlock):
+    """layer.0, layer.1 (layer.2) and shortcut."""
+
+    def __init__(self, sizes: ResNetSizes, inputs: int, outputs: int, stride: int, dilation: int) -> None:
+        super().__init__()
+        self.shortcut = None
+        if stride != 1 or inputs != outputs:
+            self.shortcut = HubUnit(convolution(inputs, outputs, 1, stride))
+        convs = branch_convolutions(sizes, inputs, outputs, stride, dilation)
+        self.layer = nn.ModuleList(HubUnit(conv) for conv in convs)
+        self.activation = activation_of(sizes.activation)
+
+    def branch(self) -> list[ConvAndNorm]:
+        units: Any = self.layer
+        return [unit.pair() for unit in units]
+
+    def way_past(self) -> ConvAndNorm | None:
+        return None if self.shortcut is None else self.shortcut.pair()
+
+
+class HubResNet(ResNetTrunk):
+    """embedder.embedder and encoder.stages.N.layers.M."""
+
+    def __init__(self, sizes: ResNetSizes) -> None:
+        super().__init__(sizes)
+        self.embedder = nn.Module()
+        self.embedder.embedder = HubUnit(
+            nn.Conv2d(sizes.num_channels, sizes.stem_width, 7, stride=2, padding=3, bias=False)
+        )
+        self.encoder = nn.Module()
+        self.encoder.stages = nn.ModuleList()
+        for blocks in _stages(sizes, HubBlock):
+            stage = nn.Module()
+            stage.layers = nn.ModuleList(blocks)
+            self.encoder.stages.append(stage)
+
+    def stem(self) -> ConvAndNorm:
+        unit: Any = self.embedder.embedder
+        return unit.pair()
+
+    def stages(self) -> list[list[ResNetBlock]]:
+        stages: Any = self.encoder.stages
+        return [list(stage.layers) for stage in stages]
+
+
+def _stages(sizes: ResNetSizes, block: type[TimmBlock] | type[HubBlock]) -> Iterator[list[ResNetBlock]]:
+    inputs = sizes.stem_width
+    for outputs, depth, plan in zip(sizes.widths, sizes.depths, stage_plans(sizes), strict=True):
+        blocks: list[ResNetBlock] = [block(sizes, inputs, outputs, plan.stride, plan.first_dilation)]
+        blocks += [block(sizes, outputs, outputs, 1, plan.dilation) for _ in range(depth - 1)]
+        yield blocks
+        inputs = outputs
+
+
+def resnet_trunk(config: Any, sizes: ResNetSizes) -> ResNetTrunk:
+    """The trunk in the layout that files with this config have. Raises ConfigError for sizes that cannot work."""
+    if not sizes.depths or len(sizes.depths) != len(sizes.widths) or min(sizes.depths) < 1:
+        raise ConfigError(
+            "a ResNet has stages of at least one block, and a width for each: depths and hidden_sizes are lists of one "
+            f"length; got {list(sizes.depths)} and {list(sizes.widths)}."
+        )
+    return (TimmResNet if isinstance(config, TimmBackboneConfig) else HubResNet)(sizes)

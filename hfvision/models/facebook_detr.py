@@ -1,0 +1,127 @@
+"""DETR as facebookresearch/detr can configure it and the Hub's "detr" format cannot say it.
+
+Paper:  Carion et al. 2020, "End-to-End Object Detection with Transformers", arXiv 2005.12872.
+Source: facebookresearch/detr, options `pre_norm` and `dilation` (Apache-2.0).
+
+All published models are `models.detr`; converted files of those use that format. Shapes: as there.
+"""
+
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers.utils.generic import TransformersKwargs
+from typing_extensions import Unpack
+
+from hfvision.models.detr import DetrDecoder, DetrEncoder, DetrModel
+from hfvision.models.detr_config import DetrConfig
+from hfvision.models.detr_heads import DetrForObjectDetection, DetrForSegmentation
+from hfvision.models.detr_layers import DetrDecoderLayer, DetrEncoderLayer
+
+
+@strict
+class FacebookDetrConfig(DetrConfig):
+    """A DetrConfig with the further options of the source."""
+
+    model_type = "facebook_detr"
+
+    pre_norm: bool = False  # whether the input of each attention and MLP is normed, not what is added up
+    dilation: bool = False  # of the last stage, also of a trunk with a ResNetConfig
+
+    @property
+    def dilates_any_resnet(self) -> bool:
+        return True
+
+
+class FacebookDetrEncoderLayer(DetrEncoderLayer):
+    """A pre-norm block: (B, N, D) -> (B, N, D)."""
+
+    def forward(
+        self, x: Tensor, positions: Tensor, attention_mask: Tensor | None, **kwargs: Unpack[TransformersKwargs]
+    ) -> Tensor:
+        attended, _ = self.self_attn(self.self_attn_layer_norm(x), positions, attention_mask, **kwargs)
+        x = x + self.dropout(attended)
+        return x + self.mlp(self.final_layer_norm(x))
+
+
+class FacebookDetrDecoderLayer(DetrDecoderLayer):
+    """A pre-norm block: (B, Q, D) -> (B, Q, D)."""
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        memory: Tensor,
+        memory_keys: Tensor,
+        attention_mask: Tensor | None,
+        memory_mask: Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> Tensor:
+        attended, _ = self.self_attn(self.self_attn_layer_norm(x), positions, attention_mask, **kwargs)
+        x = x + self.dropout(attended)
+        queries = self.encoder_attn_layer_norm(x)
+        attended, _ = self.encoder_attn(queries, positions, memory, memory_keys, memory_mask, **kwargs)
+        x = x + self.dropout(attended)
+        return x + self.mlp(self.final_layer_norm(x))
+
+
+class FacebookDetrEncoder(DetrEncoder):
+    """Pre-norm blocks, and a norm behind the last."""
+
+    config: FacebookDetrConfig
+    config_class = FacebookDetrConfig
+
+    def __init__(self, config: FacebookDetrConfig) -> None:
+        super().__init__(config)
+        self.layers = nn.ModuleList(FacebookDetrEncoderLayer(config) for _ in range(config.encoder_layers))
+        self.layernorm = nn.LayerNorm(config.d_model)
+        self.post_init()
+
+    def ended(self, x: Tensor) -> Tensor:
+        return self.layernorm(x)
+
+
+class FacebookDetrDecoder(DetrDecoder):
+    """Pre-norm blocks."""
+
+    config: FacebookDetrConfig
+    config_class = FacebookDetrConfig
+
+    def __init__(self, config: FacebookDetrConfig) -> None:
+        super().__init__(config)
+        self.layers = nn.ModuleList(FacebookDetrDecoderLayer(config) for _ in range(config.decoder_layers))
+        self.post_init()
+
+
+class FacebookDetrModel(DetrModel):
+    """Trunk, encoder and decoder."""
+
+    config: FacebookDetrConfig
+    config_class = FacebookDetrConfig
+
+    def __init__(self, config: FacebookDetrConfig) -> None:
+        super().__init__(config)
+        self.decoder = DetrDecoder(config)  # auxiliary losses change nothing but the loss, as in the source
+        if config.pre_norm:
+            self.encoder = FacebookDetrEncoder(config)
+            self.decoder = FacebookDetrDecoder(config)
+
+
+class FacebookDetrForObjectDetection(DetrForObjectDetection):
+    """DETR with a class and a box for each query."""
+
+    config: FacebookDetrConfig
+    config_class = FacebookDetrConfig
+
+    def __init__(self, config: FacebookDetrConfig) -> None:
+        super().__init__(config)
+        self.model = FacebookDetrModel(config)
+
+
+class FacebookDetrForSegmentation(DetrForSegmentation):
+    """DETR with a class, a box and a mask for each query."""
+
+    config: FacebookDetrConfig
+    config_class = FacebookDetrConfig
+
+    def __init__(self, config: FacebookDetrConfig) -> None:
+        super().__init__(config)
+        self.detr = FacebookDetrForObjectDetection(config)
