@@ -158,5 +158,5 @@ def test_predict_answers_for_a_folder_and_names_what_it_knows(tmp_path):
     images = [picture(40, 52, 0), picture(33, 47, 1)]
     answers = predict(images, str(tmp_path), top_k=2, batch_size=2)
     assert [len(answer) for answer in answers] == [2, 2]
-    with pytest.raises(UnknownNameError, match=r"'no-such-model' is none of the starter models \(vit-digits\)"):
+    with pytest.raises(UnknownNameError, match=r"'no-such-model' is none of the starter models \(vit-digits, "):
         predict(images, "no-such-model")

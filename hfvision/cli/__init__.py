@@ -16,10 +16,10 @@ from hfvision.errors import HfvisionError
 
 COMMANDS = {
     "predict": "Classify or segment images with a model from the Hub, a folder, or one that ships with hfvision.",
-    "train": "Fine-tune a model on a dataset.",
+    "train": "Fine-tune a model on a dataset, or train one from nothing.",
     "convert": "Turn an original checkpoint into a Hugging Face folder, or a folder back into the original format.",
     "list": "List the model families, their classes, and the models that ship with hfvision.",
-    "demo": "Train a small vision transformer on handwritten digits, use it, fine-tune it, draw what it sees.",
+    "demo": "Train a small classifier of handwritten digits and use it, or segment scenes of them; draw what comes out.",
     "doctor": "Show versions and hardware, and check that everything works together.",
 }
 

@@ -54,7 +54,7 @@ class Recipe:
 LICENSE = "apache-2.0"
 RECIPES = {
     STARTER: Recipe(scale=(0.75, 1.33)),
-    "segmenter-digit-scenes": Recipe(scale=None, settings={"epochs": 20, "batch_size": 8, "learning_rate": 1e-3}),
+    "segmenter-digit-scenes": Recipe(scale=None, settings={"epochs": 32, "learning_rate": 1e-3}),
 }
 
 
