@@ -19,7 +19,7 @@ COMMANDS = {
     "train": "Fine-tune a model on a dataset, or train one from nothing.",
     "convert": "Turn an original checkpoint into a Hugging Face folder, or a folder back into the original format.",
     "list": "List the model families, their classes, and the models that ship with hfvision.",
-    "demo": "Train a small classifier of handwritten digits and use it, or segment scenes of them; draw what comes out.",
+    "demo": "Train a small classifier of handwritten digits and use it, or segment scenes of them. Draws a picture.",
     "doctor": "Show versions and hardware, and check that everything works together.",
 }
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 # name -> folder of this package that holds config.json, model.safetensors, preprocessor_config.json and README.md
-STARTERS = {name: Path(__file__).with_name(name) for name in ("vit-digits", "segformer-digit-scenes")}
+STARTERS = {
+    name: Path(__file__).with_name(name) for name in ("vit-digits", "segformer-digit-scenes", "segmenter-digit-scenes")
+}
 
 
 def resolve(name_or_path: str | os.PathLike[str]) -> str:
