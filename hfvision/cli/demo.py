@@ -30,7 +30,7 @@ def run(
     model: Annotated[
         str | None, typer.Option(help="Segmentation: which starter model. [default: segformer-digit-scenes]")
     ] = None,
-    train: Annotated[bool, typer.Option("--train", help="Segmentation: train it anew, within ten minutes.")] = False,
+    train: Annotated[bool, typer.Option("--train", help="Segmentation: train it anew, ten minutes or more.")] = False,
     json: JsonOption = False,
 ) -> None:
     """classification: train a small vision transformer on 1,437 handwritten digits (about a minute on two cores), load

@@ -44,19 +44,52 @@ def attention_function(config: Any, want_maps: bool) -> Callable[..., tuple[Tens
     return ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention)
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention without its output map: (B, N, D) -> (B, N, D) and maps or None.
+class MultiHeadAttention(nn.Module):
+    """Attention without the linear maps around it, which have other names in other models.
 
     `config` is the model's: which attention function is used is read from it in every call.
     """
 
-    def __init__(self, config: Any, width: int, heads: int, bias: bool = True) -> None:
+    def __init__(self, config: Any, width: int, heads: int, dropout_prob: float) -> None:
         super().__init__()
         self.config = config
         self.head_size = width // heads
         self.num_key_value_groups = 1  # read by some attention functions of the interface
         self.is_causal = False
-        self.dropout_prob = config.attention_probs_dropout_prob
+        self.dropout_prob = dropout_prob
+
+    def mix(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[Tensor, Tensor | None]:
+        """query (B, N, D), key and value (B, M, D) -> (B, N, D), and maps or None."""
+        query, key, value = (
+            tokens.unflatten(2, (-1, self.head_size)).transpose(1, 2)  # (B, H, N or M, d)
+            for tokens in (query, key, value)
+        )
+        attend = attention_function(self.config, want_maps=bool(kwargs.get("output_attentions")))
+        mixed, maps = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=self.head_size**-0.5,
+            dropout=self.dropout_prob if self.training else 0.0,
+            **kwargs,
+        )
+        return mixed.flatten(2).contiguous(), maps
+
+
+class SelfAttention(MultiHeadAttention):
+    """Multi-head self-attention without its output map: (B, N, D) -> (B, N, D) and maps or None."""
+
+    def __init__(self, config: Any, width: int, heads: int, bias: bool = True) -> None:
+        super().__init__(config, width, heads, config.attention_probs_dropout_prob)
         self.query = nn.Linear(width, width, bias=bias)
         self.key = nn.Linear(width, width, bias=bias)
         self.value = nn.Linear(width, width, bias=bias)
@@ -70,19 +103,4 @@ class SelfAttention(nn.Module):
         self, x: Tensor, seen: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple[Tensor, Tensor | None]:
         """x (B, N, D) looks at `seen` (B, M, D)."""
-        query, key, value = (
-            part(tokens).unflatten(2, (-1, self.head_size)).transpose(1, 2)  # (B, H, N or M, d)
-            for part, tokens in ((self.query, x), (self.key, seen), (self.value, seen))
-        )
-        attend = attention_function(self.config, want_maps=bool(kwargs.get("output_attentions")))
-        mixed, maps = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=self.head_size**-0.5,
-            dropout=self.dropout_prob if self.training else 0.0,
-            **kwargs,
-        )
-        return mixed.reshape(x.shape).contiguous(), maps
+        return self.mix(self.query(x), self.key(seen), self.value(seen), attention_mask, **kwargs)

@@ -1,4 +1,4 @@
-"""The masked-image head: a linear map by which every token paints its patch, and its loss.
+"""Masked images: patches hidden behind a token, a linear map by which every token paints its patch, and the loss.
 
 Paper: Xie et al. 2021, "SimMIM", arXiv 2111.09886, sections 3.3 and 3.4.
 Shapes: B images, C channels, h x w tokens, D width, s pixels per side that a token paints.
@@ -7,6 +7,7 @@ Shapes: B images, C channels, h x w tokens, D width, s pixels per side that a to
 import torch
 from torch import Tensor, nn
 
+from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.patch_embedding import ChannelInit, with_channels
 from hfvision.layers.position import Grid
 
@@ -37,6 +38,21 @@ class PixelDecoder(nn.Sequential):
         for parameter, values in zip(new.parameters(), (rows[:, :-1, None, None], rows[:, -1]), strict=True):
             parameter.copy_(values)
         return new
+
+
+def hide_patches(tokens: Tensor, mask_token: Tensor | None, bool_masked_pos: Tensor) -> Tensor:
+    """(B, N, D) -> (B, N, D): the mask token (1, 1, D) where bool_masked_pos (B, N) is True.
+
+    Raises ConfigError without a mask token, ImageShapeError for another number of patches.
+    """
+    if mask_token is None:
+        raise ConfigError("bool_masked_pos needs a mask token: build the model with use_mask_token=True.")
+    if bool_masked_pos.shape != tokens.shape[:2]:
+        raise ImageShapeError(
+            f"bool_masked_pos has one entry per patch, {tuple(tokens.shape[:2])} for these images; got "
+            f"{tuple(bool_masked_pos.shape)}."
+        )
+    return torch.where(bool_masked_pos.bool().unsqueeze(-1), mask_token, tokens)
 
 
 def masked_image_loss(pixel_values: Tensor, reconstruction: Tensor, bool_masked_pos: Tensor, grid: Grid) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.position import Grid
+from hfvision.reporting import report_once
 
 ChannelInit = Literal["mean", "repeat"] | Mapping[int | str, int | str | None] | Callable[[Tensor, int], Tensor]
 
@@ -66,6 +67,12 @@ class PatchEmbedding(nn.Module):
     def patch_size(self) -> tuple[int, int]:
         height, width = self.projection.kernel_size
         return height, width
+
+    def report_padding(self, size: tuple[int, ...], grid: Grid) -> None:
+        """Say once that images of this size were padded to the grid's whole patches, if they were."""
+        padded = tuple(n * side for n, side in zip(grid, self.patch_size, strict=True))
+        if size != padded:
+            report_once(f"images of {by(size)} pixels are padded with zeros to {by(padded)}, whole patches.")
 
     @torch.no_grad()
     def kernel_for(

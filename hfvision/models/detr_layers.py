@@ -18,7 +18,7 @@ from transformers.utils.generic import TransformersKwargs
 from typing_extensions import Unpack
 
 from hfvision.errors import ImageShapeError
-from hfvision.layers.attention import attention_function
+from hfvision.layers.attention import MultiHeadAttention
 from hfvision.layers.patch_embedding import by
 from hfvision.layers.position import Grid
 from hfvision.models.detr_config import DetrConfig
@@ -94,16 +94,11 @@ POSITIONS: dict[str, type[DetrSinePositions] | type[DetrLearnedPositions]] = {
 }
 
 
-class DetrAttention(nn.Module):
+class DetrAttention(MultiHeadAttention):
     """Multi-head attention: (B, n, D) queries, (B, m, D) keys and values -> (B, n, D), and maps or None."""
 
     def __init__(self, config: DetrConfig, heads: int) -> None:
-        super().__init__()
-        self.config = config
-        self.head_size = config.d_model // heads
-        self.dropout = config.attention_dropout
-        self.num_key_value_groups = 1  # read by some attention functions of the interface
-        self.is_causal = False
+        super().__init__(config, config.d_model, heads, config.attention_dropout)
         self.q_proj = nn.Linear(config.d_model, config.d_model)
         self.k_proj = nn.Linear(config.d_model, config.d_model)
         self.v_proj = nn.Linear(config.d_model, config.d_model)
@@ -117,23 +112,8 @@ class DetrAttention(nn.Module):
         attention_mask: Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[Tensor, Tensor | None]:
-        parts = ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
-        query, key, value = (
-            projection(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # (B, heads, n or m, d)
-            for projection, x in parts
-        )
-        attention = attention_function(self.config, want_maps=bool(kwargs.get("output_attentions")))
-        mixed, maps = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=self.head_size**-0.5,
-            dropout=self.dropout if self.training else 0.0,
-            **kwargs,
-        )
-        return self.out_proj(mixed.flatten(2)), maps
+        mixed, maps = self.mix(self.q_proj(queries), self.k_proj(keys), self.v_proj(values), attention_mask, **kwargs)
+        return self.out_proj(mixed), maps
 
 
 class DetrSelfAttention(DetrAttention):

@@ -29,6 +29,7 @@ from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.attention import SelfAttention
 from hfvision.layers.dense import Dense
 from hfvision.layers.drop_path import DropPath, linear_rates
+from hfvision.layers.masked_image import hide_patches
 from hfvision.layers.patch_embedding import PatchEmbedding, by, grid_of, pair
 from hfvision.layers.position import Grid, fit_bias_table, resample_position_table
 from hfvision.models.base import InputGeometry, InputPart, LayerGroup, VisionModel
@@ -146,7 +147,7 @@ class SwinEmbeddings(nn.Module, InputPart):
         height, width = patches.shape[-2:]
         tokens = self.norm(patches.flatten(2).mT)  # (B, D, h, w) -> (B, h * w, D)
         if bool_masked_pos is not None:
-            tokens = self._masked(tokens, bool_masked_pos)
+            tokens = hide_patches(tokens, self.mask_token, bool_masked_pos)
         if self.position_embeddings is not None:
             tokens = tokens + self.positions((height, width), interpolate_pos_encoding)
         self._report_size(tuple(pixel_values.shape[-2:]), (height, width))
@@ -164,22 +165,10 @@ class SwinEmbeddings(nn.Module, InputPart):
             )
         return resample_position_table(table, self.grid, grid, 0)
 
-    def _masked(self, tokens: Tensor, bool_masked_pos: Tensor) -> Tensor:
-        if self.mask_token is None:
-            raise ConfigError("bool_masked_pos needs a mask token: build the model with use_mask_token=True.")
-        if bool_masked_pos.shape != tokens.shape[:2]:
-            raise ImageShapeError(
-                f"bool_masked_pos has one entry per patch, {tuple(tokens.shape[:2])} for these images; got "
-                f"{tuple(bool_masked_pos.shape)}."
-            )
-        return torch.where(bool_masked_pos.bool().unsqueeze(-1), self.mask_token, tokens)
-
     def _report_size(self, size: tuple[int, ...], grid: Grid) -> None:
         if torch.compiler.is_compiling() or size == self.image_size:
             return
-        padded = tuple(n * side for n, side in zip(grid, self.patch_embeddings.patch_size, strict=True))
-        if size != padded:
-            report_once(f"images of {by(size)} pixels are padded with zeros to {by(padded)}, whole patches.")
+        self.patch_embeddings.report_padding(size, grid)
         if self.position_embeddings is not None and grid != self.grid:
             report_once(f"the position table of {by(self.grid)} patches is resampled (bicubic) to {by(grid)}.")
 

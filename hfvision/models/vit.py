@@ -33,7 +33,7 @@ from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.attention import SelfAttention
 from hfvision.layers.dense import Dense
 from hfvision.layers.drop_path import DropPath, linear_rates
-from hfvision.layers.masked_image import PixelDecoder, masked_image_loss
+from hfvision.layers.masked_image import PixelDecoder, hide_patches, masked_image_loss
 from hfvision.layers.patch_embedding import PatchEmbedding, by, grid_of, pair
 from hfvision.layers.position import Grid, PositionRule, resample_position_table
 from hfvision.models.base import InputGeometry, InputPart, VisionModel
@@ -133,7 +133,7 @@ class ViTEmbeddings(nn.Module, InputPart):
         height, width = patches.shape[-2:]
         tokens = patches.flatten(2).mT  # (B, D, h, w) -> (B, h * w, D)
         if bool_masked_pos is not None:
-            tokens = self._masked(tokens, bool_masked_pos)
+            tokens = hide_patches(tokens, self.mask_token, bool_masked_pos)
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         self._report_size(tuple(pixel_values.shape[-2:]), (height, width))
@@ -154,16 +154,6 @@ class ViTEmbeddings(nn.Module, InputPart):
             self.position_embeddings, self.grid, grid, self.prefix_tokens, self.position_rule
         )
 
-    def _masked(self, tokens: Tensor, bool_masked_pos: Tensor) -> Tensor:
-        if self.mask_token is None:
-            raise ConfigError("bool_masked_pos needs a mask token: build the model with use_mask_token=True.")
-        if bool_masked_pos.shape != tokens.shape[:2]:
-            raise ImageShapeError(
-                f"bool_masked_pos has one entry per patch, {tuple(tokens.shape[:2])} for these images; got "
-                f"{tuple(bool_masked_pos.shape)}."
-            )
-        return torch.where(bool_masked_pos.bool().unsqueeze(-1), self.mask_token, tokens)
-
     def _leaves_partial_patches(self, pixel_values: Tensor) -> bool:
         """Images of the checkpoint's own size lose a partial patch, as in the original: its table has no row for it."""
         patch_size = self.patch_embeddings.patch_size
@@ -173,9 +163,7 @@ class ViTEmbeddings(nn.Module, InputPart):
     def _report_size(self, size: tuple[int, ...], grid: Grid) -> None:
         if torch.compiler.is_compiling() or size == self.image_size:
             return
-        padded = tuple(n * side for n, side in zip(grid, self.patch_embeddings.patch_size, strict=True))
-        if size != padded:
-            report_once(f"images of {by(size)} pixels are padded with zeros to {by(padded)}, whole patches.")
+        self.patch_embeddings.report_padding(size, grid)
         if grid != self.grid:
             report_once(
                 f"the position table of {by(self.grid)} patches is resampled ({self.position_rule}) to {by(grid)}."
