@@ -7,4 +7,4 @@ python conversion_scripts/convert_detr.py detr-resnet-50 detr-r50.pth
 from hfvision.conversion.script import run
 
 if __name__ == "__main__":
-    run("detr", __doc__)
+    run("detr", __doc__, heads=("encoder_attention_heads", "decoder_attention_heads"))

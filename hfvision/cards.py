@@ -41,6 +41,14 @@ segment = pipeline("image-segmentation", model={name})
 for part in segment("image.png"):  # a path, an address, a PIL image or an array
     print(part["label"], part["mask"].size)  # the mask: a PIL image, 255 where the label is"""
 
+DETECTION_SNIPPET = """\
+import hfvision
+from transformers import pipeline
+
+detect = pipeline("object-detection", model={name})
+for found in detect("image.png"):  # a path, an address, a PIL image or an array
+    print(found["label"], f"{{found['score']:.2f}}", found["box"])  # the box: xmin, ymin, xmax, ymax in pixels"""
+
 FEATURES_SNIPPET = """\
 import hfvision
 from PIL import Image
@@ -52,8 +60,12 @@ features = model(**processor(Image.open("image.png"), return_tensors="pt")).last
 print(features.shape)"""
 
 
-SNIPPETS = {"image-segmentation": SEGMENTATION_SNIPPET, "image-feature-extraction": FEATURES_SNIPPET}
-LABELLING_TASKS = ("image-classification", "image-segmentation")
+SNIPPETS = {
+    "image-segmentation": SEGMENTATION_SNIPPET,
+    "object-detection": DETECTION_SNIPPET,
+    "image-feature-extraction": FEATURES_SNIPPET,
+}
+LABELLING_TASKS = ("image-classification", "image-segmentation", "object-detection")
 
 
 SIZES = {
@@ -64,6 +76,12 @@ SIZES = {
     "image_size": "{} pixel images",
 }
 STAGED_SIZES = {"depths": "stages of {} blocks", "hidden_sizes": "widths {}", "embed_dim": "width {} and doubling"}
+DETECTOR_SIZES = {
+    "encoder_layers": "{} encoder layers",
+    "decoder_layers": "{} decoder layers",
+    "d_model": "width {}",
+    "num_queries": "{} queries",
+}
 
 
 @dataclass(frozen=True)
@@ -191,7 +209,12 @@ def _facts(config: "PreTrainedConfig") -> list[str]:
     """The sizes of a model, or of the trunk of one that is made of two."""
     trunk = getattr(config, "backbone_config", None) or config
     sizes = STAGED_SIZES if hasattr(trunk, "depths") else SIZES
-    return [form.format(_size(getattr(trunk, field))) for field, form in sizes.items() if hasattr(trunk, field)]
+    facts = [form.format(_size(getattr(trunk, field))) for field, form in sizes.items() if hasattr(trunk, field)]
+    if not hasattr(config, "num_queries"):
+        return facts
+    named = getattr(trunk, "backbone", None)  # by a trunk that timm has a name for
+    of_detector = [form.format(getattr(config, field)) for field, form in DETECTOR_SIZES.items()]
+    return [f"trunk {named}" if named else f"trunk of {', '.join(facts)}", *of_detector]
 
 
 def _use(name: str, task: str) -> str:
@@ -261,6 +284,8 @@ def _setting(name: str, value: object) -> str:
         return Image.Resampling(value).name.lower()
     if isinstance(value, Mapping) and value.keys() == {"height", "width"}:
         return f"{value['height']} x {value['width']}"
+    if isinstance(value, Mapping) and value.keys() == {"shortest_edge", "longest_edge"}:
+        return f"short side {value['shortest_edge']}, long side at most {value['longest_edge']}"
     return str(value)
 
 

@@ -19,6 +19,8 @@ from hfvision.errors import UnknownNameError
 
 IMAGE_CLASSIFICATION = "AutoModelForImageClassification"
 SEMANTIC_SEGMENTATION = "AutoModelForSemanticSegmentation"
+OBJECT_DETECTION = "AutoModelForObjectDetection"
+IMAGE_SEGMENTATION = "AutoModelForImageSegmentation"  # of objects: instances, panoptic
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,7 @@ ARCHITECTURES = {
             "AutoModelForImageSegmentation": "hfvision.models.detr_heads:DetrForSegmentation",
             "AutoModelForUniversalSegmentation": "hfvision.models.detr_heads:DetrForSegmentation",
         },
-        processor=None,
+        processor="hfvision.processing.detection:DetrImageProcessor",
         tiny=_TINY_DETR,
     ),
     "facebook_detr": Architecture(
@@ -281,7 +283,7 @@ ARCHITECTURES = {
             "AutoModelForImageSegmentation": "hfvision.models.facebook_detr:FacebookDetrForSegmentation",
             "AutoModelForUniversalSegmentation": "hfvision.models.facebook_detr:FacebookDetrForSegmentation",
         },
-        processor=None,
+        processor="hfvision.processing.detection:DetrImageProcessor",
         tiny={**_TINY_DETR, "pre_norm": True},
     ),
     "mlp_mixer": Architecture(
@@ -305,6 +307,7 @@ ARCHITECTURES = {
 PIPELINES = {
     "image-classification": "hfvision.pipelines.image_classification:ImageClassificationPipeline",
     "image-segmentation": "hfvision.pipelines.image_segmentation:ImageSegmentationPipeline",
+    "object-detection": "hfvision.pipelines.object_detection:ObjectDetectionPipeline",
 }
 
 # Processors that are not one architecture's: found by their own name in a preprocessor_config.json.
@@ -312,6 +315,7 @@ OWN_PROCESSORS = (
     "hfvision.processing.classification:BitImageProcessor",
     "hfvision.processing.classification:MultispectralImageProcessor",
     "hfvision.processing.segmentation:SegmentationImageProcessor",
+    "hfvision.processing.detection:DetectionImageProcessor",
 )
 
 _AUTO = "transformers.models.auto"

@@ -19,3 +19,18 @@ def report(message: str) -> None:
 def report_once(message: str) -> None:
     """The same, once per process for each message: for what may recur with every batch."""
     logger.warning(message)
+
+
+_said: set[str] = set()
+
+
+def report_kind(kind: str, message: str) -> None:
+    """Report `message`, unless one of its kind was reported before in this process."""
+    if kind not in _said:
+        _said.add(kind)
+        report(message)
+
+
+def forget() -> None:
+    """Report every kind once more."""
+    _said.clear()

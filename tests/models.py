@@ -3,11 +3,19 @@
 import torch
 from transformers import PreTrainedModel
 
-from hfvision.registry import ARCHITECTURES, IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION, load
+from hfvision.registry import (
+    ARCHITECTURES,
+    IMAGE_CLASSIFICATION,
+    IMAGE_SEGMENTATION,
+    OBJECT_DETECTION,
+    SEMANTIC_SEGMENTATION,
+    load,
+)
 
 ROWS = [(model_type, auto_class) for model_type, row in ARCHITECTURES.items() for auto_class in row.models]
 CLASSIFIERS = [model_type for model_type, row in ARCHITECTURES.items() if IMAGE_CLASSIFICATION in row.models]
 DENSE = [model_type for model_type, row in ARCHITECTURES.items() if SEMANTIC_SEGMENTATION in row.models]
+DETECTORS = [(model_type, name) for model_type, name in ROWS if name in (OBJECT_DETECTION, IMAGE_SEGMENTATION)]
 
 
 def tiny_config(model_type, **fields):
@@ -26,6 +34,25 @@ def with_visible_weights(model):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.2)
+    return model.eval()
+
+
+def with_varied_queries(model, pixel_values):
+    """A DETR model in evaluation mode whose queries find different classes, boxes and masks in these images."""
+    torch.manual_seed(0)
+    detector = getattr(model, "detr", model)
+    heads = [detector.class_labels_classifier, detector.bbox_predictor.layers[0]]
+    heads += [] if detector is model else [model.bbox_attention.q_linear]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and "conv_encoder" not in name:
+                parameter.normal_(std=1.5 / parameter[0].numel() ** 0.5)
+        queries = detector.model.eval()(pixel_values).last_hidden_state.flatten(0, 1)
+        for head in heads:
+            head.weight.normal_(std=0.4 / queries.std(0).mean().item())
+            head.bias.copy_(-head.weight @ queries.mean(0))
+        if detector is not model:
+            model.mask_head.lay1.weight[:, model.mask_head.width :] *= 40  # where each query looks
     return model.eval()
 
 

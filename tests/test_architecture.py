@@ -10,26 +10,29 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hfvision"
 
 # For each part, the parts that it may import besides itself. A part is a module or folder directly in hfvision.
-GROUND = {"errors", "reporting", "writing"}
+GROUND = {"checkpoints", "errors", "reporting", "writing"}
 MODELS = {*GROUND, "geometry", "layers", "losses", "models", "upsampling"}
-PROCESSING = {*GROUND, "geometry", "processing", "upsampling"}
-REGISTRY = {*MODELS, *PROCESSING, "metrics", "registry"}
+PROCESSING = {*GROUND, "geometry", "objects", "processing", "upsampling"}
+REGISTRY = {*MODELS, *PROCESSING, "detections", "metrics", "registry"}
 TOOLS = {*REGISTRY, "data", "pipelines", "plots", "starters"}
 MAY_IMPORT = {
+    "checkpoints": {"errors"},
     "errors": set(),
     "reporting": set(),
     "writing": {"errors"},
     "geometry": {"errors"},
+    "detections": {"errors", "geometry"},
+    "objects": {"errors", "geometry", "reporting"},
     "upsampling": set(),
     "layers": {*GROUND, "geometry", "upsampling"},
     "losses": {*GROUND, "geometry", "layers", "upsampling"},
     "models": {*GROUND, "geometry", "layers", "losses", "upsampling"},
-    "processing": {*GROUND, "geometry", "upsampling"},
+    "processing": {*GROUND, "geometry", "objects", "upsampling"},
     "metrics": {"errors", "geometry"},
     "registry": REGISTRY,
     "_import_hook": {"registry"},
     "data": REGISTRY,
-    "pipelines": {*REGISTRY, "starters"},
+    "pipelines": {*REGISTRY, "plots", "starters"},
     "plots": REGISTRY,
     "starters": REGISTRY,
     "doctor": TOOLS,

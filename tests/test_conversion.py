@@ -12,11 +12,11 @@ from torch import nn
 from transformers.models.vit import modeling_vit as plain
 from typer.testing import CliRunner
 
+from hfvision.checkpoints import read, write_npz
 from hfvision.cli import build_app
 from hfvision.conversion import convert, convert_back, verify
 from hfvision.conversion.engine import Add, Drop, Rule, Unused, apply, reverse
 from hfvision.conversion.ops import join_heads, split
-from hfvision.conversion.sources import read, write_npz
 from hfvision.conversion.tables import google_vit
 from hfvision.conversion.to_hub import convert_tensors
 from hfvision.conversion.to_original import revert_tensors

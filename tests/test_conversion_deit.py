@@ -13,9 +13,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 import hfvision
+from hfvision.checkpoints import read
 from hfvision.cli import build_app
 from hfvision.conversion import convert, convert_back, verify
-from hfvision.conversion.sources import read
 from hfvision.conversion.tables import deit, recognise, timm_vit
 from hfvision.conversion.to_hub import convert_tensors, unequal
 from hfvision.conversion.to_original import revert_tensors

@@ -1,24 +1,32 @@
 """Checkpoints of facebookresearch/detr: they compute the same here and come back."""
 
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageSegmentation, AutoModelForObjectDetection
+from typer.testing import CliRunner
 
-from hfvision.conversion.sources import read
+import hfvision
+from hfvision.checkpoints import read
+from hfvision.cli import build_app
+from hfvision.conversion import convert, convert_back, verify
 from hfvision.conversion.tables import detr, recognise
 from hfvision.conversion.to_hub import convert_tensors, unequal
 from hfvision.conversion.to_original import revert_tensors
 from hfvision.conversion.verify import tolerance
-from hfvision.errors import ConversionError
+from hfvision.errors import ConversionError, UnknownNameError
 from hfvision.models.detr_config import DetrConfig
 from hfvision.models.detr_heads import DetrForObjectDetection
 from hfvision.registry import ARCHITECTURES, load
 from tests.manifests import meta_tensors
 from tests.models import tiny_config
 
+ROOT = Path(__file__).parents[1]
 DATA = Path(__file__).parent / "data"
 GOLDENS = DATA / "goldens" / "detr"
 CASES = sorted(path.name for path in GOLDENS.iterdir())
@@ -197,3 +205,96 @@ def test_the_way_back_says_what_the_original_computes_otherwise():
     assert detr.plan_back(tiny_config("detr"), keys).notes == ()
     (note,) = detr.plan_back(tiny_config("detr", auxiliary_loss=True), keys).notes
     assert "a norm between the decoder's layers" in note
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+def assert_bit_for_bit(wanted, path):
+    got = read(path)
+    assert got.entry == "model" and got.tensors.keys() == wanted.keys() and unequal(wanted, got.tensors) == []
+
+
+def golden_outputs(case):
+    """Expected values by the names of `verify`, their rounding, and the inputs."""
+    names = {"pred_logits": "logits", "pred_boxes": "pred_boxes", "pred_masks": "pred_masks"}
+    stored = np.load(GOLDENS / case / "output.npz")
+    expected = {ours: stored[theirs] for theirs, ours in names.items() if theirs in stored}
+    rounding = {ours: facts(case)["float64_max_abs_diff"][theirs] for theirs, ours in names.items() if theirs in stored}
+    x, padding = (torch.from_numpy(np.load(GOLDENS / case / f"{name}.npy")) for name in ("input", "padding_mask"))
+    return expected, rounding, x, ~padding
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_golden_file_becomes_a_folder_that_computes_the_same_and_a_file_again(case, tmp_path):
+    source, folder = GOLDENS / case / "checkpoint.pth", tmp_path / "model"
+    report = convert(source, folder, overrides=not_in_the_file(case))
+    masks, ours = facts(case)["config"]["masks"], facts(case)["config"]["pre_norm"] or not_in_the_file(case)["dilation"]
+    assert set(report.files) >= {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+    assert (report.used, report.dropped) == (report.tensors, {})
+    auto_class = AutoModelForImageSegmentation if masks else AutoModelForObjectDetection
+    model, loading = auto_class.from_pretrained(folder, output_loading_info=True)
+    assert not any(loading.values()) and type(model).__name__ == report.model_class
+    assert model.config.model_type == ("facebook_detr" if ours else "detr")
+    expected, rounding, x, mask = golden_outputs(case)
+    assert set(verify(folder, x, expected, rounding, pixel_mask=mask)) == set(expected)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    assert type(processor) is hfvision.DetrImageProcessor
+    assert dict(processor.size) == {"shortest_edge": 800, "longest_edge": 1333}
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"pipeline_tag: {'image-segmentation' if masks else 'object-detection'}" in card
+    assert "short side 800, long side at most 1333" in card
+    convert_back(folder, tmp_path / "again.pth")
+    assert_bit_for_bit(read(source).tensors, tmp_path / "again.pth")
+
+
+def test_a_folder_that_computes_something_else_does_not_verify(tmp_path):
+    case = "padded_batch"
+    convert(GOLDENS / case / "checkpoint.pth", tmp_path / "model", overrides={"encoder_attention_heads": 8})
+    expected, rounding, x, mask = golden_outputs(case)
+    with pytest.raises(UnknownNameError, match="no output pred_logits; it has logits, pred_boxes"):
+        verify(tmp_path / "model", x, {"pred_logits": expected["logits"]}, rounding, pixel_mask=mask)
+    with pytest.raises(ConversionError, match=r"logits differs by .*, allowed is"):
+        verify(tmp_path / "model", x, expected, rounding)  # without the mask of the padding
+
+
+@pytest.mark.parametrize("count", sorted(detr.LABELS))
+def test_published_class_counts_get_their_names_in_config_and_card(count, tmp_path):
+    tensors = read(GOLDENS / "padded_batch" / "checkpoint.pth").tensors
+    width = tensors["class_embed.weight"].shape[1]
+    tensors |= {"class_embed.weight": torch.randn(count + 1, width), "class_embed.bias": torch.randn(count + 1)}
+    torch.save({"model": tensors}, tmp_path / "detr.pth")
+    convert(tmp_path / "detr.pth", tmp_path / "model")
+    config = AutoConfig.from_pretrained(tmp_path / "model")
+    assert (config.num_labels, config.id2label[1], config.id2label[12]) == (count, "person", "N/A")
+    assert config.label2id["toothbrush"] == 90
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert f"{count} labels" in card and "person, bicycle, car" in card
+
+
+def test_the_command_and_the_script_convert_there_and_back(tmp_path, monkeypatch, capsys):
+    source = GOLDENS / "dc5" / "checkpoint.pth"
+    heads = facts("dc5")["config"]["num_heads"]
+    options = [f"--set={part}_attention_heads={heads}" for part in ("encoder", "decoder")]
+    runner = CliRunner()
+    done = runner.invoke(build_app(), ["convert", str(source), str(tmp_path / "one"), "--set=dilation=true", *options])
+    assert done.exit_code == 0, done.output
+    assert "FacebookDetrForObjectDetection" in done.stderr
+    done = runner.invoke(build_app(), ["convert", str(tmp_path / "one"), str(tmp_path / "one.pth"), "--to", "original"])
+    assert done.exit_code == 0, done.output
+
+    def script(*arguments):
+        monkeypatch.setattr(sys, "argv", ["convert_detr", *map(str, arguments)])
+        runpy.run_path(str(ROOT / "conversion_scripts" / "convert_detr.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    named = tmp_path / "detr-dc5.pth"  # the name says that the last stage is dilated
+    named.write_bytes(source.read_bytes())
+    assert "dilation = True" in script(named, tmp_path / "other", "--heads", heads)
+    assert "to original" in script(tmp_path / "other", tmp_path / "other.pth")
+    for path in (tmp_path / "one.pth", tmp_path / "other.pth"):
+        assert_bit_for_bit(read(source).tensors, path)
+    configs = [json.loads((tmp_path / folder / "config.json").read_text()) for folder in ("one", "other")]
+    assert configs[0] == configs[1] and configs[0]["encoder_attention_heads"] == heads
+    with pytest.raises(SystemExit, match=r"no config field .*image_size"):
+        script(named, tmp_path / "third", "--image-size", "64")

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import hfvision
+from hfvision.checkpoints import read
 from hfvision.conversion import convert, convert_back, verify
-from hfvision.conversion.sources import read
 from hfvision.conversion.tables import google_hybrid, recognise, timm_hybrid
 from hfvision.conversion.to_hub import convert_tensors
 from hfvision.conversion.to_original import revert_tensors

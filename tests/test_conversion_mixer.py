@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import hfvision
+from hfvision.checkpoints import read
 from hfvision.conversion import convert, convert_back, verify
-from hfvision.conversion.sources import read
 from hfvision.conversion.tables import google_mixer, recognise, timm_mixer
 from hfvision.conversion.to_hub import convert_tensors
 from hfvision.conversion.to_original import revert_tensors

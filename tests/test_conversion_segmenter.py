@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import hfvision
+from hfvision.checkpoints import read, read_yaml
 from hfvision.conversion import convert, convert_back
-from hfvision.conversion.sources import read, read_yaml
 from hfvision.conversion.tables import recognise, segmenter
 from hfvision.conversion.to_hub import convert_tensors, unequal
 from hfvision.conversion.to_original import revert_tensors

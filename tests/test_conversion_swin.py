@@ -10,8 +10,8 @@ import transformers
 from torch import nn
 
 import hfvision
+from hfvision.checkpoints import read
 from hfvision.conversion import convert, convert_back, verify
-from hfvision.conversion.sources import read
 from hfvision.conversion.tables import recognise, swin, timm_swin
 from hfvision.conversion.to_hub import convert_tensors, unequal
 from hfvision.conversion.to_original import revert_tensors

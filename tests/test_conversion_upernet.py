@@ -9,8 +9,8 @@ import torch
 import transformers
 
 import hfvision
+from hfvision.checkpoints import read
 from hfvision.conversion import convert, convert_back
-from hfvision.conversion.sources import read
 from hfvision.conversion.tables import recognise, upernet
 from hfvision.conversion.to_hub import convert_tensors, unequal
 from hfvision.conversion.to_original import revert_tensors

@@ -4,19 +4,22 @@ import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import ConvNextConfig, ResNetConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.detr import modeling_detr as peers
 from transformers.models.detr.configuration_detr import DetrConfig as PeerConfig
 
 import hfvision
-from hfvision.errors import ConfigError, HfvisionError, ImageShapeError
-from hfvision.models.detr_config import DetrConfig
+from hfvision.errors import CheckpointReadError, ConfigError, HfvisionError, ImageShapeError
+from hfvision.models.detr_config import OLDER_FIELDS, DetrConfig
 from hfvision.models.detr_heads import QUERIES_AT_ONCE
-from hfvision.models.detr_resnet import ConvAndNorm, FrozenBatchNorm, convolution
-from hfvision.models.detr_trunk import DetrAnyTrunk, DetrResNetTrunk
+from hfvision.models.detr_resnet import ConvAndNorm, FrozenBatchNorm, ResNetBlock, convolution, resnet_sizes
+from hfvision.models.detr_trunk import DetrAnyTrunk, DetrResNetTrunk, load_trunk
 from hfvision.registry import ARCHITECTURES
 from tests.models import tiny_config, tiny_model, with_visible_weights
 
@@ -94,7 +97,12 @@ def test_folders_go_to_transformers_and_back_with_the_same_numbers_and_bytes(nam
     assert not any(loading.values())
     saved = [(tmp_path / side / "model.safetensors").read_bytes() for side in ("theirs", "ours", "again")]
     assert saved[0] == saved[1] == saved[2]
-    assert (tmp_path / "ours" / "config.json").read_text() == (tmp_path / "again" / "config.json").read_text()
+    ours_written, again_written = (
+        json.loads((tmp_path / side / "config.json").read_text(encoding="utf-8")) for side in ("ours", "again")
+    )
+    older = {name: ours_written.pop(name) for name in OLDER_FIELDS}  # which transformers 4 asks for
+    assert not any(older.values())
+    assert ours_written == {name: value for name, value in again_written.items() if name not in OLDER_FIELDS}
     peer.set_attn_implementation("eager")  # with maps
     x, wants = torch.randn(2, 3, 70, 96), {"output_hidden_states": True, "output_attentions": True}
     mask = torch.ones(2, 70, 96, dtype=torch.long)
@@ -180,6 +188,51 @@ def test_the_published_files_that_name_their_trunk_are_read_without_timm():
     assert model(torch.empty(1, 3, 96, 64, device="meta"), output_attentions=True).encoder_attentions[0].shape[-1] == 24
     assert (small.config.num_channels, small.config.backbone_config.num_channels) == (4, 4)
     assert len(small.read(torch.empty(1, 4, 64, 64, device="meta"))[1].maps) == 1
+
+
+@torch.no_grad()
+def test_a_folder_in_the_layout_of_the_published_files_loads_without_timm_and_is_written_so(tmp_path):
+    few = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "num_queries": 3}
+    model = hfvision.DetrForObjectDetection(DetrConfig(**few)).eval()
+    model.save_pretrained(tmp_path / "ours")
+    published = json.loads((tmp_path / "ours" / "config.json").read_text(encoding="utf-8"))
+    assert (published["use_timm_backbone"], published["backbone"]) == (True, "resnet50")
+    assert published["backbone_config"] is None
+    # What facebook/detr-resnet-50 says besides.
+    published |= {"use_pretrained_backbone": True, "classifier_dropout": 0.0, "max_position_embeddings": 1024}
+    counts = {
+        name.replace("running_mean", "num_batches_tracked"): torch.tensor(0)
+        for name in model.state_dict()
+        if name.endswith("running_mean")
+    }
+    model.save_pretrained(tmp_path / "published", state_dict={**model.state_dict(), **counts})
+    (tmp_path / "published" / "config.json").write_text(json.dumps(published), encoding="utf-8")
+    loader = transformers.AutoModelForObjectDetection
+    again, loading = loader.from_pretrained(tmp_path / "published", output_loading_info=True)
+    assert not any(loading.values()) and isinstance(again.model.backbone.conv_encoder, DetrResNetTrunk)
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(again(x).logits, model(x).logits, **EXACT)
+    again.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
+        tmp_path / "ours" / "model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"backbone": "resnet101", "dilation": True},
+        {"backbone": "resnet18", "backbone_kwargs": {"out_indices": [4], "in_chans": 4}},
+        {"backbone_config": {"model_type": "timm_backbone", "backbone": "resnet18", "output_stride": 16}},
+        {"backbone_config": ResNetConfig(**RESNET), "dilation": None},  # as transformers 4 writes it
+    ],
+)
+def test_a_config_says_the_same_trunk_after_saving(fields, tmp_path):
+    config = DetrConfig(**fields)
+    config.save_pretrained(tmp_path)
+    again = DetrConfig.from_pretrained(tmp_path)
+    assert again.to_dict() == config.to_dict() and again.dilation == config.dilation
+    assert resnet_sizes(again.backbone_config) == resnet_sizes(config.backbone_config)
 
 
 def test_batch_counts_in_published_files_are_passed_over(tmp_path):
@@ -410,3 +463,195 @@ def test_encoder_outputs_and_own_queries_are_taken():
     hidden[:, 3:] = 0
     few = model(x, decoder_attention_mask=hidden).last_hidden_state
     assert not torch.allclose(few, wanted.last_hidden_state)
+
+
+def resnet_classifier(layer_type):
+    """transformers' own, with a trunk like that of the tiny detector."""
+    config = ResNetConfig(**RESNET, layer_type=layer_type, num_labels=7)
+    return with_visible_weights(transformers.ResNetForImageClassification(config))
+
+
+def trunk_tensors(model):
+    return model._trunk().model.state_dict()
+
+
+@pytest.mark.parametrize("layer_type", ["bottleneck", "basic"])
+def test_a_trunk_starts_from_a_classifier_in_memory_or_in_a_folder(layer_type, tmp_path, caplog):
+    classifier = resnet_classifier(layer_type)
+    classifier.save_pretrained(tmp_path)
+    trunk = {**ARCHITECTURES["detr"].tiny["backbone_config"], "layer_type": layer_type}
+    for source in (classifier, tmp_path, str(tmp_path / "model.safetensors")):
+        model = hfvision.DetrForObjectDetection(tiny_config("detr", backbone_config=trunk))
+        with caplog.at_level("WARNING", logger="hfvision"):
+            loaded, left = load_trunk(model, source)
+        got, wanted = trunk_tensors(model), classifier.resnet.state_dict()
+        assert left == [] and loaded == list(got)
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in got.items())
+        assert f"{len(got)} of {len(got)} tensors." in caplog.text
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_the_layouts_of_a_resnet_are_one_for_loading_a_trunk(name, tmp_path):
+    few = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "num_queries": 3}
+    model = hfvision.DetrModel(DetrConfig(backbone=name, **few))
+    sizes = resnet_sizes(model.config.backbone_config)
+    kind = "bottleneck" if sizes.bottleneck else "basic"
+    hub = ResNetConfig(hidden_sizes=list(sizes.widths), depths=list(sizes.depths), layer_type=kind, num_labels=3)
+    classifier = transformers.ResNetForImageClassification(hub)
+    load_trunk(model, classifier)
+    timm = trunk_tensors(model)
+    published = {**timm, "fc.weight": torch.zeros(3, 4), "bn1.num_batches_tracked": torch.tensor(1)}
+    torch.save(published, tmp_path / "published.pth")
+    again = hfvision.DetrModel(DetrConfig(backbone_config=hub, **few))
+    loaded, left = load_trunk(again, tmp_path / "published.pth")
+    assert left == [] and len(loaded) == len(timm)
+    wanted = classifier.resnet.state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in trunk_tensors(again).items())
+
+
+@pytest.mark.parametrize("model_type", ["swin", "segformer", "vit"])
+def test_a_transformer_as_trunk_starts_from_a_classifier_too(model_type, tmp_path, caplog):
+    classifier = tiny_model(model_type)
+    classifier.save_pretrained(tmp_path)
+    trunk = {**ARCHITECTURES[model_type].tiny, "model_type": model_type}
+    model = hfvision.DetrForObjectDetection(tiny_config("detr", backbone_config=trunk))
+    before = {name: tensor.clone() for name, tensor in trunk_tensors(model).items()}
+    with caplog.at_level("WARNING", logger="hfvision"):
+        left = load_trunk(model, tmp_path).left
+    base = classifier.base_model.state_dict()
+    for name, tensor in trunk_tensors(model).items():
+        wanted = before[name] if name in left else base[name.removeprefix("swin.")]
+        torch.testing.assert_close(tensor, wanted, **EXACT)
+    assert all("norm" in name for name in left)  # of a Swin's maps, which a classifier has not got
+    assert (f"{len(left)} stay as they were: hidden_states_norms" in caplog.text) is bool(left)
+
+
+def test_a_trunk_that_does_not_fit_is_refused_and_nothing_is_loaded(tmp_path):
+    model = tiny_model("detr", DETECTION)
+    before = {name: tensor.clone() for name, tensor in trunk_tensors(model).items()}
+    wide = ResNetConfig(**{**RESNET, "hidden_sizes": [8, 16, 16, 64]}, num_channels=4)
+    with pytest.raises(ConfigError, match=r"(?s)mismatches:.*embedder.* is \(8, 4, 7, 7\), .* \(8, 3, 7, 7\).*own con"):
+        load_trunk(model, transformers.ResNetForImageClassification(wide))
+    with pytest.raises(
+        ConfigError, match="ViTForImageClassification has no trunk like HubResNet, of whose 95 tensors it has 0"
+    ):
+        load_trunk(model, tiny_model("vit"))
+    with pytest.raises(CheckpointReadError, match="nowhere does not exist"):
+        load_trunk(model, tmp_path / "nowhere")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trunk_tensors(model).items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["Detr", "FacebookDetr"])
+@pytest.mark.parametrize("whose", ["ours", "transformers"])
+def test_a_detectors_folder_makes_a_segmenter_and_the_other_way_round(name, whose, tmp_path):
+    model_type = {"Detr": "detr", "FacebookDetr": "facebook_detr"}[name]
+    detector_class, segmenter_class, model_class = (
+        getattr(hfvision, name + kind) for kind in ("ForObjectDetection", "ForSegmentation", "Model")
+    )
+    if whose == "transformers":
+        if name != "Detr":
+            pytest.skip("transformers has no such model")
+        detector, segmenter = (peer_of(kind, PEERS["bottleneck"]) for kind in NAMES[1:])
+    else:
+        detector, segmenter = (tiny_model(model_type, kind) for kind in (DETECTION, SEGMENTATION))
+    detector.save_pretrained(tmp_path / "detector")
+    segmenter.save_pretrained(tmp_path / "segmenter")
+    stored = {kind: load_file(tmp_path / kind / "model.safetensors") for kind in ("detector", "segmenter")}
+
+    got, loading = segmenter_class.from_pretrained(tmp_path / "detector", output_loading_info=True)
+    assert not loading["unexpected_keys"] and not loading["mismatched_keys"]
+    assert {key.split(".")[0] for key in loading["missing_keys"]} == {"mask_head", "bbox_attention"}
+    assert_bit_equal({f"detr.{key}": tensor for key, tensor in stored["detector"].items()}, got)
+    got.save_pretrained(tmp_path / "again")
+    assert set(load_file(tmp_path / "again" / "model.safetensors")) == set(stored["segmenter"])
+    _, loading = segmenter_class.from_pretrained(tmp_path / "again", output_loading_info=True)
+    assert not any(loading.values())
+
+    got, loading = detector_class.from_pretrained(tmp_path / "segmenter", output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["mismatched_keys"]
+    assert {key.split(".")[0] for key in loading["unexpected_keys"]} == {"mask_head", "bbox_attention"}
+    inside = {key[5:]: tensor for key, tensor in stored["segmenter"].items() if key.startswith("detr.")}
+    assert_bit_equal(inside, got)
+    got.save_pretrained(tmp_path / "inside")
+    assert set(load_file(tmp_path / "inside" / "model.safetensors")) == set(inside)
+    base = model_class.from_pretrained(tmp_path / "segmenter")
+    assert_bit_equal({key[6:]: tensor for key, tensor in inside.items() if key.startswith("model.")}, base)
+
+
+def assert_bit_equal(stored, model):
+    """All that is stored is in the model as it is; what else the model has, the file has not."""
+    state = model.state_dict()
+    assert set(stored) <= set(state)
+    assert [name for name, tensor in stored.items() if not torch.equal(state[name], tensor)] == []
+
+
+def test_a_file_with_a_missing_or_foreign_tensor_is_still_said_to_have_it(tmp_path):
+    model = tiny_model("detr", DETECTION)
+    state = {**model.state_dict(), "model.foreign": torch.zeros(2)}
+    del state["bbox_predictor.layers.0.bias"]
+    model.save_pretrained(tmp_path, state_dict=state)
+    for loader, inside in ((hfvision.DetrForObjectDetection, ""), (hfvision.DetrForSegmentation, "detr.")):
+        _, loading = loader.from_pretrained(tmp_path, output_loading_info=True)
+        assert f"{inside}bbox_predictor.layers.0.bias" in loading["missing_keys"]
+        assert any(key.endswith("foreign") for key in loading["unexpected_keys"])
+
+
+# --- with the image processor ---------------------------------------------------------------------
+
+
+def processor_of(channels=3, **options):
+    size = {"shortest_edge": 64, "longest_edge": 96}
+    return hfvision.DetrImageProcessor(
+        size=size, image_mean=[0.5] * channels, image_std=[0.25] * channels, do_convert_rgb=None, **options
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("auto_class", [DETECTION, SEGMENTATION])
+def test_photos_of_mixed_sizes_give_the_same_objects_alone_and_in_a_batch(auto_class):
+    model, processor = with_visible_statistics(tiny_model("detr", auto_class)), processor_of()
+    generator = np.random.default_rng(0)
+    photos = [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((50, 70), (120, 40), (64, 64))]
+    sizes = [photo.shape[:2] for photo in photos]
+    together = model(**processor(photos, return_tensors="pt"))
+    found = processor.post_process_object_detection(together, threshold=0.0, target_sizes=sizes)
+    for index, photo in enumerate(photos):
+        alone = model(**processor(photo, return_tensors="pt"))
+        for name in ("logits", "pred_boxes"):
+            torch.testing.assert_close(together[name][index], alone[name][0], rtol=0, atol=1e-5)
+        (wanted,) = processor.post_process_object_detection(alone, threshold=0.0, target_sizes=[sizes[index]])
+        for name, values in wanted.items():
+            torch.testing.assert_close(found[index][name], values, rtol=0, atol=1e-3)  # pixels; 1e-5 of the image
+        if auto_class == SEGMENTATION:
+            height, width = alone.pred_masks.shape[-2:]
+            masks = together.pred_masks[index, :, :height, :width]
+            torch.testing.assert_close(masks, alone.pred_masks[0], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_bands_go_from_the_processor_through_the_stem_of_an_auto_class(tmp_path):
+    model = tiny_model("detr", DETECTION)
+    model.save_pretrained(tmp_path)
+    bands = {"B02": "blue", "B03": "green", "B04": "red", "B08": None, "B11": None}
+    wider = transformers.AutoModelForObjectDetection.from_pretrained(tmp_path, num_channels=5, channel_init=bands)
+    processor = processor_of(5, bands=list(bands), input_range=(0, 10_000))
+    processor.save_pretrained(tmp_path / "wider")
+    wider.save_pretrained(tmp_path / "wider")
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "wider")
+    wider = transformers.AutoModelForObjectDetection.from_pretrained(tmp_path / "wider").eval()
+    scene = np.random.default_rng(0).integers(0, 10_000, (80, 60, 5), dtype=np.uint16)
+    inputs = processor(scene, return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 5, 85, 64)
+    rgb = inputs["pixel_values"][:, [2, 1, 0]]  # red, green, blue
+    torch.testing.assert_close(wider(**inputs).logits, model(rgb).logits, rtol=0, atol=1e-5)
+    with pytest.raises(ImageShapeError):
+        wider(**processor_of()(scene[..., :3], input_range=(0, 10_000), return_tensors="pt"))
+
+
+def test_checkpointing_reaches_the_blocks_of_the_trunk():
+    model = tiny_model("detr", SEGMENTATION)
+    model.activation_checkpointing_enable()
+    saving = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and m.gradient_checkpointing]
+    assert sum(isinstance(module, ResNetBlock) for module in saving) == sum(model.config.backbone_config.depths)
+    assert {id(block) for block in model.blocks()} <= {id(module) for module in saving}

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
+from hfvision import reporting
 from hfvision.errors import (
     ConfigError,
     HfvisionError,
@@ -22,7 +23,6 @@ from hfvision.errors import (
     ImageShapeError,
     ImageValueError,
 )
-from hfvision.processing import reports
 from hfvision.registry import ARCHITECTURES, load
 from tests.models import CLASSIFIERS, tiny_model
 
@@ -201,7 +201,7 @@ def row(request):
 
 @pytest.fixture(autouse=True)
 def say_everything_again():
-    reports.forget()
+    reporting.forget()
 
 
 @torch.no_grad()

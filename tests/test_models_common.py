@@ -19,6 +19,7 @@ from hfvision.upsampling import upsample
 from tests.models import (
     CLASSIFIERS,
     DENSE,
+    DETECTORS,
     ROWS,
     has_attention,
     input_config,
@@ -54,6 +55,7 @@ def dense(request):
     params=[
         *((name, IMAGE_CLASSIFICATION) for name in CLASSIFIERS),
         *((name, SEMANTIC_SEGMENTATION) for name in DENSE),
+        *DETECTORS,
     ],
     ids="-".join,
 )
@@ -90,13 +92,23 @@ def heads_of_maps(model):
 
 def loss_on(model, x):
     """The loss of images against labels of the kind that the model learns from."""
+    if isinstance(model.config, DetrConfig):
+        masks = torch.zeros(2, *x.shape[-2:])
+        masks[:, 4:20, 8:24] = 1
+        boxes = torch.tensor([[0.5, 0.4, 0.5, 0.5], [0.3, 0.3, 0.2, 0.4]])
+        objects = {"class_labels": torch.tensor([1, 3]), "boxes": boxes, "masks": masks}
+        return model(x, labels=[objects, {name: values[:1] for name, values in objects.items()}]).loss
     labels = torch.arange(len(x) * x.shape[-2] * x.shape[-1]).reshape(len(x), *x.shape[-2:]) % 5
     return model(x, labels=labels if isinstance(model, SemanticModel) else torch.tensor([0, 2])).loss
 
 
 def read_parameters(model):
-    """All but a norm that the Hub's files of Swin backbones hold and nothing reads."""
-    return [(name, p) for name, p in model.named_parameters() if "backbone.swin.layernorm." not in name]
+    """All that learn, but what no answer depends on: a norm that the Hub's files of Swin backbones hold and nothing
+    reads, and how DETR's queries first attend to each other, all being zero then.
+    """
+    unread = ("backbone.swin.layernorm.", "decoder.layers.0.self_attn")
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return [(name, p) for name, p in named if not any(part in name for part in unread)]
 
 
 def has_position_table(model):
@@ -263,6 +275,11 @@ def test_layer_groups_hold_every_parameter_once_in_order_of_depth(model):
 @torch.no_grad()
 def test_stochastic_depth_is_linear_in_depth_and_only_in_training(trainable):
     model, x = trainable, pixels(trainable.config)
+    if isinstance(model.config, DetrConfig):
+        model.set_drop_path_rate(0.0)
+        with pytest.raises(ConfigError, match="this one is a HubResNet"):
+            model.set_drop_path_rate(0.5)
+        return
     before = model(x).logits
     model.set_drop_path_rate(0.5)
     blocks = model.blocks()

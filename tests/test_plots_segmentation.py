@@ -8,7 +8,7 @@ from PIL import Image
 from hfvision.errors import ConfigError
 from hfvision.plots import segmentation_overlay, segmentation_sheet
 from hfvision.plots.colours import INK
-from hfvision.plots.segmentation import NAMED, STRIPES
+from hfvision.plots.painting import NAMED, STRIPES
 from hfvision.processing.palette import class_palette
 
 RED, GREEN = (255, 0, 0), (0, 128, 0)

@@ -17,6 +17,7 @@ from transformers import AutoImageProcessor
 from transformers.image_utils import load_image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from hfvision import reporting
 from hfvision.errors import (
     ConfigError,
     HfvisionError,
@@ -25,7 +26,7 @@ from hfvision.errors import (
     ImageValueError,
     UnknownNameError,
 )
-from hfvision.processing import base, batch, reports
+from hfvision.processing import base, batch
 from hfvision.processing.classification import MultispectralImageProcessor, ViTImageProcessor
 
 SMALL = {"size": {"height": 20, "width": 24}}
@@ -34,7 +35,7 @@ GOLDEN = Path(__file__).parent / "data" / "processing" / "original_pipelines.npz
 
 @pytest.fixture(autouse=True)
 def say_everything_again():
-    reports.forget()
+    reporting.forget()
 
 
 def noise(*shape, dtype=np.uint8, seed=0, high=256):

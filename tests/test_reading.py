@@ -19,8 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
+from hfvision import reporting
 from hfvision.errors import HfvisionError, ImageReadError
-from hfvision.processing import reports
 from hfvision.processing.reading import read_image
 
 RNG = np.random.default_rng(0)
@@ -29,7 +29,7 @@ PIXELS = RNG.integers(0, 256, (23, 31, 3), dtype=np.uint8)
 
 @pytest.fixture(autouse=True)
 def say_everything_again():
-    reports.forget()
+    reporting.forget()
 
 
 def encoded(image=None, kind="PNG", **options):

@@ -32,6 +32,7 @@ SHARED = {
     "swin": ["SwinModel", "SwinForImageClassification", "SwinForMaskedImageModeling"],
     "segformer": ["SegformerModel", "SegformerForImageClassification", "SegformerForSemanticSegmentation"],
     "upernet": ["UperNetForSemanticSegmentation"],
+    "detr": ["DetrModel", "DetrForObjectDetection", "DetrForSegmentation"],
 }
 SQUARE = {"size": {"height": 32, "width": 32}}
 PROCESSORS = {
@@ -47,6 +48,7 @@ PROCESSORS = {
     "swin": (hfvision.ViTImageProcessor, SQUARE),
     "segformer": (hfvision.SegformerImageProcessor, SQUARE),
     "upernet": (hfvision.SegformerImageProcessor, SQUARE),
+    "detr": (hfvision.DetrImageProcessor, {"size": {"shortest_edge": 32, "longest_edge": 40}}),
 }
 CASES = [(model_type, name) for model_type, names in SHARED.items() for name in names]
 

@@ -59,6 +59,26 @@ def upernet_config():
     )
 
 
+RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 2, 1], "layer_type": "bottleneck"}
+
+
+def detr_config():
+    return transformers.DetrConfig(
+        use_timm_backbone=False,
+        use_pretrained_backbone=False,
+        backbone_config=transformers.ResNetConfig(**RESNET, out_features=["stage1", "stage2", "stage3", "stage4"]),
+        d_model=32,
+        num_queries=6,
+        encoder_layers=2,
+        encoder_ffn_dim=48,
+        encoder_attention_heads=8,
+        decoder_layers=2,
+        decoder_ffn_dim=48,
+        decoder_attention_heads=8,
+        num_labels=5,
+    )
+
+
 CASES = {
     "vit": [
         (name, transformers.ViTConfig(**SIZES, intermediate_size=48, encoder_stride=8, num_labels=5))
@@ -78,6 +98,7 @@ CASES = {
         for name in ("SegformerModel", "SegformerForImageClassification", "SegformerForSemanticSegmentation")
     ],
     "upernet": [("UperNetForSemanticSegmentation", upernet_config())],
+    "detr": [(name, detr_config()) for name in ("DetrModel", "DetrForObjectDetection", "DetrForSegmentation")],
 }
 SQUARE = {"size": {"height": 32, "width": 32}}
 PROCESSORS = {  # model_type: class, options
@@ -90,6 +111,7 @@ PROCESSORS = {  # model_type: class, options
     "swin": ("ViTImageProcessor", SQUARE),
     "segformer": ("SegformerImageProcessor", SQUARE),
     "upernet": ("SegformerImageProcessor", SQUARE),
+    "detr": ("DetrImageProcessor", {"size": {"shortest_edge": 32, "longest_edge": 40}}),
 }
 
 

@@ -15,11 +15,11 @@ from hfvision import __version__
 from hfvision.errors import HfvisionError
 
 COMMANDS = {
-    "predict": "Classify or segment images with a model from the Hub, a folder, or one that ships with hfvision.",
+    "predict": "Classify or segment images, or find objects in them, with a model from the Hub, a folder or hfvision.",
     "train": "Fine-tune a model on a dataset, or train one from nothing.",
     "convert": "Turn an original checkpoint into a Hugging Face folder, or a folder back into the original format.",
     "list": "List the model families, their classes, and the models that ship with hfvision.",
-    "demo": "Train a small classifier of handwritten digits and use it, or segment scenes of them. Draws a picture.",
+    "demo": "Train a small classifier of handwritten digits and use it, segment scenes of them or find them there.",
     "doctor": "Show versions and hardware, and check that everything works together.",
 }
 

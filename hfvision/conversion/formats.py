@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from hfvision.checkpoints import Checkpoint
 from hfvision.conversion.engine import AnyRule
-from hfvision.conversion.sources import Checkpoint
 from hfvision.errors import ConversionError, UnknownNameError, numbered
 
 

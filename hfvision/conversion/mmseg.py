@@ -8,7 +8,7 @@ import ast
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hfvision.conversion.sources import Checkpoint
+from hfvision.checkpoints import Checkpoint
 from hfvision.layers.patch_embedding import by
 from hfvision.processing.protocols import segmentation_options
 from hfvision.upsampling import Size

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ from hfvision.conversion.to_original import convert_back
 from hfvision.errors import HfvisionError
 
 
-def run(family: str, description: str | None) -> None:
-    """Read the command line, convert, print the report. A user's mistake ends in one message and exit code 1."""
+def run(family: str, description: str | None, heads: Sequence[str] = ("num_attention_heads",)) -> None:
+    """Read the command line, convert, print the report. A user's mistake ends in one message and exit code 1.
+
+    `heads`: the config fields that --heads sets.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="the original's file, or the folder to convert back")
     parser.add_argument("out", type=Path, help="the folder to write, or the original's file")
@@ -24,7 +28,7 @@ def run(family: str, description: str | None) -> None:
     if args.image_size:
         overrides["image_size"] = args.image_size if len(args.image_size) > 1 else args.image_size[0]
     if args.heads:
-        overrides["num_attention_heads"] = args.heads
+        overrides |= dict.fromkeys(heads, args.heads)
     options = {"family": family, "overwrite": args.overwrite}
     try:
         if args.source.is_dir():

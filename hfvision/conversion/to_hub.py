@@ -14,8 +14,8 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 import hfvision
+from hfvision import checkpoints
 from hfvision.cards import model_card, write_card
-from hfvision.conversion import sources
 from hfvision.conversion.engine import Converted, Shape, apply, reverse
 from hfvision.conversion.formats import Format, Plan, check_fields
 from hfvision.conversion.report import RECORD_FIELD, RECORD_FILE, ConversionReport
@@ -23,9 +23,21 @@ from hfvision.conversion.tables import recognise
 from hfvision.conversion.writing import check_folder, new_folder
 from hfvision.errors import ConfigError, ConversionError, HfvisionError, numbered
 from hfvision.layers.position import PositionRule
-from hfvision.registry import ARCHITECTURES, IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION, load
+from hfvision.registry import (
+    ARCHITECTURES,
+    IMAGE_CLASSIFICATION,
+    IMAGE_SEGMENTATION,
+    OBJECT_DETECTION,
+    SEMANTIC_SEGMENTATION,
+    load,
+)
 
-TASKS = {IMAGE_CLASSIFICATION: "image-classification", SEMANTIC_SEGMENTATION: "image-segmentation"}  # on the Hub
+TASKS = {  # on the Hub
+    IMAGE_CLASSIFICATION: "image-classification",
+    SEMANTIC_SEGMENTATION: "image-segmentation",
+    OBJECT_DETECTION: "object-detection",
+    IMAGE_SEGMENTATION: "image-segmentation",
+}
 COUNTER = ".num_batches_tracked"  # of batch norm: a whole number, which stays one
 
 Labels = str | Path | Sequence[str] | Mapping[int, str] | Mapping[str, str]
@@ -49,7 +61,7 @@ def convert(
     `position_rule` says how position tables are resampled for another image_size, by default as the original does it;
     `labels` names the classes: a list, a mapping from ids, or a JSON file with either. `license` is the Hub's
     identifier of the weights' licence, by default that of the files which the format's authors published. `entry`
-    chooses among the weights of a training file, "model_ema" for one; see `sources.read`.
+    chooses among the weights of a training file, "model_ema" for one; see `checkpoints.read`.
 
     Raises CheckpointReadError, ConversionError, UnknownNameError (family, config field) and ConfigError; `out` is then
     as it was.
@@ -62,7 +74,7 @@ def convert(
         raise ConversionError(
             f"{source} is a Hugging Face folder already; for the way back use convert_back (--to original)."
         )
-    checkpoint = sources.read(source, entry)
+    checkpoint = checkpoints.read(source, entry)
     format = recognise(checkpoint.tensors, family, checkpoint.entry)
     overrides = dict(overrides or {})
     check_fields(overrides, format.fields(), "config field")
@@ -183,7 +195,7 @@ def expected_shapes(model_class: Any, config: Any, options: Mapping[str, Any]) -
 
 def _check_written(folder: Path, converted: Converted, original: Mapping[str, Tensor], plan: Plan) -> tuple[str, ...]:
     """Read the weights again and compare: with what was to be written, and backwards with the original's tensors."""
-    written = sources.read_folder(folder)
+    written = checkpoints.read_folder(folder)
     problems = [f"{key} was not written as converted" for key in unequal(converted.tensors, written.tensors)]
     back = apply(written.tensors, reverse(plan.rules)).tensors
     exact = {key: original[key] for key in converted.used - converted.inexact}

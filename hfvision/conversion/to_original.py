@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfvision.conversion import sources
+from hfvision import checkpoints
 from hfvision.conversion.engine import Converted, Unused, apply, reverse
 from hfvision.conversion.formats import BackPlan, Format
 from hfvision.conversion.report import RECORD_FIELD, ConversionReport
@@ -32,8 +32,8 @@ def convert_back(
     Raises CheckpointReadError, ConversionError, UnknownNameError and ConfigError; `out` is then as it was.
     """
     out = Path(out)
-    folder = sources.download(str(source)) if sources.looks_like_repo_id(source) else Path(source)
-    checkpoint = sources.read_folder(folder)
+    folder = checkpoints.download(str(source)) if checkpoints.looks_like_repo_id(source) else Path(source)
+    checkpoint = checkpoints.read_folder(folder)
     format = recognise_folder(checkpoint.config, family, out.suffix)
     check_file(out, format.suffixes, overwrite)
     config = read_config(checkpoint)
@@ -46,7 +46,7 @@ def convert_back(
         for further, text in besides.items():
             stack.enter_context(new_file(further, ConversionError)).write_text(text, encoding="utf-8")
         WRITERS[out.suffix](path, converted.tensors, None if plan.bare else format.entries[0])
-        again = sources.read(path).tensors
+        again = checkpoints.read(path).tensors
         forth = apply(again, plan.rules).tensors
         problems = [f"{key} was not written as converted" for key in unequal(converted.tensors, again)]
         used = {key: checkpoint.tensors[key] for key in converted.used}
@@ -84,7 +84,7 @@ def convert_back(
     )
 
 
-def read_config(checkpoint: sources.Checkpoint) -> Any:
+def read_config(checkpoint: checkpoints.Checkpoint) -> Any:
     """The config object of a folder. Raises UnknownNameError for a model_type that hfvision does not have."""
     config_class = load(architecture(str(checkpoint.config.get("model_type"))).config)
     with config_errors():
@@ -153,7 +153,7 @@ def _reading_record() -> Iterator[None]:
 MOST_ZEROS = 2**31  # a record that asks for more is damaged: the largest head published has 28 million numbers
 Writer = Callable[[Path, Mapping[str, Tensor], str | None], None]  # path, tensors, entry around them
 WRITERS: dict[str, Writer] = {
-    ".npz": lambda path, tensors, entry: sources.write_npz(path, tensors),
-    ".pth": sources.write_torch,
-    ".safetensors": lambda path, tensors, entry: sources.write_safetensors(path, tensors),
+    ".npz": lambda path, tensors, entry: checkpoints.write_npz(path, tensors),
+    ".pth": checkpoints.write_torch,
+    ".safetensors": lambda path, tensors, entry: checkpoints.write_safetensors(path, tensors),
 }

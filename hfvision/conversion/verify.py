@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hfvision.conversion import sources
+from hfvision import checkpoints
 from hfvision.conversion.tables import recognise_folder
 from hfvision.conversion.to_original import read_config
 from hfvision.errors import ConversionError, UnknownNameError, numbered
+from hfvision.models.detr import DetrPreTrainedModel
 from hfvision.models.semantic import SemanticModel
 from hfvision.registry import architecture, load
 
@@ -34,16 +35,21 @@ def verify(
     pixel_values: Tensor,
     expected: Mapping[str, Tensor | np.ndarray[Any, Any]],
     rounding: Mapping[str, float] | None = None,
+    *,
+    pixel_mask: Tensor | None = None,
 ) -> dict[str, float]:
     """Compare a converted model with outputs of the original on the same pixels: the largest difference of each.
 
     pixel_values: (B, C, H, W), normalised. Outputs are named "logits", "embeddings", "block_0" (after the first
     block; "stage_0" where maps get coarser from stage to stage) and so on, "map_0" ... (of a backbone),
     "last_hidden_state" and "pooler_output"; with two heads also "cls_logits" and "distillation_logits"; of dense models
-    "logits" (at the size of the images) and "coarse_logits". Raises UnknownNameError for other names, and
-    ConversionError that lists every output of another shape or beyond its tolerance.
+    "logits" (at the size of the images) and "coarse_logits"; of detectors "logits", "pred_boxes", "pred_masks",
+    "last_hidden_state" and "encoder_last_hidden_state", given `pixel_mask` (B, H, W), 0 where images are padded.
+
+    Raises UnknownNameError for other names, and ConversionError that lists every output of another shape or beyond its
+    tolerance.
     """
-    ours = outputs(load_model(folder), pixel_values)
+    ours = outputs(load_model(folder), pixel_values, pixel_mask)
     if unknown := [name for name in expected if name not in ours]:
         raise UnknownNameError(f"the model has no output {', '.join(unknown)}; it has {', '.join(ours)}.")
     differences, problems = {}, []
@@ -64,7 +70,7 @@ def verify(
 
 def load_model(folder: str | Path) -> Any:
     """The model of a converted folder, in evaluation mode, with exactly the parts that the folder has weights for."""
-    checkpoint = sources.read_folder(Path(folder))
+    checkpoint = checkpoints.read_folder(Path(folder))
     config = read_config(checkpoint)
     plan = recognise_folder(checkpoint.config).plan_back(config, checkpoint.tensors)
     model_class = load(architecture(config.model_type).model(plan.auto_class, plan.model_name))
@@ -72,8 +78,12 @@ def load_model(folder: str | Path) -> Any:
 
 
 @torch.no_grad()
-def outputs(model: Any, pixel_values: Tensor) -> dict[str, Tensor]:
+def outputs(model: Any, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> dict[str, Tensor]:
     """Every output of a model that originals can be compared by, see `verify`."""
+    if isinstance(model, DetrPreTrainedModel):
+        model.padding_rule = "seen"  # as the original computes
+        answer = model(pixel_values, pixel_mask=pixel_mask)
+        return {name: value for name, value in answer.items() if isinstance(value, Tensor)}
     trunk = model.base_model(pixel_values, output_hidden_states=True)
     states, maps = trunk.get("hidden_states") or (), trunk.get("feature_maps") or ()
     if depths := getattr(model.base_model.config, "depths", None):

@@ -78,9 +78,10 @@ def in_threads(function: Callable[[int], Result], rows: Sequence[int], split: st
             yield result
 
 
-def cases(what: str, faults: Sequence[str]) -> str:
-    """A problem with the first of its cases below it, one a line."""
-    more = f"\n        and {len(faults) - EXAMPLES} more" if len(faults) > EXAMPLES else ""
+def cases(what: str, faults: Sequence[str], count: int | None = None) -> str:
+    """A problem with the first of its cases below it, one a line; `count` where only the first are written out."""
+    count = len(faults) if count is None else count
+    more = f"\n        and {count - EXAMPLES} more" if count > EXAMPLES else ""
     return f"{what}:" + "".join(f"\n        {message}" for message in faults[:EXAMPLES]) + more
 
 

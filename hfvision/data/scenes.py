@@ -12,7 +12,9 @@ validation scenes of its test split: no image is in both.
 Shapes: S x S pixels of a canvas, D digits on it, K = 11 classes (background and the ten digits).
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -119,6 +121,12 @@ def load_digit_scenes(
             split=datasets.NamedSplit(split),
         )
     return scenes
+
+
+SCENE_SETS: Mapping[str, Callable[[], datasets.DatasetDict]] = {  # by the names that data sets are asked for
+    NAME: load_digit_scenes,
+    f"{NAME}-large": partial(load_digit_scenes, train=8000),  # the same unseen scenes
+}
 
 
 class ScenePainter:

@@ -32,8 +32,7 @@ from hfvision.data.columns import ARRAYS, check_named, image_columns, select_col
 from hfvision.data.image_folder import is_image_folder
 from hfvision.data.mask_folder import label_map_of_layout, read_mask_folder
 from hfvision.data.mask_values import MaskCoding, ValueCounts
-from hfvision.data.scenes import NAME as SCENES
-from hfvision.data.scenes import SCENE_CLASSES, load_digit_scenes
+from hfvision.data.scenes import SCENE_CLASSES, SCENE_SETS
 from hfvision.data.sources import Kind, Source, name_of, open_source
 from hfvision.data.splits import choose_splits, held_out_name, hold_out
 from hfvision.errors import DatasetError, HfvisionError, ImageValueError, numbered
@@ -46,7 +45,7 @@ MASK_COLUMNS = (
     *("mask", "masks", "annotation", "annotations", "label", "labels", "label_map", "ground_truth", "gt"),
     *("segmentation", "segmentation_map", "segmentation_mask", "semantic_mask"),
 )
-BUILT_IN_CLASSES = {SCENES: SCENE_CLASSES}
+BUILT_IN_CLASSES = dict.fromkeys(SCENE_SETS, SCENE_CLASSES)
 MOST_UNNAMED = 1000  # classes; a mask with larger values holds something else than classes
 
 
@@ -62,7 +61,7 @@ def _read_folder(path: Path) -> datasets.DatasetDict | None:
 
 
 MASKS = Kind(
-    built_in={SCENES: load_digit_scenes},
+    built_in=SCENE_SETS,
     folder="a folder with images/ and masks/",
     read_folder=_read_folder,
 )
@@ -168,10 +167,10 @@ def prepare_segmentation(
     """Read a source of images and masks, choose splits, find the classes, and check everything.
 
     Sources: a Hub id; a folder in a layout of `hfvision.data.mask_folder`; parquet files; a folder written by
-    `save_to_disk` or with a metadata file; a `Dataset` or dict of splits in memory; the name "digit-scenes". The
-    columns are found by their names where there are several of images. Evaluation takes the split `eval_split`, or
-    else the first of validation and test that has masks, or else a share `held_out` of the training split, chosen with
-    a fixed seed and reported.
+    `save_to_disk` or with a metadata file; a `Dataset` or dict of splits in memory; the name "digit-scenes" (2,000
+    scenes to train on) or "digit-scenes-large" (8,000). The columns are found by their names where there are several of
+    images. Evaluation takes the split `eval_split`, or else the first of validation and test that has masks, or else a
+    share `held_out` of the training split, chosen with a fixed seed and reported.
 
     Masks hold one whole number for each pixel, in any mode or integer type; `ignore_index` counts for nothing.
     `label_map` says what other values mean: {stored: class or None}, a data set's name ("ade20k-150",

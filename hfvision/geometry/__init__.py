@@ -3,6 +3,7 @@
 from hfvision.geometry.boxes import (
     BoxForm,
     box_area,
+    box_ios,
     box_iou,
     boxes_to_pixels,
     boxes_to_unit,
@@ -13,11 +14,13 @@ from hfvision.geometry.boxes import (
 from hfvision.geometry.masks import boxes_to_masks, decode_segmentation, masks_to_boxes
 from hfvision.geometry.polygons import polygons_to_mask
 from hfvision.geometry.rle import Rle, decode_rle, encode_rle, rle_area
+from hfvision.geometry.sampling import nearest_places
 
 __all__ = [
     "BoxForm",
     "Rle",
     "box_area",
+    "box_ios",
     "box_iou",
     "boxes_to_masks",
     "boxes_to_pixels",
@@ -29,6 +32,7 @@ __all__ = [
     "encode_rle",
     "generalized_box_iou",
     "masks_to_boxes",
+    "nearest_places",
     "polygons_to_mask",
     "rle_area",
 ]

@@ -87,6 +87,13 @@ def box_iou(first_xyxy: Boxes, second_xyxy: Boxes) -> Boxes:
     return _share(intersection, union)
 
 
+def box_ios(first_xyxy: Boxes, second_xyxy: Boxes) -> Boxes:
+    """Intersection over the smaller of the two boxes, in 0..1: 1 where one holds the other; broadcasts as `box_iou`."""
+    intersection, _, _ = _overlap(first_xyxy, second_xyxy)
+    areas = box_area(first_xyxy), box_area(second_xyxy)
+    return _share(intersection, library_of(intersection).minimum(*areas))
+
+
 def generalized_box_iou(first_xyxy: Boxes, second_xyxy: Boxes) -> Boxes:
     """IoU less the share of the smallest common box that neither fills, in -1..1; broadcasts as `box_iou`.
 

@@ -39,9 +39,15 @@ from hfvision.models.detr_layers import (
 from hfvision.models.detr_resnet import FeatureMap, FrozenBatchNorm, ResNetTrunk
 from hfvision.models.detr_trunk import DetrTrunk, PaddingRule, nearest, trunk_of
 
+DETECTOR_PARTS = ("model", "class_labels_classifier", "bbox_predictor")  # which a segmenter has under "detr."
+
 
 class DetrPreTrainedModel(VisionModel):
-    """`from_pretrained` also takes `padding_rule`, see there."""
+    """`from_pretrained` also takes `padding_rule`, see there.
+
+    A detector's folder makes a segmenter, whose mask head then is new, and a segmenter's folder a detector; what the
+    two share is loaded as it is stored.
+    """
 
     config: DetrConfig
     config_class = DetrConfig
@@ -59,6 +65,9 @@ class DetrPreTrainedModel(VisionModel):
 
     geometry_fields: ClassVar[tuple[str, ...]] = ("image_size", "patch_size", "num_channels", "window_size")
 
+    # What the keys of the other kind's files begin with -> what they begin with here.
+    other_beginnings: ClassVar[dict[str, str]] = {rf"^detr\.{part}\.": f"{part}." for part in DETECTOR_PARTS}
+
     @classmethod
     def input_config(cls, config: Any) -> Any:
         return config.backbone_config
@@ -75,9 +84,20 @@ class DetrPreTrainedModel(VisionModel):
         trunk = getattr(config, "backbone_config", None)
         if isinstance(config, DetrConfig) and config.num_channels != getattr(trunk, "num_channels", None):
             kwargs.setdefault("num_channels", config.num_channels)  # an Auto class has put it beside the trunk's
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info=True
+        given = kwargs.pop("key_mapping", None) or {}
+        loaded = super().from_pretrained(
+            pretrained_model_name_or_path,
+            *model_args,
+            config=config,
+            key_mapping={**cls.other_beginnings, **given},
+            **kwargs,
+        )
+        model: Any = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info=True
+        # Saving undoes what the user has asked for, and this is not among it.
+        undone = getattr(model, "_weight_conversions", None) or []
+        model._weight_conversions = [one for one in undone if not {*one.source_patterns} & {*cls.other_beginnings}]
         model.padding_rule = padding_rule
+        model._trunk().freeze_first()  # loading lets every parameter learn
         return loaded
 
     @property
@@ -97,6 +117,11 @@ class DetrPreTrainedModel(VisionModel):
     def _trunk(self) -> DetrTrunk:
         return next(module for module in self.modules() if isinstance(module, DetrTrunk))
 
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        """As for transformers' own models: in those of others it passes over modules that have no weights but those of
+        their parts, and here it is such modules that know how these begin."""
+        super()._initialize_weights(module, is_custom_code=False)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -111,6 +136,9 @@ class DetrPreTrainedModel(VisionModel):
         elif isinstance(module, DetrLearnedPositions):
             init.uniform_(module.row_embeddings.weight)
             init.uniform_(module.column_embeddings.weight)
+        elif isinstance(module, DetrModel):
+            init.normal_(module.query_position_embeddings.weight)  # as in the source: told apart from the beginning
+            init.kaiming_uniform_(module.input_projection.weight, a=5**0.5)  # torch's own
         elif isinstance(module, FrozenBatchNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
@@ -131,8 +159,19 @@ class DetrPreTrainedModel(VisionModel):
             )
         super().resize_input(**changes)
 
+    def set_drop_path_rate(self, rate: float) -> None:
+        """As VisionModel's, for the trunk. Raises ConfigError for a trunk without it, such as a ResNet."""
+        trunk = self._trunk().model
+        if isinstance(trunk, VisionModel):
+            trunk.set_drop_path_rate(rate)
+        elif rate:
+            raise ConfigError(
+                f"stochastic depth is for trunks of hfvision's transformers; this one is a {type(trunk).__name__}. "
+                "Leave drop_path_rate at 0; the layers behind the trunk have `dropout`."
+            )
+
     def blocks(self) -> list[nn.Module]:
-        """The layers of encoder and decoder."""
+        """The layers of the encoder, then those of the decoder; the trunk's own are `layer_groups`' first group."""
         model = next(module for module in self.modules() if isinstance(module, DetrModel))
         return [*model.encoder.layers, *model.decoder.layers]
 

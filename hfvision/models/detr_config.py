@@ -11,6 +11,9 @@ from transformers.configuration_utils import SubConfigSpec
 
 from hfvision.errors import ConfigError, numbered
 
+OLDER_FIELDS = ("use_timm_backbone", "use_pretrained_backbone", "backbone")
+TOLD_BY_NAME = ("num_channels", "out_indices", "output_stride")  # of a trunk that is named and no more said of it
+
 
 @strict
 class DetrConfig(PreTrainedConfig):
@@ -19,7 +22,7 @@ class DetrConfig(PreTrainedConfig):
     A published example: [facebook/detr-resnet-50](https://huggingface.co/facebook/detr-resnet-50).
 
     Files that name their trunk (`use_timm_backbone`, `backbone="resnet50"`, `backbone_kwargs`) get the
-    `backbone_config` that this means.
+    `backbone_config` that this means. What is saved says it in both ways, for transformers 4 reads the older alone.
     """
 
     model_type = "detr"
@@ -54,7 +57,7 @@ class DetrConfig(PreTrainedConfig):
     init_xavier_std: float | int = 1.0
     auxiliary_loss: bool = False  # of all decoder layers, each normed before the next: see DetrRenormingDecoder
     position_embedding_type: Literal["sine", "learned"] = "sine"
-    dilation: bool = False  # of the last stage of a trunk named as timm does; others are not dilated
+    dilation: bool | None = False  # of the last stage of a trunk named as timm does; others are not dilated
     class_cost: float | int = 1  # in matching, as the next two
     bbox_cost: float | int = 5
     giou_cost: float | int = 2
@@ -65,9 +68,10 @@ class DetrConfig(PreTrainedConfig):
     eos_coefficient: float | int = 0.1  # weight of the class "no object"
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self.dilation = bool(self.dilation)  # transformers 4 writes None for trunks that are not named
         if self.backbone_config is None:
             self.backbone_config = self._named_trunk(kwargs)
-        super().__post_init__(**kwargs)
+        super().__post_init__(**{name: value for name, value in kwargs.items() if name not in OLDER_FIELDS})
         self.num_channels = getattr(self.backbone_config, "num_channels", self.num_channels)
 
     def _named_trunk(self, kwargs: dict[str, Any]) -> dict[str, Any] | None:
@@ -93,6 +97,15 @@ class DetrConfig(PreTrainedConfig):
         if self.dilation:
             trunk["output_stride"] = further.get("output_stride", 16)
         return trunk
+
+    def to_dict(self) -> dict[str, Any]:
+        fields: dict[str, Any] = super().to_dict()
+        trunk, by_timm = fields["backbone_config"], False
+        if (name := trunk.get("backbone")) is not None:
+            named = self._named_trunk({"backbone": name}) or {}
+            by_timm = all(trunk.get(field) == named.get(field) for field in TOLD_BY_NAME)
+        older = dict(zip(OLDER_FIELDS, (by_timm, False, name if by_timm else None), strict=True))
+        return {**fields, **older, **({"backbone_config": None} if by_timm else {})}
 
     @property
     def dilates_any_resnet(self) -> bool:

@@ -8,7 +8,7 @@ Shapes: B images, H x W pixels, h x w places of the trunk's last map, D width, Q
         Boxes are (centre x, centre y, width, height) as shares of the image without its padding.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError
 from hfvision.losses.detection import DetectionLoss
-from hfvision.models.detr import DetrFeatures, DetrModel, DetrPreTrainedModel
+from hfvision.models.detr import DETECTOR_PARTS, DetrFeatures, DetrModel, DetrPreTrainedModel
 from hfvision.models.detr_config import DetrConfig
 from hfvision.models.detr_resnet import FeatureMap, blank
 
@@ -84,6 +84,13 @@ class DetrDetector(DetrPreTrainedModel):
             for linear in linears:
                 assert isinstance(linear, nn.Linear)
                 init.kaiming_uniform_(linear.weight, a=5**0.5)  # torch's own for linear layers, as in the source
+        elif isinstance(module, DetrMaskHead):
+            for part in module.modules():
+                if isinstance(part, nn.Conv2d):
+                    init.kaiming_uniform_(part.weight, a=1)
+        elif isinstance(module, DetrBoxAttention):
+            for linear in (module.q_linear, module.k_linear):
+                init.xavier_uniform_(linear.weight, gain=self.config.init_xavier_std)
 
     def with_loss(
         self,
@@ -259,6 +266,8 @@ def repeated(x: Tensor, queries: int) -> Tensor:
 
 class DetrForSegmentation(DetrDetector):
     """DETR with a class, a box and a mask for each query."""
+
+    other_beginnings: ClassVar[dict[str, str]] = {rf"^{part}\.": f"detr.{part}." for part in DETECTOR_PARTS}
 
     def __init__(self, config: DetrConfig) -> None:
         super().__init__(config)

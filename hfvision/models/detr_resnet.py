@@ -226,6 +226,14 @@ class FeatureMap(NamedTuple):
     padding: Tensor | None
 
 
+class Place(NamedTuple):
+    """Of a convolution and its norm in a ResNet; the stem has no block, and what goes past a block no step of it."""
+
+    stage: int | None = None
+    block: int | None = None
+    step: int | None = None
+
+
 class ResNetTrunk(nn.Module, InputPart):
     """(B, C, H, W) -> the maps that are read, fine to coarse. The layouts name the parts."""
 
@@ -234,6 +242,11 @@ class ResNetTrunk(nn.Module, InputPart):
         self.used = sorted(sizes.used)
         self.channels = [[sizes.stem_width, *sizes.widths][index] for index in self.used]
         self.activation = activation_of(sizes.activation)
+
+    @staticmethod
+    def beginnings(place: Place) -> tuple[str, str]:
+        """What the names of a convolution and of its norm begin with."""
+        raise NotImplementedError
 
     def stem(self) -> ConvAndNorm:
         raise NotImplementedError
@@ -276,6 +289,26 @@ class ResNetTrunk(nn.Module, InputPart):
         return [f"the stem's {before} channels became {geometry.num_channels} ({shown})"]
 
 
+def layout_names(trunk: ResNetTrunk) -> list[dict[str, str]]:
+    """For each layout the names that it has for the tensors of a trunk: {name in the trunk: name in the layout}."""
+    places: list[tuple[Place, ConvAndNorm]] = [(Place(), trunk.stem())]
+    for stage, blocks in enumerate(trunk.stages()):
+        for number, block in enumerate(blocks):
+            places += [(Place(stage, number, step), unit) for step, unit in enumerate(block.branch())]
+            if (way_past := block.way_past()) is not None:
+                places.append((Place(stage, number), way_past))
+    own = {id(tensor): name for name, tensor in trunk.state_dict(keep_vars=True).items()}
+    return [
+        {
+            own[id(tensor)]: f"{beginning}.{name}"
+            for place, unit in places
+            for beginning, module in zip(layout.beginnings(place), unit, strict=True)
+            for name, tensor in module.state_dict(keep_vars=True).items()
+        }
+        for layout in (TimmResNet, HubResNet)
+    ]
+
+
 class TimmBlock(ResNetBlock):
     """conv1, bn1, conv2, bn2 (conv3, bn3) and downsample."""
 
@@ -309,6 +342,16 @@ class TimmResNet(ResNetTrunk):
         self.bn1 = FrozenBatchNorm(sizes.stem_width)
         for number, blocks in enumerate(_stages(sizes, TimmBlock), start=1):
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
+
+    @staticmethod
+    def beginnings(place: Place) -> tuple[str, str]:
+        stage, block, step = place
+        if stage is None:
+            return "conv1", "bn1"
+        inside = f"layer{stage + 1}.{block}"
+        if step is None:
+            return f"{inside}.downsample.0", f"{inside}.downsample.1"
+        return f"{inside}.conv{step + 1}", f"{inside}.bn{step + 1}"
 
     def stem(self) -> ConvAndNorm:
         return ConvAndNorm(self.conv1, self.bn1)
@@ -364,6 +407,14 @@ class HubResNet(ResNetTrunk):
             stage = nn.Module()
             stage.layers = nn.ModuleList(blocks)
             self.encoder.stages.append(stage)
+
+    @staticmethod
+    def beginnings(place: Place) -> tuple[str, str]:
+        stage, block, step = place
+        inside = f"encoder.stages.{stage}.layers.{block}"
+        unit = f"{inside}.shortcut" if step is None else f"{inside}.layer.{step}"
+        unit = "embedder.embedder" if stage is None else unit
+        return f"{unit}.convolution", f"{unit}.normalization"
 
     def stem(self) -> ConvAndNorm:
         unit: Any = self.embedder.embedder

@@ -1,18 +1,30 @@
-"""Any trunk as DETR reads it: maps, and where they are padding.
+"""Any trunk as DETR reads it: maps, and where they are padding. Weights of trunks that learned another task.
 
 Shapes: see `models.detr_resnet`.
 """
 
-from typing import Any, Literal
+import os
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoBackbone
 
-from hfvision.errors import ConfigError
+from hfvision.checkpoints import download, looks_like_repo_id, read
+from hfvision.errors import ConfigError, numbered
 from hfvision.models.detr_config import DetrConfig
-from hfvision.models.detr_resnet import TIMM_RESNETS, FeatureMap, FrozenBatchNorm, resnet_sizes, resnet_trunk
-from hfvision.reporting import report_once
+from hfvision.models.detr_resnet import (
+    TIMM_RESNETS,
+    FeatureMap,
+    FrozenBatchNorm,
+    ResNetTrunk,
+    layout_names,
+    resnet_sizes,
+    resnet_trunk,
+)
+from hfvision.reporting import report, report_once
 
 PaddingRule = Literal["hidden", "seen"]
 
@@ -27,6 +39,9 @@ class DetrTrunk(nn.Module):
     padding_rule: PaddingRule = "hidden"
     channels: list[int]
     model: nn.Module
+
+    def freeze_first(self) -> None:
+        """What a trunk of this kind leaves as it is: nothing, unless it is a ResNet."""
 
     def forward(self, pixel_values: Tensor, padding: Tensor | None) -> list[FeatureMap]:
         """The padding of a map is given where it is hidden, for what reads the map to hide it too."""
@@ -45,12 +60,17 @@ def nearest(padding: Tensor, values: Tensor) -> Tensor:
 class DetrResNetTrunk(DetrTrunk):
     """A ResNet of ours, whose stem and first stage do not learn."""
 
+    model: ResNetTrunk
+
     def __init__(self, config: DetrConfig) -> None:
         super().__init__()
-        sizes = resnet_sizes(config.backbone_config, config.dilation and config.dilates_any_resnet)
+        sizes = resnet_sizes(config.backbone_config, bool(config.dilation) and config.dilates_any_resnet)
         assert sizes is not None
         self.model = resnet_trunk(config.backbone_config, sizes)
         self.channels = self.model.channels
+        self.freeze_first()
+
+    def freeze_first(self) -> None:
         self.model.freeze_first()
 
     def maps(self, pixel_values: Tensor, padding: Tensor | None) -> list[FeatureMap]:
@@ -125,3 +145,75 @@ def trunk_of(config: DetrConfig) -> DetrTrunk:
             f"{trunk.model_type!r}, stays as its own config says, as in transformers."
         )
     return DetrAnyTrunk(config) if sizes is None else DetrResNetTrunk(config)
+
+
+class LoadedTrunk(NamedTuple):
+    """Names of tensors of a trunk."""
+
+    loaded: list[str]
+    left: list[str]  # as they were, for the source has none
+
+
+@torch.no_grad()
+def load_trunk(model: nn.Module, source: str | os.PathLike[str] | nn.Module) -> LoadedTrunk:
+    """Give a DETR's trunk the weights of a model of another task with the same trunk, wherever they lie in that.
+
+    `source`: a folder, a Hub id or a file of weights, or a model: a classifier, a segmenter, another detector. A ResNet
+    may have the layout of timm and torchvision or that of transformers. What was loaded is reported.
+
+    Raises ConfigError for a source without such a trunk and for tensors of another shape, listing them, and
+    CheckpointReadError for what cannot be read; the model is then as it was.
+    """
+    trunk = next(module for module in model.modules() if isinstance(module, DetrTrunk)).model
+    shown = type(source).__name__ if isinstance(source, nn.Module) else os.fspath(source)
+    given = source.state_dict() if isinstance(source, nn.Module) else _stored(shown)
+    wanted = trunk.state_dict()
+    found = _found_in(given, trunk, wanted)
+    if 2 * len(found) < len(wanted):  # a few names occur in many models
+        raise ConfigError(
+            f"{shown} has no trunk like {type(trunk).__name__}, of whose {len(wanted)} tensors it has {len(found)}: "
+            f"it begins with {', '.join(list(given)[:2])}, wanted is {next(iter(wanted))}. Give the model the source's "
+            "own config as backbone_config."
+        )
+    problems = [
+        f"{theirs} is {tuple(given[theirs].shape)}, the trunk's {name} {tuple(wanted[name].shape)}"
+        for name, theirs in found.items()
+        if given[theirs].shape != wanted[name].shape
+    ]
+    if problems:
+        raise ConfigError(
+            f"the trunk of {shown} has other sizes, {numbered('mismatch', problems, most=8)}\nGive the model the "
+            "source's own config as backbone_config, and change channels or image size afterwards (resize_input)."
+        )
+    for name, theirs in found.items():
+        wanted[name].copy_(given[theirs])
+    left = [name for name in wanted if name not in found]
+    names = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+    rest = f"; {len(left)} stay as they were: {names}" if left else ""
+    report(f"The trunk was loaded from {shown}: {len(found)} of {len(wanted)} tensors{rest}.")
+    return LoadedTrunk([name for name in wanted if name in found], left)
+
+
+def _stored(source: str) -> dict[str, Tensor]:
+    return read(download(source) if looks_like_repo_id(source) else source).tensors
+
+
+def _found_in(given: Mapping[str, Tensor], trunk: nn.Module, wanted: Mapping[str, Tensor]) -> dict[str, str]:
+    """Name in the trunk -> key of the source. The source's trunk begins where the most names of one layout are met."""
+    layouts = layout_names(trunk) if isinstance(trunk, ResNetTrunk) else [{name: name for name in wanted}]
+    most: dict[str, str] = {}
+    for names in layouts:
+        theirs = set(names.values())
+        beginnings = Counter(
+            ".".join(parts[:cut])
+            for parts in (key.split(".") for key in given)
+            for cut in range(len(parts))
+            if ".".join(parts[cut:]) in theirs
+        )
+        if not beginnings:
+            continue
+        (begin, _), *_ = beginnings.most_common(1)
+        prefix = f"{begin}." if begin else ""
+        found = {name: prefix + key for name, key in names.items() if prefix + key in given}
+        most = max(most, found, key=len)
+    return most

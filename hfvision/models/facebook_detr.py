@@ -24,7 +24,7 @@ class FacebookDetrConfig(DetrConfig):
     model_type = "facebook_detr"
 
     pre_norm: bool = False  # whether the input of each attention and MLP is normed, not what is added up
-    dilation: bool = False  # of the last stage, also of a trunk with a ResNetConfig
+    dilation: bool | None = False  # of the last stage, also of a trunk with a ResNetConfig
 
     @property
     def dilates_any_resnet(self) -> bool:

@@ -1,7 +1,7 @@
 """`pipeline("image-segmentation")`: transformers' own, for any image of any size, with label maps and windows.
 
-Models of hfvision that give a class to every pixel are worked on here; all others, and with them the other kinds of
-segmentation, go through transformers' code unchanged.
+Models of hfvision that give a class to every pixel are worked on here, DETR's with masks in `object_segmentation`; all
+others go through transformers' code unchanged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,20 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import ImageSegmentationPipeline as TransformersPipeline
 
 from hfvision.errors import ConfigError, numbered
+from hfvision.models.detr_heads import DetrForSegmentation
 from hfvision.models.semantic import SemanticModel
-from hfvision.pipelines.any_image import AnyImages, run_by_size
-from hfvision.pipelines.maps import Array, Tally, class_colours, class_names, map_dtype, map_picture
+from hfvision.pipelines.any_image import AnyImages, plan_of, run_by_size, size_of
+from hfvision.pipelines.maps import class_colours, class_map, class_masks, class_names, map_dtype
 from hfvision.pipelines.mosaic import WINDOWS, segment
+from hfvision.pipelines.object_segmentation import ObjectSegments
 from hfvision.pipelines.sliding import Version, mosaic_of
 from hfvision.pipelines.windows import Tiling, make_tiling
-from hfvision.processing.base import ImageProcessor
-from hfvision.processing.channels import channels_first
-from hfvision.processing.options import Plan, checked, make_plan
 from hfvision.processing.reading import read_image
 from hfvision.processing.semantic_maps import semantic_map
 from hfvision.reporting import report_once
@@ -48,27 +46,8 @@ class _Map:
     scores: Tensor | None  # (H, W)
 
 
-class ImageSegmentationPipeline(AnyImages, TransformersPipeline):
-    """Segments paths, URLs, PIL images, numpy arrays and torch tensors; lists, generators and `datasets` columns.
-
-    Without options the result is transformers': for each class that occurs {"score": None, "label", "mask"}.
-
-    output="map" gives one dict for an image: "map", a picture of mode P whose pixels are the classes (I;16 above 256 of
-    them); "classes", the same as an array (H, W); "labels", for each class that occurs its "id", "label", "pixels",
-    "share" of the image and mean "score"; "scores", the probability of each pixel's class (H, W) float32; and "colours"
-    (K, 3) uint8. Scores of both kinds are None unless scores=True. A model of one class says 1 where its probability is
-    above 0.5.
-
-    tile= (pixels) cuts the image, at its own resolution, into windows that overlap= (0.25 of a tile) or have stride=,
-    and blend="gauss", "mean" or "none" joins their logits; with it, batch_size counts windows. rule="segmenter" or
-    "mmseg" does what the evaluation of the original repositories does, with the window and stride of the processor
-    unless others are given; a processor that keeps an image's proportions then resizes it first. scales=(0.75, 1, ...)
-    and flip=True average the probabilities over versions of the image.
-
-    Raises ImageValueError for an empty list, ConfigError for options that cannot work, and what the processor raises.
-    """
-
-    own_models = SemanticModel
+class SemanticSegments(AnyImages, TransformersPipeline):
+    """What the pipeline does for models that give a class to every pixel; see there."""
 
     def _sanitize_parameters(self, **options: Any) -> Any:
         ours = {name: options.pop(name) for name in (*TILING, *VERSIONS, "window_batch") if name in options}
@@ -101,7 +80,7 @@ class ImageSegmentationPipeline(AnyImages, TransformersPipeline):
         tiling = make_tiling(**asked, stored=stored) if asked else None
         scales, flip = _checked_versions(ours.get("scales"), ours.get("flip"))
         picture = read_image(image, timeout=timeout)
-        size = _size_of(picture, plan)
+        size = size_of(picture, plan)
         resize = {} if plan.size is None else dict(plan.size)
         if resize and tiling is not None and not (ours.get("rule") and "shortest_edge" in resize):
             report_once(f"Windows see an image at its own resolution: the processor's resize to {resize} is left out.")
@@ -164,39 +143,43 @@ class ImageSegmentationPipeline(AnyImages, TransformersPipeline):
         names = class_names(self.model.config)
         classes = answer.classes.numpy().astype(map_dtype(len(names)))
         scores = None if answer.scores is None else answer.scores.numpy()
-        tally = Tally(names)
-        tally.add(classes, scores)
-        if output == "masks":
-            return [
-                {"score": row["score"], "label": row["label"], "mask": _mask(classes, row["id"])}
-                for row in tally.labels()
-            ]
         colours = class_colours(self.image_processor, len(names))
-        return {
-            "map": map_picture(classes, colours),
-            "classes": classes,
-            "labels": tally.labels(),
-            "scores": scores,
-            "colours": colours,
-        }
+        return class_masks(classes, scores, names) if output == "masks" else class_map(classes, scores, names, colours)
 
 
-def _mask(classes: Array, index: int) -> Image.Image:
-    return Image.fromarray((classes == index).view("uint8") * 255)
+class ImageSegmentationPipeline(ObjectSegments, SemanticSegments):  # type: ignore[misc]
+    """Segments paths, URLs, PIL images, numpy arrays and torch tensors; lists, generators and `datasets` columns.
 
+    Models that give a class to every pixel. Without options the result is transformers': for each class that occurs
+    {"score": None, "label", "mask"}.
 
-def plan_of(processor: ImageProcessor, **options: Any) -> Plan:
-    """What the processor does with an image in a call with these options."""
-    stored = {name: getattr(processor, name, None) for name in processor.option_names()}
-    return make_plan(stored, checked(options, processor.valid_kwargs))
+    output="map" gives one dict for an image: "map", a picture of mode P whose pixels are the classes (I;16 above 256 of
+    them); "classes", the same as an array (H, W); "labels", for each class that occurs its "id", "label", "pixels",
+    "share" of the image and mean "score"; "scores", the probability of each pixel's class (H, W) float32; and "colours"
+    (K, 3) uint8. Scores of both kinds are None unless scores=True. A model of one class says 1 where its probability is
+    above 0.5.
 
+    tile= (pixels) cuts the image, at its own resolution, into windows that overlap= (0.25 of a tile) or have stride=,
+    and blend="gauss", "mean" or "none" joins their logits; with it, batch_size counts windows. rule="segmenter" or
+    "mmseg" does what the evaluation of the original repositories does, with the window and stride of the processor
+    unless others are given; a processor that keeps an image's proportions then resizes it first. scales=(0.75, 1, ...)
+    and flip=True average the probabilities over versions of the image.
 
-def _size_of(picture: Any, plan: Plan) -> Size:
-    """Height and width of an image. Raises ImageShapeError as the processor does."""
-    if isinstance(picture, Image.Image):
-        return picture.height, picture.width
-    height, width = channels_first(picture, plan.channels).shape[-2:]
-    return height, width
+    DETR's models with masks. subtask= is "panoptic" (default), "instance" or "semantic". Without further options the
+    result is transformers': for each segment {"score", "label", "mask"}, with the same threshold= (0.9),
+    mask_threshold= (0.5) and overlap_mask_area_threshold= (0.5); "semantic" is as above. label_ids_to_fuse= names the
+    classes whose segments become one, by number or name, and rule="detr" joins masks as the original does, with its
+    thresholds; both for panoptic segmentation.
+
+    output="map" gives "map", a picture whose pixels are the ids of segments, 0 where there is none; "segmentation", the
+    same as an array (H, W); "segments_info", for each segment its "id", "label_id", "label", "score", "pixels" and
+    "share" of the image; and "colours", by id. output="arrays" gives `Detections` with masks, and output="picture" the
+    image with its segments laid over it.
+
+    Raises ImageValueError for an empty list, ConfigError for options that cannot work, and what the processor raises.
+    """
+
+    own_models = (SemanticModel, DetrForSegmentation)
 
 
 def _checked_versions(scales: Any, flip: Any) -> tuple[Sequence[float], bool]:

@@ -1,22 +1,49 @@
 """A pipeline for a model of any of our tasks, found by the model itself."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hfvision.errors import UnknownNameError
-from hfvision.registry import ARCHITECTURES, IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION, class_name
+from hfvision.registry import (
+    ARCHITECTURES,
+    IMAGE_CLASSIFICATION,
+    IMAGE_SEGMENTATION,
+    OBJECT_DETECTION,
+    SEMANTIC_SEGMENTATION,
+    class_name,
+)
 from hfvision.starters import STARTERS, resolve
 
-TASKS = {IMAGE_CLASSIFICATION: "image-classification", SEMANTIC_SEGMENTATION: "image-segmentation"}
+TASKS = {
+    IMAGE_CLASSIFICATION: "image-classification",
+    SEMANTIC_SEGMENTATION: "image-segmentation",
+    OBJECT_DETECTION: "object-detection",
+    IMAGE_SEGMENTATION: "image-segmentation",
+}
 
 
 def load_pipeline(model: str, device: str | int | None = None) -> Any:
     """The pipeline of a starter model, a folder or a Hub id. Raises UnknownNameError where there is no such model."""
-    from transformers import AutoConfig, pipeline
+    from transformers import pipeline
 
-    task: Any
-    try:
-        task = _task(AutoConfig.from_pretrained(resolve(model)))
+    task: Any = _task(load_config(model))
+    with _known(model):
         return pipeline(task, model=resolve(model), device=device)
+
+
+def load_config(model: str) -> Any:
+    """The config of a starter model, a folder or a Hub id. Raises UnknownNameError where there is no such model."""
+    from transformers import AutoConfig
+
+    with _known(model):
+        return AutoConfig.from_pretrained(resolve(model))
+
+
+@contextmanager
+def _known(model: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UnknownNameError(
             f"{model!r} is none of the starter models ({', '.join(STARTERS)}), not a folder with config.json and "

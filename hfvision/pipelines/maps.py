@@ -77,3 +77,31 @@ class Tally:
             }
             for index in np.flatnonzero(self.pixels).tolist()
         ]
+
+
+def class_masks(classes: Array, scores: Array | None, names: list[str]) -> list[dict[str, Any]]:
+    """As transformers' image-segmentation pipeline: for each class that occurs its "score", "label" and "mask"."""
+    tally = Tally(names)
+    tally.add(classes, scores)
+    return [
+        {"score": row["score"], "label": row["label"], "mask": mask_picture(classes == row["id"])}
+        for row in tally.labels()
+    ]
+
+
+def class_map(classes: Array, scores: Array | None, names: list[str], colours: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    """What the image-segmentation pipeline gives with output="map"; see there."""
+    tally = Tally(names)
+    tally.add(classes, scores)
+    return {
+        "map": map_picture(classes, colours),
+        "classes": classes,
+        "labels": tally.labels(),
+        "scores": scores,
+        "colours": colours,
+    }
+
+
+def mask_picture(mask: npt.NDArray[np.bool_]) -> Image.Image:
+    """0 and 255, mode L."""
+    return Image.fromarray(mask.view(np.uint8) * 255)

@@ -11,18 +11,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from hfvision.errors import ConfigError, HfvisionError, ImageValueError
+from hfvision.errors import ConfigError
 from hfvision.models.semantic import SemanticModel
-from hfvision.pipelines.image_segmentation import WHOLE, plan_of
+from hfvision.pipelines.any_image import plan_of
+from hfvision.pipelines.image_segmentation import WHOLE
 from hfvision.pipelines.loading import load_pipeline
 from hfvision.pipelines.maps import Tally, class_colours, class_names, map_dtype
 from hfvision.pipelines.mosaic import WINDOWS, Mosaic, Reader, segment
 from hfvision.pipelines.raster_maps import SCORE_WRITERS, WRITERS, check_destination, new_map
-from hfvision.pipelines.raster_sources import Source, bounded_cache, open_source
+from hfvision.pipelines.raster_sources import Source, bounded_cache, check_values, naming_window, open_source
 from hfvision.pipelines.windows import make_tiling
 from hfvision.processing.base import ImageProcessor
-from hfvision.processing.options import Plan
-from hfvision.processing.values import is_own_scale
 from hfvision.reporting import report, report_once
 
 TILE = 512
@@ -74,7 +73,7 @@ def segment_raster(
     with ExitStack() as stack:
         stack.enter_context(bounded_cache())
         image = stack.enter_context(open_source(source, plan))
-        _check_values(image, plan)
+        check_values(image, plan)
         if image.georeference and outputs[0].path.suffix.lower() not in (".tif", ".tiff"):
             report(f"{outputs[0].path.name} cannot say where on earth the image is; a .tif can.")
         writers = [
@@ -119,24 +118,11 @@ def _loaded(model: Any, processor: Any) -> tuple[SemanticModel, ImageProcessor]:
     return model.eval(), processor
 
 
-def _check_values(image: Source, plan: Plan) -> None:
-    """What floating-point numbers mean is found out from all of an image, which a window is not."""
-    if image.floating and plan.factor is not None and plan.input_range is None and not is_own_scale(plan.factor):
-        raise ImageValueError(
-            "the pixels are floating-point numbers, and one window does not tell what they mean.\n"
-            "    Say it with input_range=(black, white), or use do_rescale=False with image_mean and image_std in the "
-            "image's own units."
-        )
-
-
 def _reader(image: Source, processor: Any, options: dict[str, Any]) -> Reader:
     options = {**options, **image.options, **WHOLE, "do_resize": False, "return_tensors": "pt"}
 
     def read(top: int, left: int, height: int, width: int) -> Tensor:
-        try:
+        with naming_window(top, left, height, width):
             return processor(images=image.read(top, left, height, width), **options)["pixel_values"][0]
-        except HfvisionError as error:
-            place = f"rows {top} to {top + height - 1}, columns {left} to {left + width - 1}"
-            raise type(error)(f"{place}: {error}") from error
 
     return read

@@ -16,10 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from hfvision.errors import ImageReadError
+from hfvision.errors import HfvisionError, ImageReadError, ImageValueError
 from hfvision.processing.channels import FIRST, channels_first
 from hfvision.processing.options import Plan
-from hfvision.processing.reading import read_image
+from hfvision.processing.reading import DOWNLOAD_SECONDS, read_image
+from hfvision.processing.values import is_own_scale
 from hfvision.reporting import report
 from hfvision.upsampling import Size
 
@@ -103,9 +104,32 @@ class RasterioSource:
         """The cache is bounded."""
 
 
+def check_values(image: Source, plan: Plan) -> None:
+    """What floating-point numbers mean is found out from all of an image, which a window is not.
+
+    Raises ImageValueError where that would have to be found out.
+    """
+    if image.floating and plan.factor is not None and plan.input_range is None and not is_own_scale(plan.factor):
+        raise ImageValueError(
+            "the pixels are floating-point numbers, and one window does not tell what they mean.\n"
+            "    Say it with input_range=(black, white), or use do_rescale=False with image_mean and image_std in the "
+            "image's own units."
+        )
+
+
 @contextmanager
-def open_source(source: Any, plan: Plan) -> Iterator[Source]:
-    """An array, a tensor, a PIL image, an open rasterio file, or the path of an array (.npy) or picture.
+def naming_window(top: int, left: int, height: int, width: int) -> Iterator[None]:
+    """Errors of a window say where it is."""
+    try:
+        yield
+    except HfvisionError as error:
+        place = f"rows {top} to {top + height - 1}, columns {left} to {left + width - 1}"
+        raise type(error)(f"{place}: {error}") from error
+
+
+@contextmanager
+def open_source(source: Any, plan: Plan, timeout: float | None = DOWNLOAD_SECONDS) -> Iterator[Source]:
+    """An array, a tensor, an open rasterio file, the path of an array (.npy), or a picture as `read_image` takes it.
 
     Raises ImageReadError for what is none of these, and ImageShapeError as the image processor does.
     """
@@ -118,7 +142,7 @@ def open_source(source: Any, plan: Plan) -> Iterator[Source]:
             if dataset.colorinterp[0].name != "palette":  # its indices are no colours: Pillow knows them
                 yield RasterioSource(dataset, plan)
                 return
-    image = _mapped_file(Path(source)) if suffix == ".npy" else read_image(source)
+    image = _mapped_file(Path(source)) if suffix == ".npy" else read_image(source, timeout=timeout)
     if isinstance(image, Image.Image):
         was_read = not isinstance(source, Image.Image)
         needs_colours = was_read and plan.channels.wanted is None and plan.channels.convert_rgb is None

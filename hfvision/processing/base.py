@@ -36,8 +36,8 @@ from hfvision.processing.options import (
     refuse_misspelt,
 )
 from hfvision.processing.reading import read_image
-from hfvision.processing.reports import report_kind
 from hfvision.processing.resizing import Resampling
+from hfvision.reporting import report_kind
 
 FILE_NAMES = frozenset({"image_processor_type", "feature_extractor_type", "processor_class"})  # in files, not options
 HUB_NAMES = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")

@@ -39,6 +39,53 @@ class Mixing:
         return Mixing(self.first[part], self.second[part], self.of_first[part], self.of_second[part])
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Some of the pixels between two rows of places."""
+
+    pair: Tensor  # (2, w, K): the rows
+    rows: Mixing
+    columns: Mixing
+    area: tuple[slice, slice]  # of the image
+
+    @property
+    def cells(self) -> slice:
+        """The places to whose right the pixels lie."""
+        return slice(int(self.columns.first[0]), int(self.columns.first[-1]) + 1)
+
+    def values(self, classes: Tensor) -> Tensor:
+        """(R, C, S): the logits of some classes at the pixels."""
+        return _mixed(self.pair, classes, self.rows, self.columns)
+
+
+def strips(logits: Tensor, size: Size, crop: Size, fused: bool) -> Iterator[tuple[Tensor, Iterator[Piece]]]:
+    """(K, h, w), as `best_classes` takes them -> each pair of rows of places (2, w, K), and the pieces between them."""
+    rows = _mixing(logits.shape[1], size[0], fused)[: crop[0]]
+    columns = _mixing(logits.shape[2], size[1], fused)[: crop[1]]
+    for top, bottom in _runs(rows.first):
+        pair = _pair(logits, rows, top)
+        yield pair, _pieces(pair, rows, columns, top, bottom)
+
+
+def _pieces(pair: Tensor, rows: Mixing, columns: Mixing, top: int, bottom: int) -> Iterator[Piece]:
+    width = max(16, PIECE // (bottom - top))
+    for left in range(0, len(columns.first), width):
+        area = slice(top, bottom), slice(left, left + width)
+        yield Piece(pair, rows[area[0]], columns[area[1]], area)
+
+
+def rounding_of(logits: Tensor) -> float:
+    """By how much two mixtures of them may be off at most, generously."""
+    return 32 * torch.finfo(torch.float32).eps * float(logits.abs().max())
+
+
+def corner_range(pair: Tensor) -> tuple[Tensor, Tensor]:
+    """(2, w, K) -> the smallest and the largest logits (w, K) between a place and the next one to the right."""
+    after = torch.cat([pair[:, 1:], pair[:, -1:]], dim=1)
+    corners = torch.cat([pair, after])
+    return corners.amin(dim=0), corners.amax(dim=0)
+
+
 def best_classes(
     logits: Tensor, size: Size, crop: Size, fused: bool, want_scores: bool
 ) -> tuple[Tensor, Tensor | None]:
@@ -47,29 +94,22 @@ def best_classes(
     `fused` is the answer of `kernel_fuses_positions`. The scores are the winners' softmax probabilities; all classes
     count for them, so none is left out.
     """
-    rows = _mixing(logits.shape[1], size[0], fused)[: crop[0]]
-    columns = _mixing(logits.shape[2], size[1], fused)[: crop[1]]
     winners = torch.empty(crop, dtype=torch.int64)
     scores = torch.empty(crop) if want_scores else None
-    rounding = 32 * torch.finfo(torch.float32).eps * float(logits.abs().max())  # of two mixtures, generously
+    rounding = rounding_of(logits)
     everything = torch.arange(len(logits))
-    for top, bottom in _runs(rows.first):
-        pair = _pair(logits, rows, top)
+    for pair, pieces in strips(logits, size, crop, fused):
         can_win = _can_win(pair, rounding)
-        width = max(16, PIECE // (bottom - top))
-        for left in range(0, crop[1], width):
-            part = columns[left : left + width]
-            area = slice(top, bottom), slice(left, left + width)
-            cells = can_win[int(part.first[0]) : int(part.first[-1]) + 1]
-            classes = everything if want_scores else cells.any(dim=0).nonzero()[:, 0]
+        for piece in pieces:
+            classes = everything if want_scores else can_win[piece.cells].any(dim=0).nonzero()[:, 0]
             if len(classes) == 1:
-                winners[area] = classes[0]
+                winners[piece.area] = classes[0]
                 continue
-            values = _mixed(pair, classes, rows[top:bottom], part)
+            values = piece.values(classes)
             best, index = values.max(dim=-1)
-            winners[area] = classes[index]
+            winners[piece.area] = classes[index]
             if scores is not None:
-                scores[area] = values.sub_(best[..., None]).exp_().sum(dim=-1).reciprocal_()
+                scores[piece.area] = values.sub_(best[..., None]).exp_().sum(dim=-1).reciprocal_()
     return winners, scores
 
 
@@ -121,9 +161,8 @@ def _pair(logits: Tensor, rows: Mixing, row: int) -> Tensor:
 
 def _can_win(pair: Tensor, rounding: float) -> Tensor:
     """(2, w, K) -> (w, K): whether a class can be the best between a place and the next one to the right."""
-    after = torch.cat([pair[:, 1:], pair[:, -1:]], dim=1)
-    corners = torch.cat([pair, after])
-    return corners.amax(dim=0) >= corners.amin(dim=0).amax(dim=-1, keepdim=True) - rounding
+    low, high = corner_range(pair)
+    return high >= low.amax(dim=-1, keepdim=True) - rounding
 
 
 def _mixed(pair: Tensor, classes: Tensor, rows: Mixing, columns: Mixing) -> Tensor:

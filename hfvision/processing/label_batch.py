@@ -15,11 +15,12 @@ import numpy.typing as npt
 import torch
 
 from hfvision.errors import HfvisionError, ImageShapeError, numbered
+from hfvision.geometry import nearest_places
 from hfvision.processing.batch import LISTED, Batch, flattened, frame_sizes, sizes_of_steps
 from hfvision.processing.label_map import Integers
 from hfvision.processing.label_reading import read_labels
 from hfvision.processing.options import LabelPlan, Plan
-from hfvision.processing.resizing import centre_window, nearest_places
+from hfvision.processing.resizing import centre_window
 
 Labels = npt.NDArray[np.int64]
 Size = tuple[int, int]

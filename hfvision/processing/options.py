@@ -59,6 +59,24 @@ class SegmentationOptions(ImageOptions, total=False):
     window_stride: int | list[int] | tuple[int, ...] | None
 
 
+class DetectionOptions(ImageOptions, total=False):
+    """Those of processors that take annotated objects.
+
+    `format`, `do_convert_annotations`: transformers' options; see `hfvision.processing.detection_labels`.
+    `box_form`: xyxy, xywh or cxcywh, of annotated boxes; without it "bbox" is xywh and "boxes" is xyxy.
+    `relative`: whether annotated boxes are shares of the image's sides, 0..1.
+    `empty_boxes`: what becomes of objects whose box has no area: "drop", unless given, or "keep".
+    `label2id`: the class number of each name or id of a class, as annotated; without it, ids are class numbers.
+    """
+
+    format: str | None
+    do_convert_annotations: bool | None
+    box_form: str | None
+    relative: bool | None
+    empty_boxes: str | None
+    label2id: dict[Any, int] | None
+
+
 CROP_ROUNDINGS = ("down", "nearest")
 SIZE_ROUNDINGS = ("nearest",)
 

@@ -27,7 +27,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hfvision.errors import ImageReadError
-from hfvision.processing.reports import report_kind
+from hfvision.reporting import report_kind
 
 Array: TypeAlias = npt.NDArray[Any] | torch.Tensor
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Mapping[str, Any] | IO[bytes] | Image.Image | Array"

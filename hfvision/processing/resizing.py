@@ -29,6 +29,7 @@ from PIL import Image
 from transformers.image_utils import SizeDict
 
 from hfvision.errors import ConfigError, ImageShapeError
+from hfvision.geometry import nearest_places
 from hfvision.processing.reading import Array
 
 Resampling = Image.Resampling
@@ -152,14 +153,6 @@ def _weights(length: int, wanted: int, resample: int) -> npt.NDArray[np.float64]
         total = np.add.accumulate(row)[-1]  # from left to right: `sum` adds in another order, which rounds differently
         out[i, first:end] = row / total if total else row
     return out
-
-
-@lru_cache(maxsize=64)
-def nearest_places(length: int, wanted: int) -> npt.NDArray[np.int64]:
-    """(wanted,): the old pixel under the centre of each new one, found by adding up steps as Pillow does."""
-    steps = np.full(wanted, length / wanted)
-    steps[0] *= 0.5
-    return np.minimum(np.add.accumulate(steps).astype(np.int64), length - 1)
 
 
 def output_size(height: int, width: int, size: SizeDict, rounding: str | None = None) -> tuple[int, int]:

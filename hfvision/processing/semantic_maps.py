@@ -9,7 +9,6 @@ Shapes: K classes, h x w places of the coarse grid, H x W pixels.
 """
 
 import math
-import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -35,7 +34,7 @@ def semantic_map(
     One logit is of a binary mask: the answer is 1 where its sigmoid is above 0.5, its probability that of the answer.
     """
     if logits.shape[0] == 1:
-        positive = _at_target(logits[None], target, upsampling)[0].sigmoid()
+        positive = at_target(logits[None], target, upsampling)[0].sigmoid()
         classes = positive > 0.5
         return classes.long(), torch.where(classes, positive, 1 - positive).float() if want_scores else None
     batch = _dense(logits[None])
@@ -45,7 +44,7 @@ def semantic_map(
         if room and not _is_channels_last(batch):
             batch, upsampling = upsample(batch, upsampling).contiguous(), None
     way = upsampling or Upsampling(target)
-    if pixel * math.prod(target) > AT_ONCE and _goes_by_cells(batch, way, target):
+    if pixel * math.prod(target) > AT_ONCE and goes_by_cells(batch, way, target):
         fused = kernel_fuses_positions((batch.shape[2], batch.shape[3]), way.size)
         if fused is not None:
             return best_classes(batch[0], way.size, target, fused, want_scores)
@@ -64,7 +63,7 @@ def _is_channels_last(batch: Tensor) -> bool:
     return batch.is_contiguous(memory_format=torch.channels_last) and batch.shape[1] > 3
 
 
-def _goes_by_cells(batch: Tensor, way: Upsampling, target: Size) -> bool:
+def goes_by_cells(batch: Tensor, way: Upsampling, target: Size) -> bool:
     """Whether the kernel that would be used is the one whose arithmetic `best_classes` repeats."""
     return (
         way.image_size == target
@@ -86,9 +85,9 @@ def _best_of_chunks(
     total = torch.zeros(target, device=batch.device) if want_scores else None
     finite = bool(batch.isfinite().all())
     form = torch.channels_last if _is_channels_last(batch) else torch.contiguous_format
-    for first, last in _chunks(batch, target, upsampling):
+    for first, last in chunks_of_classes(batch, target, upsampling):
         chunk = batch[:, first:last].contiguous(memory_format=form)[0][None]  # with the strides of one image alone
-        for label, values in enumerate(_at_target(chunk, target, upsampling), first):
+        for label, values in enumerate(at_target(chunk, target, upsampling), first):
             better = values > best  # the first of equal ones stays, as in argmax
             if not finite:  # to argmax, NaN is the largest
                 better |= values.isnan() & ~best.isnan()
@@ -100,7 +99,7 @@ def _best_of_chunks(
     return winner.long(), None if total is None else 1 / total
 
 
-def _chunks(batch: Tensor, target: Size, upsampling: Upsampling | None) -> list[tuple[int, int]]:
+def chunks_of_classes(batch: Tensor, target: Size, upsampling: Upsampling | None) -> list[tuple[int, int]]:
     """Ranges of classes, such that each class is computed by the kernel, and at the place in its vectors, as among all.
 
     Three classes alone have a kernel of their own. Channels-last logits and small maps are computed in vectors of
@@ -121,7 +120,7 @@ def _chunks(batch: Tensor, target: Size, upsampling: Upsampling | None) -> list[
     return list(zip(starts, [*starts[1:], classes], strict=True))
 
 
-def _at_target(batch: Tensor, target: Size, upsampling: Upsampling | None) -> Tensor:
+def at_target(batch: Tensor, target: Size, upsampling: Upsampling | None) -> Tensor:
     """(1, k, h, w) -> (k, H, W), the naive way."""
     if upsampling is not None:
         batch = upsample(batch, upsampling)
@@ -152,7 +151,7 @@ def post_process_semantic_segmentation(
     if target_sizes is None:
         sizes = [(logits.shape[-2], logits.shape[-1]) if way is None else way.image_size for way in ways]
     else:
-        sizes = _checked_sizes(target_sizes, len(logits))
+        sizes = checked_sizes(target_sizes, len(logits))
     results: list[Any] = []
     for one, size, way in zip(logits, sizes, ways, strict=True):
         classes, confidence = semantic_map(one, size, way, return_confidence)
@@ -161,23 +160,24 @@ def post_process_semantic_segmentation(
             continue
         data = {"segmentation": classes}
         if return_segmentation_scores:
-            data["segmentation_scores"] = _at_target(one[None], size, way)
+            data["segmentation_scores"] = at_target(one[None], size, way)
         if confidence is not None:
             data["segmentation_confidence"] = confidence
         results.append(SemanticSegmentationPostProcessorOutput(data=data))
     return results
 
 
-def _checked_sizes(target_sizes: Any, images: int) -> list[Size]:
+def checked_sizes(target_sizes: Any, images: int, what: str = "target size") -> list[Size]:
+    """Heights and widths as given in a list or a tensor. Raises ConfigError naming every fault."""
     sizes = target_sizes.tolist() if hasattr(target_sizes, "tolist") else list(target_sizes)
     sizes = [list(size) if isinstance(size, Iterable) else size for size in sizes]
     faults = [
-        f"a target size is (height, width) in pixels, above 0; got {size}"
+        f"a {what} is (height, width) in pixels, above 0; got {size}"
         for size in sizes
         if not (isinstance(size, list) and len(size) == 2 and all(_is_side(side) for side in size))
     ]
     if len(sizes) != images:
-        faults.insert(0, f"one target size for each image; got {len(sizes)} for {images} images")
+        faults.insert(0, f"one {what} for each image; got {len(sizes)} for {images} images")
     if faults:
         raise ConfigError(faults[0] if len(faults) == 1 else numbered("fault", faults))
     return [(int(height), int(width)) for height, width in sizes]
@@ -185,6 +185,6 @@ def _checked_sizes(target_sizes: Any, images: int) -> list[Size]:
 
 def _is_side(side: Any) -> bool:
     try:
-        return operator.index(side) > 0
-    except TypeError:
+        return bool(int(side) == side > 0)
+    except (TypeError, ValueError, OverflowError):
         return False

@@ -16,6 +16,12 @@ SCHEDULERS = tuple(kind.value for kind in SchedulerType)
 LOGGING_STEPS = 10
 NEW = "new:"  # before the name of a model: its architecture with new weights
 FROM_SCRATCH = {"epochs": 24.0, "batch_size": 16, "learning_rate": 2e-3, "weight_decay": 0.05, "eval_batch_size": 50}
+# A set of objects takes longer to learn than a class, and its gradients are clipped as the original does.
+DETECTION = {
+    **{"epochs": 60.0, "batch_size": 8, "learning_rate": 1e-4, "warmup": 0.05, "weight_decay": 1e-4},
+    **{"max_grad_norm": 0.1, "keep_best": True},
+}
+DETECTION_FROM_SCRATCH = {**DETECTION, "epochs": 150.0, "batch_size": 16, "learning_rate": 1e-3, "eval_batch_size": 50}
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,11 @@ class TrainingSettings:
     def for_model(cls, model: object, **given: Any) -> "TrainingSettings":
         """The defaults for a model, those for new weights behind "new:", with what is given in their place."""
         return cls(**{**(FROM_SCRATCH if is_new(model) else {}), **given})
+
+    @classmethod
+    def for_detector(cls, model: object, **given: Any) -> "TrainingSettings":
+        """The same for detection and panoptic segmentation: the defaults of DETECTION and DETECTION_FROM_SCRATCH."""
+        return cls(**{**(DETECTION_FROM_SCRATCH if is_new(model) else DETECTION), **given})
 
     def changed(self) -> dict[str, Any]:
         """The settings that differ from the defaults."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hfvision.errors import ConfigError, numbered
 from hfvision.processing.batch import sizes_of_steps
-from hfvision.processing.options import make_plan
+from hfvision.processing.options import Plan, make_plan
 
 JointAugment = Callable[[Any, np.ndarray, np.random.Generator], tuple[Any, np.ndarray]]
 Size = tuple[int, int]  # height, width
@@ -98,7 +98,7 @@ class StandardPreparation(Preparation):
         self.window = self._window()
 
     def __call__(self, image: Any, mask: np.ndarray, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-        height, width = self._scaled(mask.shape, generator.uniform(*self.recipe.scale))
+        height, width = scaled_size((mask.shape[0], mask.shape[1]), self.plan, generator.uniform(*self.recipe.scale))
         pixels, labels = self.processed(
             image,
             mask,
@@ -112,7 +112,7 @@ class StandardPreparation(Preparation):
         if generator.random() < self.recipe.flip:
             pixels, labels = pixels.flip(-1), labels.flip(-1)
         if self.recipe.colour:
-            pixels = self._varied(pixels, generator)
+            pixels = varied_colours(pixels, self.plan, generator)
         return pixels, labels
 
     def _window(self) -> Size | None:
@@ -125,11 +125,6 @@ class StandardPreparation(Preparation):
             return size.height, size.width
         side = size.shortest_edge or min(size.max_height or 0, size.max_width or 0)
         return (side, side) if side else None
-
-    def _scaled(self, size: tuple[int, ...], factor: float) -> Size:
-        """What the evaluation makes of an image of this size, times the factor."""
-        height, width = [(size[0], size[1]), *sizes_of_steps(size[0], size[1], self.plan)][-1]
-        return max(1, round(height * factor)), max(1, round(width * factor))
 
     def _cut_out(self, pixels: Tensor, labels: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
         """A window at random; where the image is smaller, all of it, for the collator to pad."""
@@ -148,26 +143,35 @@ class StandardPreparation(Preparation):
         counts = labels[labels != self.ignore_index].unique(return_counts=True)[1]
         return len(counts) > 1 and float(counts.max() / counts.sum()) < self.recipe.most_of_one_class
 
-    def _varied(self, pixels: Tensor, generator: np.random.Generator) -> Tensor:
-        """Each of four variations for half of the images; saturation and hue only of red, green, blue."""
-        mean, std = (self._per_channel(value, default) for value, default in ((self.plan.mean, 0), (self.plan.std, 1)))
-        levels = pixels * std + mean
-        amounts = {
-            "brightness": generator.uniform(-32 / 255, 32 / 255),
-            "contrast": generator.uniform(0.5, 1.5),
-            "saturation": generator.uniform(0.5, 1.5),
-            "hue": generator.uniform(-math.pi / 5, math.pi / 5),
-        }
-        chosen = {name: amount for name, amount in amounts.items() if generator.random() < 0.5}
-        levels = levels * chosen.get("contrast", 1.0) + chosen.get("brightness", 0.0)
-        if len(levels) == 3 and ("saturation" in chosen or "hue" in chosen):
-            turn = colour_matrix(chosen.get("saturation", 1.0), chosen.get("hue", 0.0))
-            levels = torch.einsum("cd,dhw->chw", turn, levels)
-        return (levels.clamp(0, 1) - mean) / std
 
-    @staticmethod
-    def _per_channel(value: Any, default: float) -> Tensor:
-        return torch.as_tensor(default if value is None else value, dtype=torch.float32).reshape(-1, 1, 1)
+def scaled_size(size: Size, plan: Plan, factor: float = 1.0) -> Size:
+    """What the evaluation makes of an image of this size, times the factor."""
+    height, width = [size, *sizes_of_steps(*size, plan)][-1]
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def varied_colours(pixels: Tensor, plan: Plan, generator: np.random.Generator) -> Tensor:
+    """(C, h, w) normalised as planned: each of four variations for half of the images; saturation and hue only of red,
+    green, blue.
+    """
+    mean, std = (_per_channel(value, default) for value, default in ((plan.mean, 0), (plan.std, 1)))
+    levels = pixels * std + mean
+    amounts = {
+        "brightness": generator.uniform(-32 / 255, 32 / 255),
+        "contrast": generator.uniform(0.5, 1.5),
+        "saturation": generator.uniform(0.5, 1.5),
+        "hue": generator.uniform(-math.pi / 5, math.pi / 5),
+    }
+    chosen = {name: amount for name, amount in amounts.items() if generator.random() < 0.5}
+    levels = levels * chosen.get("contrast", 1.0) + chosen.get("brightness", 0.0)
+    if len(levels) == 3 and ("saturation" in chosen or "hue" in chosen):
+        turn = colour_matrix(chosen.get("saturation", 1.0), chosen.get("hue", 0.0))
+        levels = torch.einsum("cd,dhw->chw", turn, levels)
+    return (levels.clamp(0, 1) - mean) / std
+
+
+def _per_channel(value: Any, default: float) -> Tensor:
+    return torch.as_tensor(default if value is None else value, dtype=torch.float32).reshape(-1, 1, 1)
 
 
 def colour_matrix(saturation: float, hue: float) -> Tensor:

@@ -38,6 +38,8 @@ class Base:
     processor: Any
     origin: Literal["file", "memory", "new"]  # of the weights
     has_head: bool  # whether the head of the model was trained, too
+    missing: tuple[str, ...] = ()  # tensors that the file lacked
+    processor_by_default: bool = False  # whether the model came without a processor
 
     @property
     def parent(self) -> str | None:
@@ -54,7 +56,9 @@ def load_base(model: ModelSource, processor: Any, auto_class: Any, kind: str) ->
         if model.dtype != torch.float32:
             report(f"the model was converted from {model.dtype} to float32 for training.")
         name = getattr(model.config, "_name_or_path", "") or None
-        return Base(name, name, model.float(), processor or _default_processor(model), "memory", has_head=True)
+        by_default = processor is None
+        processor = processor or _default_processor(model)
+        return Base(name, name, model.float(), processor, "memory", has_head=True, processor_by_default=by_default)
     name = os.fspath(model)
     source = resolve(name.removeprefix(NEW))
     missing: set[str] = set()
@@ -69,16 +73,18 @@ def load_base(model: ModelSource, processor: Any, auto_class: Any, kind: str) ->
     trunk = sorted(key for key in missing if key.startswith(f"{loaded.base_model_prefix}."))
     if trunk:
         report(f"{len(trunk)} tensors of the trunk are not in {name!r} and start at random, {trunk[0]} for one.")
+    by_default = False
     if processor is None:
         try:
             processor = AutoImageProcessor.from_pretrained(source)
         except (OSError, ValueError):
-            processor = _default_processor(loaded)
+            processor, by_default = _default_processor(loaded), True
     if is_new(name):
         start_mimetic(loaded)
         loaded.config._name_or_path = ""
-        return Base(name, None, loaded, processor, "new", has_head=True)
-    return Base(name, source, loaded, processor, "file", has_head=len(missing) == len(trunk))
+        return Base(name, None, loaded, processor, "new", has_head=True, processor_by_default=by_default)
+    has_head = len(missing) == len(trunk)
+    return Base(name, source, loaded, processor, "file", has_head, tuple(sorted(missing)), by_default)
 
 
 def _default_processor(model: PreTrainedModel) -> Any:

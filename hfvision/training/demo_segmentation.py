@@ -8,8 +8,9 @@ starter is first trained anew, by the call behind the command that its card give
 """
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,60 +19,27 @@ import transformers
 
 from hfvision.data.scenes import NAME as SCENES
 from hfvision.data.scenes import SCENE_CLASSES, load_digit_scenes
-from hfvision.errors import ConfigError
 from hfvision.metrics.segmentation import SegmentationMetric
 from hfvision.plots.segmentation import segmentation_sheet
 from hfvision.starters import resolve
-from hfvision.training.arguments import NEW, TrainingSettings
+from hfvision.training.arguments import TrainingSettings
 from hfvision.training.augmentation import StandardAugmentation
+from hfvision.training.demo_recipes import LICENSE, SCENES_MEASURED, SCENES_SHOWN, SceneRecipe, output_folder
 from hfvision.training.segmentation import train_segmentation
 
 STARTER = "segformer-digit-scenes"
-SCENES_MEASURED = 200  # the validation split
-SCENES_SHOWN = 12
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a starter is trained: what differs from the defaults for new weights."""
-
-    scale: tuple[float, float] | None  # of the standard augmentation; None: the scenes vary enough by themselves
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of TrainingSettings
-    required_mean_iou: float = 0.80  # on the unseen scenes
-
-    @property
-    def augmentation(self) -> StandardAugmentation | None:
-        return StandardAugmentation(scale=self.scale, flip=0) if self.scale else None  # mirrored, it is another sign
-
-    @property
-    def options(self) -> str:
-        """The same for the command line."""
-        varied = f"--no-flip --scale {self.scale[0]} {self.scale[1]}" if self.scale else "--no-augment"
-        named = (f"--{name.replace('_', '-')} {value}" for name, value in self.settings.items())
-        return " ".join([varied, *named, f"--license {LICENSE}"])
-
-
-LICENSE = "apache-2.0"
+_recipe = partial(SceneRecipe, task="segmentation", demo="segmentation")
 RECIPES = {
-    STARTER: Recipe(scale=(0.75, 1.33)),
-    "segmenter-digit-scenes": Recipe(
-        scale=None, settings={"epochs": 32, "learning_rate": 1e-3}, required_mean_iou=0.65
+    STARTER: _recipe(required=0.80, augmentation={"flip": 0, "scale": (0.75, 1.33)}),  # mirrored, it is another sign
+    "segmenter-digit-scenes": _recipe(
+        required=0.80, augmentation=None, dataset="digit-scenes-large", settings={"epochs": 7, "learning_rate": 1e-3}
     ),
 }
 
 
 def notes_for(name: str) -> tuple[str, ...]:
     """What the card of a starter says beside the figures."""
-    command = (
-        f"hfvision train segmentation --model new:{name} --dataset {SCENES} --output FOLDER {RECIPES[name].options}"
-    )
-    return (
-        f"It ships with hfvision: `hfvision predict IMAGE --model {name} --output FOLDER`, or in Python the folder "
-        f'`hfvision.starters.resolve("{name}")`. `hfvision demo segmentation` shows it on unseen scenes.',
-        f"`{command}` makes it anew, and so does `hfvision demo segmentation --model {name} --train`.",
-        "It knows handwritten digits of one colour each, 40 to 60 pixels high on scenes of 96 x 96 pixels, and nothing "
-        "else: it is for trying things out. The digits of both splits come from the same 13 writers.",
-    )
+    return RECIPES[name].notes(name)
 
 
 @dataclass(frozen=True)
@@ -111,27 +79,24 @@ def run_segmentation_demo(
     receives a line as each part starts. A result below `required_mean_iou` is returned like any other: see `passed`.
     Raises ConfigError if `output` holds something else, and as `train_segmentation` does.
     """
-    folder = Path(output)
+    folder = output_folder(output, ("maps", "scenes.png"))
     maps, picture = folder / "maps", folder / "scenes.png"
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"output is a folder; {folder} is a file. Choose another name.")
-    for path in (maps, picture):
-        if path.exists():
-            raise ConfigError(f"{path} is there and would be overwritten. Choose another folder.")
-    recipe = RECIPES.get(Path(starter).name, RECIPES[STARTER])
+    name = Path(starter).name
+    recipe = RECIPES.get(name, RECIPES[STARTER])
     model, seconds = resolve(starter), 0.0
     parts = 3 if train else 2
     if train:
         say(f"1/{parts}  training {starter} anew on digit scenes")
+        base = recipe.base(starter)
         trained = train_segmentation(
-            NEW + starter,
+            base,
             SCENES,
-            folder / Path(starter).name,
-            settings=TrainingSettings.for_model(NEW + starter, seed=seed, max_steps=max_steps, **recipe.settings),
-            augment=recipe.augmentation,
+            folder / name,
+            settings=TrainingSettings.for_model(base, seed=seed, max_steps=max_steps, **recipe.settings),
+            augment=None if recipe.augmentation is None else StandardAugmentation(**recipe.augmentation),
             resume=True,
             license=LICENSE,
-            notes=notes_for(Path(starter).name) if Path(starter).name in RECIPES else (),
+            notes=notes_for(name) if name in RECIPES else (),
         )
         model, seconds = trained.output_dir, trained.seconds
 
@@ -155,7 +120,7 @@ def run_segmentation_demo(
         truths[:SCENES_SHOWN],
         colours,
         SCENE_CLASSES,
-        title=f"{Path(starter).name}: scenes that it has not seen",
+        title=f"{name}: scenes that it has not seen",
         subtitle=f"mean IoU {figures['mean_iou']:.1%} over {scenes} scenes; image, truth, answer",
     )
     sheet.save(picture, optimize=True)
@@ -167,7 +132,7 @@ def run_segmentation_demo(
         mean_iou=figures["mean_iou"],
         pixel_accuracy=figures["overall_accuracy"],
         per_class=dict(zip(SCENE_CLASSES, per_class, strict=True)),
-        required_mean_iou=recipe.required_mean_iou if required_mean_iou is None else required_mean_iou,
+        required_mean_iou=recipe.required if required_mean_iou is None else required_mean_iou,
         maps=str(maps),
         picture=str(picture),
     )

@@ -38,13 +38,20 @@ class QuietTrainer(Trainer):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         is_new = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
-        if is_new and self.head_rate_factor != 1.0:
-            head = {id(parameter) for parameter in head_parameters(self.model)}
-            for group in list(optimizer.param_groups):
-                faster = [parameter for parameter in group["params"] if id(parameter) in head]
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in head]
-                optimizer.add_param_group({**group, "params": faster, "lr": group["lr"] * self.head_rate_factor})
+        factors = self.rate_factors() if is_new else {}
+        for group in list(optimizer.param_groups) if factors else []:
+            parameters = group["params"]
+            group["params"] = [parameter for parameter in parameters if id(parameter) not in factors]
+            for factor in sorted(set(factors.values())):
+                some = [parameter for parameter in parameters if factors.get(id(parameter)) == factor]
+                optimizer.add_param_group({**group, "params": some, "lr": group["lr"] * factor})
         return optimizer
+
+    def rate_factors(self) -> dict[int, float]:
+        """By the id of a parameter: times the learning rate, for those that do not learn at the rate of the rest."""
+        if self.head_rate_factor == 1.0:
+            return {}
+        return {id(parameter): self.head_rate_factor for parameter in head_parameters(self.model)}
 
     def train_on(self, checkpoint: Path | None) -> None:
         """Train from the beginning or from a checkpoint, to the last step."""
@@ -57,7 +64,8 @@ class QuietTrainer(Trainer):
         A run can be killed between its last step and its end, and Trainer would then train one step too many.
         """
         state = TrainerState.load_from_json(str(checkpoint / LAST_FILE))
-        if state.global_step < state.max_steps:
+        ends = [callback for callback in self.callback_handler.callbacks if isinstance(callback, EarlyEnd)]
+        if state.global_step < state.max_steps and not any(end.is_reached(state) for end in ends):
             return False
         best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
         source = checkpoint.parent / Path(best).name if best else checkpoint
@@ -121,6 +129,35 @@ class EpochOfSamples(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.samples.epoch = int(state.epoch or 0)
+
+
+class EarlyEnd(TrainerCallback, ABC):
+    """Ends training at an evaluation. What decides is in the history of the state, so a resumed run ends there, too."""
+
+    figure: str
+
+    @abstractmethod
+    def is_over(self, figures: Sequence[float]) -> bool:
+        """Whether training ends after evaluations with these figures."""
+
+    def is_reached(self, state: TrainerState) -> bool:
+        name = f"eval_{self.figure}"
+        return self.is_over([entry[name] for entry in state.log_history if name in entry])
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.is_reached(state):
+            control.should_training_stop = True
+
+
+class NoProgress(EarlyEnd):
+    """After `patience` evaluations in a row that are no better than the best before."""
+
+    def __init__(self, figure: str, patience: int) -> None:
+        self.figure = figure
+        self.patience = patience
+
+    def is_over(self, figures: Sequence[float]) -> bool:
+        return len(figures) > self.patience and max(figures[-self.patience :]) <= max(figures[: -self.patience])
 
 
 class OldCheckpoints(TrainerCallback):

@@ -97,6 +97,8 @@ class Task(Generic[Outcome]):
     trainer: Callable[..., QuietTrainer] = QuietTrainer
     head_rate_factor: float = 1.0  # where the settings leave it open
     class_figure: str | None = None  # what `per_class` is; with it the card has a table of the classes
+    logged: Sequence[str] = ()  # what the history has of every evaluation beside the figure and the loss
+    callbacks: Sequence[TrainerCallback] = ()
 
 
 class Run:
@@ -143,7 +145,7 @@ class Run:
             processing_class=task.base.processor,
             compute_metrics=task.counter,
             head_rate_factor=self._head_rate_factor(task),
-            callbacks=[EpochOfSamples(task.train), OldCheckpoints(self.folder), progress, *callbacks],
+            callbacks=[EpochOfSamples(task.train), OldCheckpoints(self.folder), progress, *task.callbacks, *callbacks],
         )
         try:
             trainer.train_on(checkpoint)
@@ -196,9 +198,8 @@ class Run:
     ) -> Outcome:
         """What the trainer found, `metrics` being its last evaluation."""
         measured = {name: metrics[f"eval_{name}"] for name in (*task.counter.last, "loss")}
-        common = {field.name for field in fields(TrainingResult)}
         return task.result(
-            **{field.name: measured[field.name] for field in fields(task.result) if field.name not in common},
+            **{field.name: measured[field.name] for field in fields(task.result) if field.name in measured},
             output_dir=str(self.folder.path),
             metrics=measured,
             per_class=dict(zip(task.data.names, task.counter.per_class, strict=True)),
@@ -208,7 +209,7 @@ class Run:
             steps=trainer.state.global_step,
             epochs=round(trainer.state.epoch or 0.0, 4),
             history=[
-                {"step": entry["step"], self.figure: entry[f"eval_{self.figure}"], "loss": entry["eval_loss"]}
+                {"step": entry["step"]} | {name: entry[f"eval_{name}"] for name in (self.figure, "loss", *task.logged)}
                 for entry in trainer.state.log_history[:-1]  # the last is the final evaluation
                 if f"eval_{self.figure}" in entry
             ],
@@ -281,3 +282,15 @@ def digest(model: PreTrainedModel, without: Iterable[str]) -> str:
 def called(augment: object | None) -> str | None:
     """The name of an augmentation for plan and card."""
     return None if augment is None else getattr(augment, "__qualname__", type(augment).__qualname__)
+
+
+def described(augment: object | None) -> dict[str, Any] | str | None:
+    """An augmentation for plan and card: the settings of a recipe, the name of a function."""
+    return augment.describe() if hasattr(augment, "describe") else called(augment)
+
+
+def listed(values: Mapping[str, Any] | str | None) -> str:
+    """The same in words: {"flip": 0.5} -> "flip 0.5"."""
+    if not isinstance(values, Mapping):
+        return values or "none"
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None)

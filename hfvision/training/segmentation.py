@@ -32,7 +32,7 @@ from hfvision.training.augmentation import JointAugment, Preparation, StandardAu
 from hfvision.training.base import Base, ModelSource, check_images_fit, fit_head, load_base, set_drop_path
 from hfvision.training.loop import QuietTrainer, Samples
 from hfvision.training.progress import diverged
-from hfvision.training.run import Run, Task, TrainingResult, called
+from hfvision.training.run import Run, Task, TrainingResult, described, listed
 from hfvision.upsampling import Upsampling
 
 FIGURES = {"mean_iou": "mean_iou", "pixel_accuracy": "overall_accuracy", "mean_class_accuracy": "mean_accuracy"}
@@ -103,8 +103,8 @@ def train_segmentation(
         evaluation=SegmentedSamples(data.evaluation, Preparation(base.processor), stored_masks=True),
         collate=Collator(data.ignore_index),
         counter=IoUCounter(data, run.arguments),
-        plan={"augment": _plain(augment), "loss": criterion.describe()},
-        described={"loss": _listed(criterion.describe()), "augmentation": _listed(_plain(augment))},
+        plan={"augment": described(augment), "loss": criterion.describe()},
+        described={"loss": listed(criterion.describe()), "augmentation": listed(described(augment))},
         trainer=SegmentationTrainer,
         head_rate_factor=NEW_HEAD_RATE if new_head and base.parent else 1.0,
         class_figure="IoU",
@@ -302,13 +302,3 @@ def _describe_labels(base: Base, data: SegmentationData) -> None:
     for field in ("semantic_loss_ignore_index", "loss_ignore_index"):
         if hasattr(base.model.config, field):
             setattr(base.model.config, field, data.ignore_index)
-
-
-def _plain(augment: StandardAugmentation | JointAugment | None) -> dict[str, Any] | str | None:
-    return augment.describe() if isinstance(augment, StandardAugmentation) else called(augment)
-
-
-def _listed(values: Mapping[str, Any] | str | None) -> str:
-    if not isinstance(values, Mapping):
-        return values or "none"
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None)

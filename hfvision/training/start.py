@@ -16,7 +16,7 @@ from hfvision.models.vit import ViTAttention, ViTEmbeddings
 
 QUERY_KEY = (0.7, 0.7)  # shares of noise and of the identity, section 3 of the paper
 VALUE_OUTPUT = (0.4, -0.4)
-WAVES = 0.5  # height of the waves of positions
+WAVES = 1.0  # height of the waves of positions
 LONGEST_WAVE = 100  # patches, over 2 pi
 
 

@@ -23,21 +23,22 @@ from torch import Tensor
 from transformers import PreTrainedConfig, ResNetConfig
 from transformers.models.timm_backbone.configuration_timm_backbone import TimmBackboneConfig
 
+from hfvision.checkpoints import Checkpoint
 from hfvision.conversion.engine import AnyRule, Rule, within
 from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
 from hfvision.conversion.ops import split
 from hfvision.conversion.shapes import block_count, most_frequent
-from hfvision.conversion.sources import Checkpoint
 from hfvision.errors import ConversionError
 from hfvision.models.detr_resnet import TIMM_RESNETS, resnet_sizes
 from hfvision.models.facebook_detr import FacebookDetrConfig
+from hfvision.registry import IMAGE_SEGMENTATION, OBJECT_DETECTION
 
-DETECTION, SEGMENTATION = "AutoModelForObjectDetection", "AutoModelForImageSegmentation"
 CODE = {"activation_function": "relu", "encoder_attention_heads": 8, "decoder_attention_heads": 8}
 SEGMENTER = "detr."  # the beginning of the detector's keys in a panoptic model
 LABELS = {91: "coco-detection-91", 250: "coco-panoptic-133"}  # of the published models, by K
 UNNAMED = "N/A"  # what published files call a class index that COCO does not use
 TIMM, HUB = "timm", "hub"  # layouts of the trunk
+EVALUATION = {"size": {"shortest_edge": 800, "longest_edge": 1333}}  # pixels; the rest is the processor's default
 
 
 def rules(config: Mapping[str, Any], layout: str, masks: bool) -> tuple[AnyRule, ...]:
@@ -175,10 +176,10 @@ def plan(
     guessed = [field for field in (*CODE, "dilation") if field not in overrides and field not in known]
     return Plan(
         model_type="facebook_detr" if ours else "detr",
-        auto_class=SEGMENTATION if masks else DETECTION,
+        auto_class=IMAGE_SEGMENTATION if masks else OBJECT_DETECTION,
         config=settings,
         rules=rules({**config, **trunk}, TIMM if by_timm else HUB, masks),
-        preprocessing={},  # the processor's defaults are those of the source
+        preprocessing=EVALUATION,
         assumed=tuple(f"{field} = {config[field]!r}" for field in guessed),
         labels=labels_of(config["num_labels"]),
         notes=(
@@ -213,7 +214,7 @@ def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:
     }
     renormed = config.model_type == "detr" and told["auxiliary_loss"]
     return BackPlan(
-        auto_class=SEGMENTATION if masks else DETECTION,
+        auto_class=IMAGE_SEGMENTATION if masks else OBJECT_DETECTION,
         model_options={},
         rules=rules(sizes, TIMM if by_timm else HUB, masks),
         notes=computed_otherwise(

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from hfvision.conversion import sources
+from hfvision import checkpoints
 from hfvision.conversion.engine import AnyRule, Drop, Rule, within
 from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
 from hfvision.conversion.ops import Op, same
@@ -72,10 +72,10 @@ def fields() -> tuple[str, ...]:
     return settable(SegmenterConfig, fixed)
 
 
-def facts(checkpoint: sources.Checkpoint) -> dict[str, Any]:
+def facts(checkpoint: checkpoints.Checkpoint) -> dict[str, Any]:
     """What variant.yml beside the file says; nothing if it is not there. Raises CheckpointReadError."""
     path = None if checkpoint.path is None else checkpoint.path.with_name(VARIANT)
-    return {} if path is None or not path.is_file() else sources.read_yaml(path)
+    return {} if path is None or not path.is_file() else checkpoints.read_yaml(path)
 
 
 def plan(
@@ -151,7 +151,7 @@ def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:
         auto_class=SEMANTIC_SEGMENTATION,
         model_options={},
         rules=rules(vars(config)),
-        beside={VARIANT: sources.yaml_text(_variant_of(config))},
+        beside={VARIANT: checkpoints.yaml_text(_variant_of(config))},
         notes=computed_otherwise(told),
     )
 

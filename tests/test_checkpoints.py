@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from hfvision.checkpoints import download, looks_like_repo_id, read, write_npz
 from hfvision.conversion import convert
-from hfvision.conversion.sources import download, looks_like_repo_id, read, write_npz
 from hfvision.errors import CheckpointReadError
 
 WEIGHTS = {"a/kernel": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3.5)}
@@ -242,7 +242,7 @@ def test_a_header_that_promises_more_than_there_is_takes_no_memory(tmp_path):
 
 
 def test_a_decompression_bomb_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr("hfvision.conversion.sources.BOMB_BYTES", 2**20)  # the real limit would take a GiB to exceed
+    monkeypatch.setattr("hfvision.checkpoints.BOMB_BYTES", 2**20)  # the real limit would take a GiB to exceed
     np.savez_compressed(tmp_path / "w.npz", zeros=np.zeros(2**20, np.float32))
     refused(tmp_path / "w.npz", "decompression bomb")
     np.savez_compressed(tmp_path / "w.npz", noise=np.random.default_rng(0).standard_normal(2**18))

@@ -1,0 +1,97 @@
+"""What the commands that train detectors have in common: options, and what these say in Python."""
+
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+from hfvision.cli.train.options import data_options_of, names_of, settings_of
+
+Epochs: TypeAlias = Annotated[
+    float | None, typer.Option(help="Times to go through the training images. [default: 60; new weights: 150]")
+]
+BatchSize: TypeAlias = Annotated[
+    int | None, typer.Option(help="Images per device and step. [default: 8; new weights: 16]")
+]
+LearningRate: TypeAlias = Annotated[
+    float | None, typer.Option(help="Highest learning rate (AdamW). [default: 0.0001; new weights: 0.001]")
+]
+Warmup: TypeAlias = Annotated[
+    float | None, typer.Option(help="Share of the steps (below 1), or number of steps. [default: 0.05]")
+]
+WeightDecay: TypeAlias = Annotated[float | None, typer.Option(help="[default: 0.0001]")]
+GradNorm: TypeAlias = Annotated[float | None, typer.Option(help="Gradients are clipped to this norm. [default: 0.1]")]
+KeepBest: TypeAlias = Annotated[
+    bool | None, typer.Option("--keep-best/--keep-last", help="Which checkpoint to end with. [default: keep-best]")
+]
+HeadRate: TypeAlias = Annotated[float | None, typer.Option(help="Times the learning rate, for the head. [default: 1]")]
+Patience: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        help="Evaluations without progress after which training ends, 0: never. [default: 12; new weights: 0]"
+    ),
+]
+Trunk: TypeAlias = Annotated[
+    str | None, typer.Option(help="Classifier or segmenter (folder, Hub id) that the trunk's weights are taken from.")
+]
+TrunkRate: TypeAlias = Annotated[
+    float | None,
+    typer.Option(help="Times the learning rate, for the trunk; 0: it does not learn. [default: 0.1; new trunk: 1]"),
+]
+Queries: TypeAlias = Annotated[
+    int | None, typer.Option(help="The most objects found in an image. [default: the model's]")
+]
+Eos: TypeAlias = Annotated[
+    float | None, typer.Option(help="Weight of queries without an object in the loss. [default: the model's, 0.1]")
+]
+LossWeights: TypeAlias = Annotated[
+    str | None, typer.Option(help='Weights of terms of the loss: "loss_bbox=5,loss_giou=2". [default: the model\'s]')
+]
+Augment: TypeAlias = Annotated[
+    bool, typer.Option(help="The standard recipe: cut out, scaled, mirrored, other colours.")
+]
+Scale: TypeAlias = Annotated[
+    tuple[float, float], typer.Option(help="Least and largest factor of the size that the model is evaluated at.")
+]
+Crop: TypeAlias = Annotated[float, typer.Option(help="Share of the images that are cut to a random window.")]
+Flip: TypeAlias = Annotated[bool, typer.Option(help="Mirror half of the images; not where left and right matter.")]
+Colour: TypeAlias = Annotated[bool, typer.Option(help="Vary brightness, contrast, saturation and hue.")]
+BoxForm: TypeAlias = Annotated[
+    str | None, typer.Option(help='xyxy, xywh or cxcywh. [default: by the name of the column: "bbox" is xywh]')
+]
+Relative: TypeAlias = Annotated[
+    bool | None, typer.Option("--relative/--pixels", help="Boxes are shares of the image, or pixels. [default: pixels]")
+]
+Empty: TypeAlias = Annotated[str, typer.Option(help="Boxes without area: drop or keep.")]
+ObjectsColumn: TypeAlias = Annotated[str | None, typer.Option(help="Where several columns could hold the objects.")]
+
+
+def training_options_of(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that `train_detection` and `train_panoptic` share."""
+    from hfvision.training.detection_augmentation import DetectionAugmentation
+
+    loss: dict[str, Any] = {} if given["eos"] is None else {"eos_coefficient": given["eos"]}
+    if given["loss_weights"] is not None:
+        loss["weights"] = _weights(given["loss_weights"])
+    data_options = data_options_of(given) | {"names": names_of(given["names"])}
+    data_options |= {name: given[name] for name in ("objects_column", "box_form", "relative", "empty") if name in given}
+    recipe = {"scale": given["scale"], "crop": given["crop"], "flip": 0.5 * given["flip"], "colour": given["colour"]}
+    return {
+        "settings": settings_of(given, of_detector=True),
+        "augment": DetectionAugmentation(**recipe) if given["augment"] else None,
+        "patience": given["patience"],
+        "trunk": given["trunk"],
+        "trunk_rate_factor": given["trunk_rate_factor"],
+        "num_queries": given["queries"],
+        "loss": loss,
+        "data_options": data_options,
+        "resume": given["resume"],
+        "license": given["license"],
+    }
+
+
+def _weights(given: str) -> dict[str, float]:
+    pairs = (pair.partition("=") for pair in given.split(","))
+    try:
+        return {name.strip(): float(weight) for name, _, weight in pairs}
+    except ValueError:
+        raise typer.BadParameter(f'terms with their weights, "loss_bbox=5,loss_giou=2"; got {given!r}') from None

@@ -1,0 +1,74 @@
+"""What the commands of training have in common: their options, and what these say in Python."""
+
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+# What every task takes. An option that is not given is left to the settings, whose defaults depend on the model.
+Model: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        help="Hub id, folder, or a model that ships with hfvision (see hfvision list). new: before it takes only its "
+        "architecture, with new weights."
+    ),
+]
+Output: TypeAlias = Annotated[Path, typer.Option(help="Folder to write: new, empty, or an interrupted run (--resume).")]
+Epochs: TypeAlias = Annotated[
+    float | None, typer.Option(help="Times to go through the training images. [default: 3; new weights: 24]")
+]
+MaxSteps: TypeAlias = Annotated[int | None, typer.Option(help="Optimizer steps; goes before --epochs.")]
+BatchSize: TypeAlias = Annotated[
+    int | None, typer.Option(help="Images per device and step. [default: 32; new weights: 16]")
+]
+Accumulation: TypeAlias = Annotated[int | None, typer.Option(help="Batches per optimizer step. [default: 1]")]
+LearningRate: TypeAlias = Annotated[
+    float | None, typer.Option(help="Highest learning rate (AdamW). [default: 5e-05; new weights: 0.002]")
+]
+Warmup: TypeAlias = Annotated[
+    float | None, typer.Option(help="Share of the steps (below 1), or number of steps. [default: 0.1]")
+]
+WeightDecay: TypeAlias = Annotated[float | None, typer.Option(help="[default: 0.01; new weights: 0.05]")]
+DropPath: TypeAlias = Annotated[float | None, typer.Option(help="Stochastic depth of the last block. [default: 0]")]
+Seed: TypeAlias = Annotated[int | None, typer.Option(help="[default: 0]")]
+Precision: TypeAlias = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16 (mixed precision). [default: fp32]")]
+Checkpointing: TypeAlias = Annotated[
+    bool | None, typer.Option("--activation-checkpointing", help="Less memory, more time.")
+]
+SaveEvery: TypeAlias = Annotated[int | None, typer.Option(help="Steps between checkpoints. [default: one epoch]")]
+KeepBest: TypeAlias = Annotated[bool | None, typer.Option("--keep-best", help="End with the best checkpoint.")]
+Workers: TypeAlias = Annotated[int | None, typer.Option(help="Processes that read images. [default: 0]")]
+HeadRate: TypeAlias = Annotated[
+    float | None, typer.Option(help="Times the learning rate, for the head. [default: 10 for a new one]")
+]
+ImageColumn: TypeAlias = Annotated[str | None, typer.Option(help="Where several columns could hold the images.")]
+TrainSplit: TypeAlias = Annotated[str | None, typer.Option(help="Split to train on.")]
+EvalSplit: TypeAlias = Annotated[str | None, typer.Option(help="Split to measure on.")]
+DatasetConfig: TypeAlias = Annotated[str | None, typer.Option(help="Configuration of a Hub data set.")]
+HeldOut: TypeAlias = Annotated[float, typer.Option(help="Share to hold out where there is no split to measure on.")]
+CheckImages: TypeAlias = Annotated[int, typer.Option(help="Images per split to decode before training.")]
+Names: TypeAlias = Annotated[str | None, typer.Option(help="Names of the classes: a file, or a list with commas.")]
+License: TypeAlias = Annotated[str | None, typer.Option(help="Licence of the result. [default: the base model's]")]
+Resume: TypeAlias = Annotated[bool, typer.Option(help="Continue an interrupted run; starts it if there is none.")]
+
+
+def settings_of(given: dict[str, Any], of_detector: bool = False) -> Any:
+    """The settings of a command: what was given, and else the defaults for the model."""
+    from dataclasses import fields
+
+    from hfvision.training.arguments import TrainingSettings
+
+    names = [field.name for field in fields(TrainingSettings)]
+    defaults = TrainingSettings.for_detector if of_detector else TrainingSettings.for_model
+    return defaults(given["model"], **{name: given[name] for name in names if given.get(name) is not None})
+
+
+def data_options_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Those of every kind of data set."""
+    names = ("image_column", "train_split", "eval_split", "held_out", "check_images")
+    return {name: given[name] for name in names} | {"config_name": given["dataset_config"]}
+
+
+def names_of(given: str | None) -> Any:
+    """The names of classes: a file, or what stands between commas."""
+    return given.split(",") if given is not None and "," in given else given

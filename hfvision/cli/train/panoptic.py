@@ -1,0 +1,111 @@
+"""`hfvision train panoptic`."""
+
+from typing import Annotated
+
+import typer
+
+from hfvision.cli.output import JsonOption, emit
+from hfvision.cli.train.detection_options import (
+    Augment,
+    BatchSize,
+    Colour,
+    Crop,
+    Eos,
+    Epochs,
+    Flip,
+    GradNorm,
+    HeadRate,
+    KeepBest,
+    LearningRate,
+    LossWeights,
+    ObjectsColumn,
+    Patience,
+    Queries,
+    Scale,
+    Trunk,
+    TrunkRate,
+    Warmup,
+    WeightDecay,
+    training_options_of,
+)
+from hfvision.cli.train.options import (
+    Accumulation,
+    CheckImages,
+    Checkpointing,
+    DatasetConfig,
+    EvalSplit,
+    HeldOut,
+    ImageColumn,
+    License,
+    MaxSteps,
+    Model,
+    Names,
+    Output,
+    Precision,
+    Resume,
+    SaveEvery,
+    Seed,
+    TrainSplit,
+    Workers,
+)
+
+
+def panoptic(
+    model: Model,
+    dataset: Annotated[
+        str, typer.Option(help='Hub id, parquet file, folder in the form of COCO panoptic, or "digit-scenes".')
+    ],
+    output: Output,
+    threshold: Annotated[
+        float, typer.Option(help="Score above which a query is a segment, in held-out figures.")
+    ] = 0.5,
+    epochs: Epochs = None,
+    max_steps: MaxSteps = None,
+    batch_size: BatchSize = None,
+    gradient_accumulation: Accumulation = None,
+    learning_rate: LearningRate = None,
+    trunk: Trunk = None,
+    trunk_rate_factor: TrunkRate = None,
+    head_rate_factor: HeadRate = None,
+    warmup: Warmup = None,
+    weight_decay: WeightDecay = None,
+    max_grad_norm: GradNorm = None,
+    seed: Seed = None,
+    precision: Precision = None,
+    activation_checkpointing: Checkpointing = None,
+    save_every: SaveEvery = None,
+    keep_best: KeepBest = None,
+    patience: Patience = None,
+    workers: Workers = None,
+    queries: Queries = None,
+    eos: Eos = None,
+    loss_weights: LossWeights = None,
+    augment: Augment = True,
+    scale: Scale = (0.6, 1.0),
+    crop: Crop = 0.5,
+    flip: Flip = True,
+    colour: Colour = True,
+    names: Names = None,
+    image_column: ImageColumn = None,
+    objects_column: ObjectsColumn = None,
+    train_split: TrainSplit = None,
+    eval_split: EvalSplit = None,
+    dataset_config: DatasetConfig = None,
+    held_out: HeldOut = 0.1,
+    check_images: CheckImages = 20_000,
+    license: License = None,
+    resume: Resume = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fine-tune panoptic segmentation, from a panoptic model or from a detector, which gets a new mask head. The same
+    command with --resume continues a run."""
+    given = locals()
+    from hfvision.training.panoptic import train_panoptic
+
+    result = train_panoptic(model, dataset, output, threshold=threshold, **training_options_of(given))
+    text = (
+        f"PQ {result.PQ:.2%} (SQ {result.SQ:.2%}, RQ {result.RQ:.2%}) on {result.samples:,} held-out images "
+        f"({result.split}) after {result.steps:,} steps\nThe model is in {result.output_dir}: hfvision predict IMAGE "
+        f"--model {result.output_dir} --output FOLDER"
+    )
+    emit(vars(result), text, as_json)

@@ -1,0 +1,130 @@
+"""`hfvision train segmentation`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from hfvision.cli.output import JsonOption, emit
+from hfvision.cli.train.options import (
+    Accumulation,
+    BatchSize,
+    CheckImages,
+    Checkpointing,
+    DatasetConfig,
+    DropPath,
+    Epochs,
+    EvalSplit,
+    HeadRate,
+    HeldOut,
+    ImageColumn,
+    KeepBest,
+    LearningRate,
+    License,
+    MaxSteps,
+    Model,
+    Names,
+    Output,
+    Precision,
+    Resume,
+    SaveEvery,
+    Seed,
+    TrainSplit,
+    Warmup,
+    WeightDecay,
+    Workers,
+    data_options_of,
+    names_of,
+    settings_of,
+)
+
+
+def segmentation(
+    model: Model,
+    dataset: Annotated[str, typer.Option(help='Hub id, folder of images and masks, parquet file, or "digit-scenes".')],
+    output: Output,
+    epochs: Epochs = None,
+    max_steps: MaxSteps = None,
+    batch_size: BatchSize = None,
+    gradient_accumulation: Accumulation = None,
+    learning_rate: LearningRate = None,
+    head_rate_factor: HeadRate = None,
+    warmup: Warmup = None,
+    weight_decay: WeightDecay = None,
+    drop_path: DropPath = None,
+    seed: Seed = None,
+    precision: Precision = None,
+    activation_checkpointing: Checkpointing = None,
+    save_every: SaveEvery = None,
+    keep_best: KeepBest = None,
+    workers: Workers = None,
+    augment: Annotated[
+        bool, typer.Option(help="The standard recipe: scaled, cut out, mirrored, other colours.")
+    ] = True,
+    scale: Annotated[tuple[float, float], typer.Option(help="Least and largest factor of the recipe.")] = (0.5, 2.0),
+    crop: Annotated[
+        int | None, typer.Option(help="Side of the windows that are cut out. [default: as the model is evaluated]")
+    ] = None,
+    flip: Annotated[bool, typer.Option(help="Mirror half of the images; not where left and right matter.")] = True,
+    colour: Annotated[bool, typer.Option(help="Vary brightness, contrast, saturation and hue.")] = True,
+    loss: Annotated[
+        str | None, typer.Option(help='Such as "cross_entropy", "dice+cross_entropy". [default: the model\'s own]')
+    ] = None,
+    class_weights: Annotated[
+        str | None, typer.Option(help='Numbers, one for each class: "1,2.5,1"; or "balanced", by how rare each is.')
+    ] = None,
+    image_column: ImageColumn = None,
+    mask_column: Annotated[str | None, typer.Option(help="Where several columns could hold the masks.")] = None,
+    label_map: Annotated[
+        str | None, typer.Option(help="What the values of masks mean: ade20k-150, cityscapes-19, ..., or a JSON file.")
+    ] = None,
+    names: Names = None,
+    ignore_index: Annotated[int, typer.Option(help="Value of mask pixels that do not count.")] = 255,
+    train_split: TrainSplit = None,
+    eval_split: EvalSplit = None,
+    dataset_config: DatasetConfig = None,
+    held_out: HeldOut = 0.1,
+    check_images: CheckImages = 20_000,
+    license: License = None,
+    resume: Resume = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fine-tune semantic segmentation; other classes get a new head. The same command with --resume continues a run."""
+    given = locals()
+    from hfvision.training.augmentation import StandardAugmentation
+    from hfvision.training.segmentation import train_segmentation
+
+    data_options = data_options_of(given) | {
+        "mask_column": mask_column,
+        "label_map": label_map,
+        "names": names_of(names),
+        "ignore_index": ignore_index,
+    }
+    recipe = StandardAugmentation(scale=scale, crop=crop, flip=0.5 * flip, colour=colour) if augment else None
+    result = train_segmentation(
+        model,
+        dataset,
+        output,
+        settings=settings_of(given),
+        augment=recipe,
+        loss=loss,
+        class_weights=_class_weights(class_weights),
+        data_options=data_options,
+        resume=resume,
+        license=license,
+    )
+    text = (
+        f"mean IoU {result.mean_iou:.2%} on {result.samples:,} held-out images ({result.split}) after "
+        f"{result.steps:,} steps\nThe model is in {result.output_dir}: hfvision predict IMAGE --model "
+        f"{result.output_dir} --output FOLDER"
+    )
+    emit(vars(result), text, as_json)
+
+
+def _class_weights(given: str | None) -> Any:
+    """None, "balanced", or the numbers."""
+    if given is None or given == "balanced":
+        return given
+    try:
+        return [float(weight) for weight in given.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f'numbers with commas between them, or "balanced"; got {given!r}') from None

@@ -1,0 +1,320 @@
+"""A data set made ready to train detection or panoptic segmentation: every fault of images and objects found before.
+
+Shapes: N images of a split, M objects of all of them together, n of one image, H x W pixels of an image, K classes.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from hfvision.data.annotation_files import Faults
+from hfvision.data.cells import (
+    check_number_of_images,
+    digest_cells,
+    in_threads,
+    missing_rows,
+    rows_to_check,
+    shown,
+)
+from hfvision.data.detected_images import DetectedImages
+from hfvision.data.detection_checks import BoxCheck, Empty, Outside, check_ids
+from hfvision.data.detection_classes import Names, class_set, with_train_ids
+from hfvision.data.detection_sources import Wanted, open_objects
+from hfvision.data.image_sizes import size_of_cell
+from hfvision.data.object_table import IMAGE, SEGMENTS, Integers, Key, ObjectTable, StoredSplit
+from hfvision.data.sources import Source, name_of
+from hfvision.data.splits import choose_splits, held_out_name, hold_out
+from hfvision.data.voc_folder import Difficult
+from hfvision.errors import DatasetError, HfvisionError, ImageReadError, numbered
+from hfvision.geometry import BoxForm
+from hfvision.objects import SegmentMasks
+from hfvision.objects.id_maps import read_id_map
+from hfvision.reporting import report
+
+__all__ = ["DetectedImages", "DetectionData", "prepare_detection"]
+
+
+@dataclass(frozen=True)
+class DetectionData:
+    """What a detector is trained on and measured with."""
+
+    name: str
+    train: DetectedImages
+    evaluation: DetectedImages
+    names: list[str]  # (K,) of the classes
+    object_counts: npt.NDArray[np.int64]  # (K,) in the training split, without crowds
+    things: tuple[int, ...] | None = None  # the classes of countable objects; None where all are, or nothing says so
+    citation: str = ""  # of the data set, where it gives them
+    license: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of classes, numbers of images, objects and first images, to tell data apart."""
+        digest = hashlib.sha256("\0".join([*self.names, json.dumps(self.things)]).encode())
+        for part in (self.train, self.evaluation):
+            digest.update(str(len(part)).encode())
+            for column in (part.objects.starts, part.objects.boxes, part.objects.classes, part.objects.crowd):
+                digest.update(np.ascontiguousarray(column).tobytes())
+            digest_cells(digest, part.data, IMAGE)
+        return digest.hexdigest()[:16]
+
+
+def prepare_detection(
+    source: Source,
+    *,
+    train_split: str | None = None,
+    eval_split: str | None = None,
+    held_out: float = 0.1,
+    names: Names = None,
+    things: Sequence[str] | None = None,
+    box_form: BoxForm | None = None,
+    relative: bool | None = None,
+    masks: bool = False,
+    panoptic: bool = False,
+    empty: Empty = "drop",
+    outside: Outside = "error",
+    difficult: Difficult = "crowd",
+    image_column: str | None = None,
+    objects_column: str | None = None,
+    map_column: str | None = None,
+    config_name: str | None = None,
+    check_images: int = 20_000,
+) -> DetectionData:
+    """Read a source of images and objects, choose splits, number the classes, and check everything.
+
+    Sources: a folder laid out as COCO (objects or panoptic), Pascal VOC or YOLO (see the modules of their names), or
+    one annotation file (COCO's .json, YOLO's .yaml); a Hub id, parquet files, a folder written by `save_to_disk` or
+    with a metadata file; a `Dataset` or dict of splits in memory; the name "digit-scenes". Columns are found by what
+    they hold and by their names (see `hfvision.data.detection_columns`); `image_column`, `objects_column` and
+    `map_column` (of segment ids) name them. Evaluation takes the split `eval_split`, or else the first of validation
+    and test that has objects, or else a share `held_out` of the training images, chosen with a fixed seed and reported.
+
+    `box_form` is xyxy, xywh or cxcywh and `relative` says that boxes are shares of the image, 0 to 1; without them a
+    format's own rule holds, and of columns "bbox" is xywh and "boxes" xyxy. Classes are those that the source declares,
+    in its order; else the texts that occur in the training split, sorted, or whole numbers from 0. `names` is
+    {category as stored: name of its class}, which also numbers the classes; or a list of names by number, which for
+    classes that have names already says their order; or a file of either.
+
+    With `masks`, objects have masks; with `panoptic`, every segment is an object with a mask, stuff too, and `things`
+    names the classes that are countable where the source does not say it. Crowds stay marked; VOC's difficult objects
+    are marked as crowds, too, unless `difficult` is "object". Boxes without area are dropped or kept (`empty`); boxes
+    that stick out by more than rounding are an error or are cut (`outside="clip"`). All that is reported with counts.
+
+    Boxes of all images are checked. Up to `check_images` images of each split are decoded beforehand, with their
+    masks if they are wanted, evenly spread if there are more (reported); 0 decodes none. Raises DatasetError with all
+    that is wrong: files that are missing or cannot be read, annotations without image, ids given twice, boxes that are
+    NaN, outside their image or read in the wrong form or unit, categories of no class, masks of another size.
+    """
+    check_number_of_images(check_images)
+    name = name_of(source)
+    wanted = Wanted(masks, panoptic, difficult, image_column, objects_column, map_column, config_name)
+    opened = open_objects(source, wanted)
+    stored: dict[str, StoredSplit] = {}
+
+    def has_objects(split: str) -> bool:
+        stored[split] = opened[split]()
+        if not len(stored[split].objects) and not stored[split].faults:
+            report(f"split {split!r} has no objects and was passed over.")
+            return False
+        return True
+
+    train, evaluation = choose_splits(name, opened, train_split, eval_split, has_objects)
+    problems: list[str] = []
+    for split in (train, evaluation):
+        if split and split not in stored:
+            stored[split] = opened[split]()
+    splits = {split: stored[split] for split in (train, evaluation) if split}
+    for split, found in splits.items():
+        problems.extend(found.faults)
+        splits[split] = _with_images(split, found, problems)
+    if len(splits) == 1 and (len(splits[train]) > 1 or not problems):
+        rows, held = hold_out(train, [np.arange(len(splits[train]))], held_out)
+        whole = splits[train]
+        splits = {train: whole.take_images(rows), held_out_name(train, held_out): whole.take_images(held)}
+    parts = [_checked(split, found, box_form, relative, empty, outside, problems) for split, found in splits.items()]
+    checked = {part.split: replace(splits[part.split], objects=part.objects) for part in parts}
+    labels, mapping = class_set(name, checked, names, problems)
+    parts = [
+        replace(part, objects=replace(part.objects, classes=with_train_ids(part.objects, mapping), keys=()))
+        for part in parts
+    ]
+    for part in parts:
+        _inspect(part, check_images, panoptic, problems)
+        if not len(part.objects) and not problems:
+            problems.append(f"split {part.split!r} has no object at all")
+    things_named = _things(things, splits[train], mapping, labels, problems) if panoptic else None
+    if problems:
+        raise DatasetError(f"{name}: " + numbered("problem", problems))
+    for part in parts:
+        _report_images_without_objects(part)
+    counts = np.bincount(parts[0].objects.classes[~parts[0].objects.crowd], minlength=len(labels))
+    _report_unseen(counts, labels, train)
+    info = splits[train].data.info
+    return DetectionData(
+        name,
+        parts[0],
+        parts[-1],
+        labels,
+        counts,
+        things_named,
+        citation=info.citation or "",
+        license=info.license or "",
+    )
+
+
+def _with_images(split: str, stored: StoredSplit, problems: list[str]) -> StoredSplit:
+    """The rows that have an image, and a map of segments if they are wanted; the others become problems."""
+    if not len(stored):
+        problems.append(f"split {split!r} has no images")
+    missing: set[int] = set()
+    for column, kind in ((IMAGE, "no image"), (SEGMENTS, "no map of segments")):
+        rows = missing_rows(stored.data, column) if column in stored.data.features else []
+        if rows:
+            problems.append(f"rows with {kind} in split {split!r} ({len(rows)}): {shown(map(str, rows))}")
+            missing.update(rows)
+    return stored.take_images([row for row in range(len(stored)) if row not in missing]) if missing else stored
+
+
+def _checked(
+    split: str,
+    stored: StoredSplit,
+    box_form: BoxForm | None,
+    relative: bool | None,
+    empty: Empty,
+    outside: Outside,
+    problems: list[str],
+) -> DetectedImages:
+    """The split with all sizes, and with boxes as xyxy in pixels; what is wrong becomes problems."""
+    part = DetectedImages(
+        split,
+        stored.data,
+        stored.objects,
+        stored.sizes,
+        stored.image_ids,
+        stored.relative_masks,
+        stored.masks_field,
+    )
+    part = replace(part, known_sizes=_all_sizes(part, problems))
+    check_ids(split, part.objects, part.file_of, problems)
+    if stored.image_ids is not None and len(set(stored.image_ids)) < len(part):
+        twice = [str(key) for key, times in Counter(stored.image_ids).items() if times > 1]
+        problems.append(f"image ids that stand twice in split {split!r} ({len(twice)}): {shown(twice)}")
+    if stored.box_form is None:
+        part = replace(part, objects=_with_boxes_of_segments(part))
+        box_form, relative = "xyxy", False
+    check = BoxCheck(split, part.objects, part.known_sizes, part.file_of, problems, empty=empty, outside=outside)
+    unit = stored.relative if relative is None else relative
+    return replace(part, objects=check.in_pixels(box_form or stored.box_form or "xyxy", unit))
+
+
+def _all_sizes(part: DetectedImages, problems: list[str]) -> Integers:
+    """(N, 2): as recorded, else out of the headers of the images; 0 for those that cannot be read."""
+    sizes = part.known_sizes.copy()
+    unknown = np.flatnonzero((sizes <= 0).any(1)).tolist()
+    faults = Faults(f"split {part.split!r}")
+
+    def measure(row: int) -> tuple[int, int] | str:
+        try:
+            return size_of_cell(part.data[row][IMAGE], part.features[IMAGE])
+        except ImageReadError as error:
+            return str(error)
+
+    for row, found in zip(unknown, in_threads(measure, unknown, part.split), strict=True):
+        if isinstance(found, str):
+            faults.add("unreadable images", found)
+        else:
+            sizes[row] = found
+    problems.extend(faults.problems())
+    return sizes
+
+
+def _with_boxes_of_segments(part: DetectedImages) -> ObjectTable:
+    """Boxes and areas out of the maps of segments; zeros where those cannot be read."""
+    boxes, areas = np.zeros((len(part.objects), 4)), np.full(len(part.objects), np.nan)
+
+    def measure(row: int) -> SegmentMasks | None:
+        size = tuple(part.known_sizes[row].tolist())
+        try:
+            ids = read_id_map(part.data[row][SEGMENTS], (size[0], size[1]))
+        except DatasetError:
+            return None  # said when the map is checked
+        return SegmentMasks.of_ids(ids, np.asarray(part.objects.ids)[part.objects.of_image(row)])
+
+    for row, masks in enumerate(in_threads(measure, range(len(part)), part.split)):
+        if masks is not None:
+            rows = part.objects.of_image(row)
+            boxes[rows], areas[rows] = masks.boxes(), masks.areas()
+    return replace(part.objects, boxes=boxes, areas=areas)
+
+
+def _inspect(part: DetectedImages, at_most: int, panoptic: bool, problems: list[str]) -> None:
+    """Decode images and masks; what does not fit becomes a problem, what belongs to no segment is reported."""
+    good = np.flatnonzero((part.known_sizes > 0).all(1))
+    places = rows_to_check(part.split, len(good), at_most) if at_most and len(good) else []
+    faults = Faults(f"split {part.split!r}")
+    unlisted = 0  # pixels of segments that no list names
+
+    def inspect(place: int) -> tuple[str, str] | int:
+        row = int(good[place])
+        try:
+            image, cells = part.image_and_cells(row)
+        except DatasetError as error:
+            return "unreadable images", str(error)
+        try:
+            part.check_size(row, image)
+        except DatasetError as error:
+            return "images of another size than their annotation", f"{part.file_of(row)}: {error}"
+        try:
+            masks = part.objects_of(row, cells).masks
+            empty = [] if masks is None else np.flatnonzero(masks.areas() == 0).tolist()
+        except HfvisionError as error:
+            return "masks that do not fit", f"{part.file_of(row)}: {error}"
+        if empty:
+            first = part.objects.name_of(part.objects.of_image(row).start + empty[0])
+            return "objects whose mask has no pixel", f"{part.file_of(row)}: {len(empty)}, the first {first}"
+        if panoptic and isinstance(masks, SegmentMasks) and not masks.places.all():
+            return int(np.count_nonzero(read_id_map(cells[SEGMENTS], masks.size)[masks.places == 0]))
+        return 0
+
+    for outcome in in_threads(inspect, places, part.split):
+        if isinstance(outcome, int):
+            unlisted += outcome
+        else:
+            faults.add(*outcome)
+    if unlisted:
+        report(f"{unlisted:,} pixels of split {part.split!r} are of segments that no list names: they have no object.")
+    problems.extend(faults.problems())
+
+
+def _things(
+    given: Sequence[str] | None,
+    stored: StoredSplit,
+    mapping: dict[Key, int],
+    names: Sequence[str],
+    problems: list[str],
+) -> tuple[int, ...] | None:
+    """Class numbers of countable objects, by what the user or else the source says."""
+    if given is not None:
+        if unknown := [name for name in given if name not in names]:
+            problems.append(f"things are among the classes; {shown(map(str, unknown))} is none of {shown(names)}")
+        return tuple(number for number, name in enumerate(names) if name in given)
+    if stored.things is None:
+        return None
+    return tuple(sorted({mapping[key] for key in stored.things if key in mapping}))
+
+
+def _report_images_without_objects(part: DetectedImages) -> None:
+    without = int((part.objects.counts == 0).sum())
+    if without:
+        report(f"{without:,} of {len(part):,} images in split {part.split!r} have no objects; they are kept.")
+
+
+def _report_unseen(counts: npt.NDArray[np.int64], names: Sequence[str], split: str) -> None:
+    unseen = [name for name, count in zip(names, counts, strict=True) if not count]
+    if unseen:
+        report(f"{len(unseen)} of {len(names)} classes have no object in split {split!r}: {shown(unseen)}.")

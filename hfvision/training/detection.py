@@ -1,0 +1,160 @@
+"""Fine-tuning object detection: images with boxes -> a folder that `pipeline("object-detection")` loads.
+
+    result = train_detection("facebook/detr-resnet-50", "street/", "out")
+
+Held-out figures are COCO's, of all queries, with boxes in pixels of the images as they are stored.
+
+Shapes: B images, n queries or objects of an image.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForObjectDetection, EvalPrediction, TrainerCallback
+
+from hfvision.data.detection import DetectionData, prepare_detection
+from hfvision.data.sources import Source
+from hfvision.errors import DatasetError
+from hfvision.metrics.detection import DetectionMetric
+from hfvision.models.detr_heads import DetrForObjectDetection
+from hfvision.objects import ImageObjects
+from hfvision.processing.detections import post_process_object_detection
+from hfvision.training.arguments import TrainingSettings
+from hfvision.training.base import ModelSource, load_base
+from hfvision.training.detection_samples import packed, unpacked
+from hfvision.training.detector import DetectorOptions, Trunk, prepare_detector
+from hfvision.training.detector_task import Augmentation, detector_task
+from hfvision.training.detector_trainer import TermMeans
+from hfvision.training.overfit import LearntByHeart, OverfitCheck, judge, overfit_data, overfit_settings
+from hfvision.training.run import Run, TrainingResult
+
+FIGURES = ("AP", "AP50", "AP75", "AR100")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionTrainingResult(TrainingResult):
+    """What came out; `per_class` is each class's AP."""
+
+    AP: float  # COCO's: the mean over IoU thresholds 0.50 to 0.95
+    AP50: float
+    AP75: float
+    AR100: float
+    overfit: OverfitCheck | None = None  # where it was asked for
+
+
+def train_detection(
+    model: ModelSource,
+    dataset: Source | DetectionData,
+    output_dir: str | os.PathLike[str],
+    *,
+    settings: TrainingSettings | None = None,
+    processor: Any = None,
+    augment: Augmentation = "standard",
+    overfit: int | None = None,
+    patience: int | None = None,
+    trunk: Trunk | None = None,
+    trunk_rate_factor: float | None = None,
+    num_queries: int | None = None,
+    loss: Mapping[str, Any] | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    license: str | None = None,
+    notes: Sequence[str] = (),
+    callbacks: Sequence[TrainerCallback] = (),
+) -> DetectionTrainingResult:
+    """Train on `dataset`, measure on held-out images, and write config, weights, processor and card to `output_dir`.
+
+    `model`, `processor`, `license`, `output_dir` and `resume` are as in `train_classification`. `dataset` and
+    `data_options` go to `prepare_detection`; other classes than the model's own get a new classifier. Without
+    `settings` those of `TrainingSettings.for_detector` are used. `augment` is the standard recipe, a
+    `DetectionAugmentation`, a function (image, objects, generator) -> (image, objects), or None.
+
+    A pretrained trunk learns a tenth as fast as the rest, `trunk_rate_factor` says otherwise (0: it does not learn); a
+    ResNet's stem and first stage only learn where the trunk is new. `trunk` is a classifier or segmenter, in memory
+    or a name, that the trunk's weights are taken from. `num_queries` is the most objects that are found in an image:
+    the model's first queries are kept, further ones start anew. `loss` changes fields of DetectionLoss, such as
+    {"eos_coefficient": 0.2, "weights": {"loss_giou": 4}}. These are recorded in run and card, in no config.
+
+    Training ends after `patience` evaluations without a better AP (0: never); by default 12, and never for new weights.
+
+    With `overfit` it is tried whether so many images can be learnt by heart: without augmentation, measured on the
+    same images, until AP50 is above 0.9 in two evaluations in a row or the steps are used up (3,000, where the
+    settings name none). The result's `overfit` says whether it was passed, and else what to look at.
+
+    Raises DatasetError, ConfigError or CheckpointReadError before anything is written, and ConfigError if training
+    diverges.
+    """
+    settings = settings or TrainingSettings.for_detector(model)
+    options = DetectorOptions(trunk=trunk, trunk_rate_factor=trunk_rate_factor, num_queries=num_queries, loss=loss)
+    DetectionMetric(1)  # raises where its backend is not installed
+    if overfit is not None:
+        settings, augment, patience = overfit_settings(settings, overfit), None, 0
+    run = Run(output_dir, settings, figure="AP", resume=resume)
+    base = load_base(model, processor, AutoModelForObjectDetection, "an object detection model")
+    data = dataset
+    if not isinstance(data, DetectionData):
+        data = prepare_detection(data, **(data_options or {}))
+    if overfit is not None:
+        data = overfit_data(data, overfit, settings.seed)
+    detector = prepare_detector(base, data, options, DetrForObjectDetection)
+    task = detector_task(
+        run,
+        "object-detection",
+        DetectionTrainingResult,
+        detector,
+        data,
+        APCounter(len(data.names)),
+        augment=augment,
+        patience=patience,
+        ends=[] if overfit is None else [LearntByHeart()],
+        logged=FIGURES[1:],
+    )
+    result = run.train(task, license=license, notes=notes, callbacks=callbacks)
+    return result if overfit is None else replace(result, overfit=judge(result.history, detector, data))
+
+
+class APCounter:
+    """Trainer's compute_metrics, called batch by batch: keeps what was found, and gives COCO's figures at the last one.
+
+    Raises DatasetError where no held-out image has an object to be found.
+    """
+
+    def __init__(self, num_labels: int) -> None:
+        self.metric = DetectionMetric(num_labels)
+        self.terms = TermMeans()
+        self.last: dict[str, float] = {}
+        self.samples = 0
+        self.per_class: list[float | None] = []
+
+    def count(self, outputs: Any, objects: Sequence[ImageObjects], pixel_mask: Tensor) -> dict[str, Tensor]:
+        """ "found" (B, n, 6): score, class and box of each query, -1 where there is none; "objects", see `packed`."""
+        results = post_process_object_detection(outputs, 0.0, [one.size for one in objects])
+        columns = [torch.column_stack([one["scores"], one["labels"], one["boxes"]]).double() for one in results]
+        found = pad_sequence(columns, batch_first=True, padding_value=-1)
+        return {"found": found, "objects": packed(objects).to(found.device)}
+
+    def __call__(self, batch: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
+        counted: Any = batch.predictions
+        self.terms.add(counted)
+        references = unpacked(counted["objects"], torch.as_tensor(batch.label_ids))
+        self.metric.update([_prediction(one) for one in counted["found"].cpu()], references)
+        if not compute_result:
+            return {}
+        figures = self.metric.compute()
+        if math.isnan(figures["AP"]):
+            raise DatasetError("no held-out image has an object to be found, so there is nothing to measure.")
+        self.last = {name: figures[name] for name in FIGURES}
+        self.samples = figures["images"]
+        self.per_class = [None if math.isnan(share) else float(share) for share in figures["per_category_AP"]]
+        return self.last | self.terms.take()
+
+
+def _prediction(found: Tensor) -> dict[str, Tensor]:
+    found = found[found[:, 0] >= 0]
+    return {"scores": found[:, 0], "labels": found[:, 1].long(), "boxes": found[:, 2:]}

@@ -1,0 +1,145 @@
+"""What training does to an image and its objects: the standard recipe, or the user's own, and then the processor.
+
+Paper: Carion et al. 2020, "End-to-End Object Detection with Transformers", arXiv 2005.12872, appendix A.4: half of the
+       images are cut to a random window, the short side is drawn between 480 and 800 pixels where the evaluation has
+       800, and half are mirrored. Brightness, contrast, saturation and hue vary as in the other recipes.
+
+Everything random comes from the generator of the sample, so it depends on seed, epoch and row only.
+
+Shapes: C channels, H x W pixels of the image as it came, h x w of what the model gets, n objects.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from hfvision.errors import ConfigError, numbered
+from hfvision.objects import ImageObjects
+from hfvision.processing.options import make_plan
+from hfvision.training.augmentation import Size, scaled_size, varied_colours
+
+ObjectAugment = Callable[[Any, ImageObjects, np.random.Generator], tuple[Any, ImageObjects]]
+Labels = dict[str, Tensor]
+Window = tuple[int, int, int, int]  # top, left, height, width
+
+
+@dataclass(frozen=True)
+class DetectionAugmentation:
+    """Which parts of the recipe are used, and how much; raises ConfigError naming every value that cannot work."""
+
+    scale: tuple[float, float] = (0.6, 1.0)  # factors of the evaluation's size, drawn evenly; (1, 1): none
+    crop: float = 0.5  # share of the images that are cut to a window
+    crop_sides: tuple[float, float] = (0.64, 1.2)  # least and largest side of it, in short sides of the image
+    flip: float = 0.5  # share that is mirrored; 0 where left and right matter
+    colour: bool = True  # vary brightness, contrast, saturation and hue
+
+    def __post_init__(self) -> None:
+        rules = {
+            f"scale is (least, largest factor), above 0; got {self.scale}": 0 < self.scale[0] <= self.scale[1],
+            f"crop is a share from 0 to 1; got {self.crop}": 0 <= self.crop <= 1,
+            f"crop_sides are (least, largest), above 0 and the least up to 1; got {self.crop_sides}": 0
+            < self.crop_sides[0]
+            <= min(1, self.crop_sides[1]),
+            f"flip is a share from 0 to 1; got {self.flip}": 0 <= self.flip <= 1,
+        }
+        if problems := [problem for problem, holds in rules.items() if not holds]:
+            raise ConfigError(numbered("problem", problems))
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+class ObjectPreparation:
+    """An image and its objects as the processor makes them for training, after a user's augmentation if there is one.
+
+    image, objects, generator -> pixel values (C, h, w), labels {"class_labels" (n,), "boxes" (n, 4), ...}, with "masks"
+    (n, h, w) where asked for. Crowds are no targets.
+    """
+
+    def __init__(self, processor: Any, augment: ObjectAugment | None = None, masks: bool = False) -> None:
+        self.processor = processor
+        self.augment = augment
+        self.masks = masks
+
+    def __call__(self, image: Any, objects: ImageObjects, generator: np.random.Generator) -> tuple[Tensor, Labels]:
+        if self.augment is not None:
+            image, objects = self.augment(image, objects, generator)
+        return self.processed(image, objects)
+
+    def processed(self, image: Any, objects: ImageObjects, **options: Any) -> tuple[Tensor, Labels]:
+        if objects.crowd.any():
+            objects = objects.take(np.flatnonzero(~objects.crowd))
+        batch = self.processor(
+            images=[image],
+            annotations=[objects],
+            return_segmentation_masks=self.masks,
+            return_tensors="pt",
+            do_pad=False,
+            do_convert_annotations=True,
+            **options,
+        )
+        return batch["pixel_values"][0], dict(batch["labels"][0])
+
+
+class StandardObjectPreparation(ObjectPreparation):
+    """The same with the standard recipe: cut out, then scaled and processed at once, mirrored and varied."""
+
+    def __init__(self, processor: Any, recipe: DetectionAugmentation, masks: bool = False) -> None:
+        super().__init__(processor, masks=masks)
+        self.recipe = recipe
+        self.plan = make_plan(processor.to_dict(), {})
+
+    def __call__(self, image: Any, objects: ImageObjects, generator: np.random.Generator) -> tuple[Tensor, Labels]:
+        cut, mirrored = generator.random() < self.recipe.crop, generator.random() < self.recipe.flip
+        if cut:
+            window = self._window(objects.size, generator)
+            image, objects = cut_image(image, objects.size, window), objects.cropped(*window)
+        height, width = scaled_size(objects.size, self.plan, generator.uniform(*self.recipe.scale))
+        pixels, labels = self.processed(image, objects, do_resize=True, size={"height": height, "width": width})
+        if mirrored:  # at last, so that masks and pixels that were resized are the same ones
+            pixels, labels = pixels.flip(-1), _mirrored(labels)
+        if self.recipe.colour:
+            pixels = varied_colours(pixels, self.plan, generator)
+        return pixels, labels
+
+    def _window(self, size: Size, generator: np.random.Generator) -> Window:
+        least, most = (share * min(size) for share in self.recipe.crop_sides)
+        height, width = (max(1, round(generator.uniform(min(least, side), min(most, side)))) for side in size)
+        top, left = (int(generator.integers(side - cut + 1)) for side, cut in zip(size, (height, width), strict=True))
+        return top, left, height, width
+
+
+def _mirrored(labels: Labels) -> Labels:
+    boxes = labels["boxes"].clone()
+    boxes[:, 0] = 1 - boxes[:, 0]
+    return {**labels, "boxes": boxes, **({"masks": labels["masks"].flip(-1)} if "masks" in labels else {})}
+
+
+def cut_image(image: Any, size: Size, window: Window) -> Any:
+    """The window of a PIL image, or of an array that has (H, W) as its first or last axes."""
+    top, left, height, width = window
+    if isinstance(image, Image.Image):
+        return image.crop((left, top, left + width, top + height))
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    return image[rows, columns] if tuple(image.shape[:2]) == size else image[..., rows, columns]
+
+
+def object_preparation(
+    processor: Any, augment: "DetectionAugmentation | ObjectAugment | Literal['standard'] | None", masks: bool = False
+) -> ObjectPreparation:
+    """How training images are made. Raises ConfigError for an augmentation that is none."""
+    if augment == "standard":
+        augment = DetectionAugmentation()
+    if isinstance(augment, DetectionAugmentation):
+        return StandardObjectPreparation(processor, augment, masks)
+    if augment is not None and not callable(augment):
+        raise ConfigError(
+            'augment is "standard", a DetectionAugmentation, a function (image, objects, generator) -> (image, '
+            f"objects), or None; got {augment!r}."
+        )
+    return ObjectPreparation(processor, augment, masks)

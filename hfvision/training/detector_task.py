@@ -1,0 +1,94 @@
+"""What a run needs to train a detector, put together: samples, batches, trainer, ends."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+from hfvision.data.detection import DetectedImages, DetectionData
+from hfvision.errors import ConfigError
+from hfvision.losses.detection import WEIGHTS
+from hfvision.processing.options import make_plan
+from hfvision.training.augmentation import scaled_size
+from hfvision.training.base import set_drop_path
+from hfvision.training.detection_augmentation import (
+    DetectionAugmentation,
+    ObjectAugment,
+    ObjectPreparation,
+    object_preparation,
+)
+from hfvision.training.detection_samples import DetectedSamples, collate
+from hfvision.training.detector import Detector
+from hfvision.training.detector_trainer import DetectorTrainer, ObjectCounter
+from hfvision.training.loop import EarlyEnd, NoProgress
+from hfvision.training.run import Run, Task, TrainingResult, described, listed
+
+Augmentation = DetectionAugmentation | ObjectAugment | Literal["standard"] | None
+Outcome = TypeVar("Outcome", bound=TrainingResult)
+
+PATIENCE = 12  # evaluations without progress, where weights are pretrained; new ones are left to learn to the end
+
+
+def detector_task(
+    run: Run,
+    name: str,
+    result: type[Outcome],
+    detector: Detector,
+    data: DetectionData,
+    counter: ObjectCounter,
+    *,
+    augment: Augmentation,
+    patience: int | None,
+    ends: Sequence[EarlyEnd] = (),
+    masks: bool = False,
+    logged: Sequence[str] = (),
+    further: Mapping[str, float] | None = None,
+) -> Task[Outcome]:
+    """The task of a run; `logged` are the figures that its history has beside the one that decides, `further` is what
+    plan and card say of this task alone.
+
+    Raises ConfigError for an augmentation that is none, a patience below 0 and stochastic depth that there is not.
+    """
+    processor, seed = detector.base.processor, run.settings.seed
+    if augment == "standard":
+        augment = DetectionAugmentation()
+    if patience is None:
+        patience = 0 if detector.base.origin == "new" else PATIENCE
+    if not isinstance(patience, int) or patience < 0:
+        raise ConfigError(f"patience is a number of evaluations, or 0 to train to the end; got {patience!r}.")
+    further = further or {}
+    set_drop_path(detector.model, run.settings.drop_path)
+    plan = {**detector.plan(), "augment": described(augment), "patience": patience, **further}
+    terms = [term for term in WEIGHTS if masks or term not in ("loss_mask", "loss_dice")]
+    return Task(
+        name=name,
+        result=result,
+        base=detector.base,
+        data=data,
+        new_head=detector.new_head,
+        train=DetectedSamples(data.train, object_preparation(processor, augment, masks), seed),
+        evaluation=DetectedSamples(data.evaluation, ObjectPreparation(processor, masks=masks), stored=True),
+        collate=collate,
+        counter=counter,
+        plan=plan,
+        described={
+            **detector.described(),
+            "augmentation": listed(described(augment)),
+            "early stop": f"after {patience} evaluations without progress" if patience else "none",
+            **{name: f"{value:g}" for name, value in further.items()},
+        },
+        trainer=partial(
+            DetectorTrainer,
+            trunk_rate_factor=detector.trunk_rate_factor,
+            train_sizes=_sizes(data.train, processor),
+            evaluation_sizes=_sizes(data.evaluation, processor),
+        ),
+        class_figure=run.figure,
+        logged=(*logged, *terms),
+        callbacks=[*([NoProgress(run.figure, patience)] if patience else []), *ends],
+    )
+
+
+def _sizes(part: DetectedImages, processor: Any) -> list[tuple[int, int]]:
+    """(height, width) of each image as the processor makes it."""
+    plan = make_plan(processor.to_dict(), {})
+    return [scaled_size((height, width), plan) for height, width in part.sizes()]

@@ -1,0 +1,90 @@
+"""The trainer of detectors: batches of similar shape, a slower trunk, and figures at the images' own size.
+
+Shapes: B images, Q queries, K classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hfvision.losses.detection import WEIGHTS
+from hfvision.objects import ImageObjects
+from hfvision.training.buckets import BucketSampler, by_shape
+from hfvision.training.detector import head_parameters, trunk_parameters
+from hfvision.training.loop import QuietTrainer
+from hfvision.training.progress import diverged
+from hfvision.training.run import Counter
+
+Sizes = Sequence[tuple[int, int]]  # (height, width) of each image, as the processor makes them
+
+
+class ObjectCounter(Counter, Protocol):
+    """Trainer's compute_metrics for objects."""
+
+    def count(self, outputs: Any, objects: Sequence[ImageObjects], pixel_mask: Tensor) -> dict[str, Tensor]:
+        """What counts of a batch, as tensors (B, ...), which processes exchange."""
+        ...
+
+
+class DetectorTrainer(QuietTrainer):
+    """Trunk and head learn at their own rates; a trunk whose rate is 0 does not learn and is no business of this."""
+
+    compute_metrics: ObjectCounter
+
+    def __init__(
+        self, *args: Any, trunk_rate_factor: float, train_sizes: Sizes, evaluation_sizes: Sizes, **kwargs: Any
+    ) -> None:
+        self.trunk_rate_factor = trunk_rate_factor
+        self.train_sizes = train_sizes
+        self.evaluation_sizes = evaluation_sizes
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False  # the loss is a mean over objects, whose number Trainer does not know
+
+    def rate_factors(self) -> dict[int, float]:
+        model: Any = self.model
+        factors = {id(parameter): self.head_rate_factor for parameter in head_parameters(model)}
+        factors |= {id(parameter): self.trunk_rate_factor for parameter in trunk_parameters(model)}
+        return {key: factor for key, factor in factors.items() if factor != 1.0}
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> BucketSampler:
+        samples: Any = self.train_dataset if train_dataset is None else train_dataset
+        return BucketSampler(samples, self.train_sizes, self.args.train_batch_size)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        return by_shape(self.evaluation_sizes)
+
+    @torch.no_grad()
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss, what the metric needs of each image, and the images' rows."""
+        inputs = self._prepare_inputs(inputs)
+        objects, rows = inputs.pop("objects"), inputs.pop("rows")
+        with self.compute_loss_context_manager():
+            outputs = model(**inputs)
+        if outputs.logits.isnan().any():
+            raise diverged("the model's scores are no numbers", self.args)
+        terms = {
+            name: outputs.loss_dict[name].float().expand(len(rows)) for name in WEIGHTS if name in outputs.loss_dict
+        }
+        return outputs.loss, {**self.compute_metrics.count(outputs, objects, inputs["pixel_mask"]), **terms}, rows
+
+
+class TermMeans:
+    """Means of the loss's terms over the images of an evaluation."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.images = 0
+
+    def add(self, counted: Mapping[str, Any]) -> None:
+        terms = {name: counted[name] for name in WEIGHTS if name in counted}
+        for name, values in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(values.double().sum())
+        self.images += len(next(iter(terms.values())))
+
+    def take(self) -> dict[str, float]:
+        """The means; then begins anew."""
+        means = {name: total / self.images for name, total in self.sums.items()}
+        self.sums, self.images = {}, 0
+        return means

@@ -1,0 +1,173 @@
+"""Fine-tuning panoptic segmentation: images with segments -> a folder that `pipeline("image-segmentation")` loads.
+
+    result = train_panoptic("facebook/detr-resnet-50", "street-panoptic/", "out")
+
+Held-out figures are panoptic quality, at the size of the images as they are stored, one image after the other: nothing
+is kept but counts.
+
+Shapes: B images, K classes, H x W pixels of an image as stored.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForUniversalSegmentation, EvalPrediction, TrainerCallback
+
+from hfvision.data.detection import DetectionData, prepare_detection
+from hfvision.data.sources import Source
+from hfvision.errors import ConfigError, DatasetError
+from hfvision.metrics.panoptic import PanopticMetric
+from hfvision.models.detr_heads import DetrForSegmentation
+from hfvision.objects import ImageObjects, SegmentMasks
+from hfvision.processing.panoptic_maps import post_process_panoptic_segmentation
+from hfvision.training.arguments import TrainingSettings
+from hfvision.training.base import ModelSource, load_base
+from hfvision.training.detector import DetectorOptions, Trunk, prepare_detector
+from hfvision.training.detector_task import Augmentation, detector_task
+from hfvision.training.detector_trainer import TermMeans
+from hfvision.training.run import Run, TrainingResult
+
+FIGURES = ("PQ", "SQ", "RQ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanopticTrainingResult(TrainingResult):
+    """What came out; `per_class` is each class's PQ. `metrics` also has those of things and of stuff."""
+
+    PQ: float  # panoptic quality, the mean over classes: SQ * RQ of each
+    SQ: float  # mean IoU of the segments that were found
+    RQ: float  # share that was found
+
+
+def train_panoptic(
+    model: ModelSource,
+    dataset: Source | DetectionData,
+    output_dir: str | os.PathLike[str],
+    *,
+    settings: TrainingSettings | None = None,
+    processor: Any = None,
+    augment: Augmentation = "standard",
+    threshold: float = 0.5,
+    patience: int | None = None,
+    trunk: Trunk | None = None,
+    trunk_rate_factor: float | None = None,
+    num_queries: int | None = None,
+    loss: Mapping[str, Any] | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    license: str | None = None,
+    notes: Sequence[str] = (),
+    callbacks: Sequence[TrainerCallback] = (),
+) -> PanopticTrainingResult:
+    """Train on `dataset`, measure on held-out images, and write config, weights, processor and card to `output_dir`.
+
+    All as in `train_detection`, with PQ in the place of AP. `model` may be a detector, in hfvision's files or in those
+    of transformers: it then gets a new mask head. In the data every segment is an object with a mask, those of stuff,
+    too; of a class of stuff an image has one segment. `threshold` is the score above which a query counts as a segment
+    where held-out images are measured.
+
+    Raises DatasetError, ConfigError or CheckpointReadError before anything is written, and ConfigError if training
+    diverges.
+    """
+    settings = settings or TrainingSettings.for_detector(model)
+    options = DetectorOptions(trunk=trunk, trunk_rate_factor=trunk_rate_factor, num_queries=num_queries, loss=loss)
+    if not 0 <= threshold <= 1:
+        raise ConfigError(f"threshold is a score from 0 to 1; got {threshold}.")
+    run = Run(output_dir, settings, figure="PQ", resume=resume)
+    base = load_base(model, processor, AutoModelForUniversalSegmentation, "a panoptic segmentation model")
+    data = dataset
+    if not isinstance(data, DetectionData):
+        data = prepare_detection(data, **{"panoptic": True, **(data_options or {})})
+    if data.train.read(0)[1].masks is None:
+        raise DatasetError(
+            f"{data.name}: panoptic segmentation needs a mask of every object; prepare it with panoptic=True."
+        )
+    detector = prepare_detector(base, data, options, DetrForSegmentation)
+    task = detector_task(
+        run,
+        "image-segmentation",
+        PanopticTrainingResult,
+        detector,
+        data,
+        PQCounter(len(data.names), data.things, threshold),
+        augment=augment,
+        patience=patience,
+        masks=True,
+        logged=FIGURES[1:],
+        further={"threshold": threshold},
+    )
+    return run.train(task, license=license, notes=notes, callbacks=callbacks)
+
+
+class PQCounter:
+    """Trainer's compute_metrics, called batch by batch: adds what was counted, and gives the figures at the end."""
+
+    def __init__(self, num_labels: int, things: Sequence[int] | None, threshold: float) -> None:
+        self.num_labels = num_labels
+        self.things = things
+        self.stuff = [] if things is None else [label for label in range(num_labels) if label not in things]
+        self.groups = ("",) if things is None else ("", "_things", "_stuff")
+        self.threshold = threshold
+        self.total = self._metric()
+        self.terms = TermMeans()
+        self.last: dict[str, float] = {}
+        self.samples = 0
+        self.per_class: list[float | None] = []
+
+    def count(self, outputs: Any, objects: Sequence[ImageObjects], pixel_mask: Tensor) -> dict[str, Tensor]:
+        """What the metric counts in each image."""
+        answers = post_process_panoptic_segmentation(
+            outputs,
+            self.threshold,
+            label_ids_to_fuse=self.stuff,
+            target_sizes=[one.size for one in objects],
+            pixel_mask=pixel_mask,
+        )
+        counts = []
+        for answer, one in zip(answers, objects, strict=True):
+            metric = self._metric()
+            metric.update([answer], [segments_of(one)])
+            counts.append(metric.counts)
+        device = outputs.logits.device
+        return {
+            name: torch.from_numpy(np.stack([one[name] for one in counts])).to(device) for name in self.total.counted
+        }
+
+    def __call__(self, batch: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
+        counted: Any = batch.predictions
+        self.terms.add(counted)
+        self.total.merge({name: counted[name].sum(0).cpu().numpy() for name in self.total.counted})
+        if not compute_result:
+            return {}
+        figures = self.total.compute()
+        self.samples = figures["images"]
+        self.per_class = [None if math.isnan(share) else float(share) for share in figures["per_category_PQ"]]
+        found = {name + group: float(figures[name + group]) for group in self.groups for name in FIGURES}
+        self.last = {name: value for name, value in found.items() if not math.isnan(value)}
+        return self.last | self.terms.take()
+
+    def _metric(self) -> PanopticMetric:
+        return PanopticMetric(self.num_labels, self.things)
+
+
+def segments_of(objects: ImageObjects) -> dict[str, Any]:
+    """Objects with masks as `PanopticMetric` takes them; where masks overlap, the later one is in front."""
+    masks = objects.masks
+    if isinstance(masks, SegmentMasks):
+        places: Any = masks.places
+    else:
+        places = np.zeros(objects.size, np.int32)
+        for place, mask in enumerate([] if masks is None else masks.decoded(), start=1):
+            places[mask] = place
+    seen = np.bincount(places.ravel(), minlength=len(objects) + 1)[1:] > 0
+    segments = [
+        {"id": place + 1, "category_id": int(objects.labels[place]), "iscrowd": int(objects.crowd[place])}
+        for place in np.flatnonzero(seen).tolist()
+    ]
+    return {"segmentation": places, "segments_info": segments}
