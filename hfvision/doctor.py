@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
+from hfvision.errors import HfvisionError
+
 Verdict = Literal["ok", "note", "failed"]
 
 
@@ -55,6 +57,7 @@ def diagnose() -> Diagnosis:
     checks += _dependencies()
     for name, check in (
         ("compute", _compute),
+        ("linear", _linear),
         ("torchvision", _torchvision),
         ("hub", _hub),
         ("registration", _registration),
@@ -67,6 +70,8 @@ def diagnose() -> Diagnosis:
 def _guarded(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
+    except HfvisionError as error:  # says itself what to do
+        return Check(name, "failed", str(error))
     except Exception as error:  # a broken installation may raise anything; the report must still come out whole
         return Check(name, "failed", f"{type(error).__name__}: {error}", "reinstall hfvision and its dependencies")
 
@@ -100,6 +105,43 @@ def _compute() -> Check:
         name = torch.cuda.get_device_name() if accelerator.type == "cuda" else accelerator.type
         found += f"; {torch.accelerator.device_count()} x {name}"
     return Check("compute", "ok", found)
+
+
+def _linear() -> Check:
+    """The rates of both kernels and which of them linear layers take. That follows from a rule: rates only advise."""
+    from hfvision.layers.linear import VARIABLE, linear_choice
+
+    choice = linear_choice()
+    rates = linear_rates()
+    listed = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
+    found = f"float32 products at {listed} Gflop/s; linear layers take {choice.backend}: {choice.because}"
+    best = max(rates, key=lambda name: rates[name])
+    if rates[best] < 1.3 * rates[choice.backend]:  # less may be what else the machine does
+        return Check("linear", "ok", found)
+    return Check("linear", "note", found, f"if {best} stays ahead when the machine is idle, set {VARIABLE}={best}")
+
+
+def linear_rates(side: int = 1024, rounds: int = 5) -> dict[str, float]:
+    """Gflop/s of each kernel that can multiply two float32 matrices of `side` rows and columns: the best of `rounds`.
+
+    "torch" is always among them, "onednn" where this torch has a working one.
+    """
+    import torch
+
+    from hfvision.layers.linear import onednn_fault, onednn_product
+
+    kernels: dict[str, Callable[..., Any]] = {"torch": torch.nn.functional.linear}
+    if not onednn_fault():
+        kernels["onednn"] = onednn_product
+    matrix = torch.arange(side * side, dtype=torch.float32, device="cpu").sin().view(side, side)
+    seconds = dict.fromkeys(kernels, float("inf"))
+    with torch.inference_mode():
+        for _ in range(rounds):
+            for name, multiply in kernels.items():  # in turn, so that what else runs slows both
+                began = time.perf_counter()
+                multiply(matrix, matrix, None)
+                seconds[name] = min(seconds[name], time.perf_counter() - began)
+    return {name: 2 * side**3 / spent / 1e9 for name, spent in seconds.items()}
 
 
 def _processor() -> str:

@@ -32,14 +32,16 @@ MAY_IMPORT = {
     "registry": REGISTRY,
     "_import_hook": {"registry"},
     "data": REGISTRY,
-    "pipelines": {*REGISTRY, "plots", "starters"},
+    "optimizing": {*REGISTRY, "data"},
+    "pipelines": {*REGISTRY, "optimizing", "plots", "starters"},
     "plots": REGISTRY,
     "starters": REGISTRY,
     "doctor": TOOLS,
     "cards": TOOLS,
     "conversion": {*TOOLS, "cards"},
     "training": {*TOOLS, "cards"},
-    "cli": {*TOOLS, "cards", "conversion", "doctor", "training", "__version__"},
+    "bench": {*TOOLS, "__version__"},
+    "cli": {*TOOLS, "bench", "cards", "conversion", "doctor", "training", "__version__"},
 }
 
 

@@ -84,4 +84,4 @@ def test_doctor_finds_a_working_installation():
     document = json.loads(done.stdout)
     assert document["healthy"] and done.returncode == 0, document
     names = {check["name"] for check in document["checks"]}
-    assert {"python", "hfvision", "compute", "torchvision", "hub", "registration", "prediction"} <= names
+    assert {"python", "hfvision", "compute", "linear", "torchvision", "hub", "registration", "prediction"} <= names

@@ -16,9 +16,11 @@ from transformers.models.detr.configuration_detr import DetrConfig as PeerConfig
 
 import hfvision
 from hfvision.errors import CheckpointReadError, ConfigError, HfvisionError, ImageShapeError
+from hfvision.layers.frozen_norm import ConvAndNorm, FrozenBatchNorm
+from hfvision.models import detr_resnet
 from hfvision.models.detr_config import OLDER_FIELDS, DetrConfig
 from hfvision.models.detr_heads import QUERIES_AT_ONCE
-from hfvision.models.detr_resnet import ConvAndNorm, FrozenBatchNorm, ResNetBlock, convolution, resnet_sizes
+from hfvision.models.detr_resnet import ResNetBlock, convolution, resnet_sizes
 from hfvision.models.detr_trunk import DetrAnyTrunk, DetrResNetTrunk, load_trunk
 from hfvision.registry import ARCHITECTURES
 from tests.models import tiny_config, tiny_model, with_visible_weights
@@ -257,6 +259,28 @@ def test_a_folded_norm_gives_what_the_two_give_one_after_the_other(places, strid
     torch.testing.assert_close(norm(conv(x)), wanted)
     norm.weight.mul_(2)  # nothing of it is kept
     torch.testing.assert_close(ConvAndNorm(conv, norm)(x), nn_batch_norm(conv(x), norm))
+
+
+@torch.no_grad()
+def test_a_block_ends_in_strips_with_the_same_numbers_and_leaves_its_input(monkeypatch):
+    model, x = tiny_model("detr", "AutoModel"), torch.randn(2, 3, 64, 96, generator=torch.manual_seed(0))
+    trunk = next(module for module in model.modules() if isinstance(module, DetrResNetTrunk)).model
+    padding = torch.zeros(2, 1, 64, 96, dtype=torch.bool)
+    padding[1, :, 40:] = True
+    at_once = trunk(x, padding)
+    calls, in_strips = [], ResNetBlock._ended_in_strips
+
+    def watched(block, last, narrow, shortcut):
+        before = shortcut.clone()
+        out = in_strips(block, last, narrow, shortcut)
+        calls.append(torch.equal(shortcut, before))
+        return out
+
+    monkeypatch.setattr(ResNetBlock, "_ended_in_strips", watched)
+    monkeypatch.setattr(detr_resnet, "STRIP", 100)
+    for one, other in zip(trunk(x, padding), at_once, strict=True):
+        torch.testing.assert_close(one.values, other.values)
+    assert calls and all(calls)
 
 
 def nn_batch_norm(x, norm):

@@ -1,6 +1,7 @@
 """`pipeline("image-classification")`: every kind of input, batches of mixed sizes, other people's models unchanged."""
 
 import logging
+import threading
 
 import datasets
 import numpy as np
@@ -52,6 +53,28 @@ def test_every_kind_of_input_gives_the_same_answer(classify, tmp_path):
         torch.from_numpy(array.transpose(2, 0, 1).copy()),
     ):
         assert_same(classify(same), wanted)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_preparing_ahead_changes_no_answer(batch_size):
+    classify = pipeline("image-classification", model=tiny_model("vit"), image_processor=processor())
+    images = [picture(seed=seed) for seed in range(5)]
+    wanted = classify(images, batch_size=batch_size, num_workers=0)  # transformers' DataLoader
+    assert classify(images, batch_size=batch_size) == wanted
+    assert list(classify((image for image in images), batch_size=batch_size)) == wanted
+    assert not [thread for thread in threading.enumerate() if thread.name == "hfvision-ahead"]
+
+
+def test_an_image_that_cannot_be_read_ends_the_list_and_leaves_no_thread():
+    classify = pipeline("image-classification", model=tiny_model("vit"), image_processor=processor())
+    with pytest.raises(ImageReadError, match=r"missing\.png"):
+        classify([picture(), "missing.png", picture(), picture()])
+    assert not [thread for thread in threading.enumerate() if thread.name == "hfvision-ahead"]
+    answers = classify(image for image in [picture(), "missing.png", picture()])
+    first = next(answers)
+    with pytest.raises(ImageReadError, match=r"missing\.png"):
+        next(answers)
+    assert next(answers) == first
 
 
 def test_lists_generators_batches_and_columns_give_a_list_each(classify):

@@ -110,6 +110,16 @@ class Largest(TorchDispatchMode):
         return result
 
 
+def test_ties_of_channels_last_logits_fall_as_the_kernel_rounds_them():
+    """Classes that differ by their last bits: which of them is the largest depends on the order of the sum."""
+    logits = KINDS["channels last"](noise(1, 13, 17) * (1 + 1e-7 * noise(37, 1, 1)))
+    target = (310, 287)
+    assert semantic_maps.channels_last_kernel((13, 17), target, 37) is not None
+    wanted = naive(logits, target).argmax(0)
+    assert torch.equal(semantic_map(logits, target)[0], wanted)
+    assert not torch.equal(semantic_map(logits.contiguous(), target)[0], wanted)
+
+
 @pytest.mark.parametrize("way", ["cells", "chunks"])
 def test_the_logits_of_all_pixels_never_exist(way, monkeypatch):
     """40 classes at 600x800 would be 77 MB; nothing is larger than the room that is set, or the label map itself."""
@@ -117,14 +127,20 @@ def test_the_logits_of_all_pixels_never_exist(way, monkeypatch):
     monkeypatch.setattr(semantic_maps, "WORKING_BYTES", 4 << 20)
     with Largest() as largest:
         semantic_map(noise(40, 16, 20), (600, 800))
+        if way == "cells":
+            semantic_map(KINDS["channels last"](noise(40, 8, 10)), (400, 500))
     assert largest.bytes <= max(4 << 20, 600 * 800 * 8)
 
 
 def test_another_arithmetic_of_the_kernel_is_noticed(monkeypatch):
     cells.kernel_fuses_positions.cache_clear()
-    monkeypatch.setattr(cells, "_mixture", lambda first, second, _, share: first + (second - first) * share)
+    cells.channels_last_kernel.cache_clear()
+    plain = torch.addcmul
+    monkeypatch.setattr(torch, "addcmul", lambda added, one, two: plain(added, one, two) * (1 + 2**-23))
     assert cells.kernel_fuses_positions((13, 17), (210, 187)) is None
+    assert cells.channels_last_kernel((13, 17), (210, 187), 21) is None
     cells.kernel_fuses_positions.cache_clear()
+    cells.channels_last_kernel.cache_clear()
 
 
 def test_outputs_become_maps_of_the_target_sizes():

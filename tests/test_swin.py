@@ -1,8 +1,10 @@
 """Swin: what is its own beside the suites over the registry and over shared file formats."""
 
 import copy
+import gc
 import json
 import pickle
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import transformers
 import hfvision
 from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.position import fit_bias_table
+from hfvision.models import swin_windows
 from tests.models import main_output, pixels, tiny_config, tiny_model, with_visible_weights
 
 DATA = Path(__file__).parent / "data"
@@ -137,6 +140,73 @@ def test_a_size_first_seen_in_inference_mode_can_be_trained_on():
     model(x, labels=torch.tensor([0, 1])).loss.backward()
     tables = [p for name, p in model.named_parameters() if "bias_table" in name]
     assert all(p.grad is not None and p.grad.any() for p in tables)
+
+
+def changed_in_place(table):
+    table.mul_(2)
+    return table
+
+
+def changed_behind_the_version_counter(table):
+    table.data[0] += 1
+    return table
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed_in_place,
+        changed_behind_the_version_counter,
+        lambda table: torch.nn.Parameter(table + 1),
+        lambda table: torch.nn.Parameter(table.double(), requires_grad=False),
+    ],
+    ids=["in place", "data", "replaced", "dtype"],
+)
+def test_biases_follow_every_change_of_their_table(change):
+    model = tiny_model("swin")
+    x = pixels(model.config)
+    with torch.inference_mode():
+        before = model(x).logits
+    for block in model.blocks():
+        attention = block.attention.self
+        with torch.no_grad():
+            attention.relative_position_bias_table = change(attention.relative_position_bias_table)
+    if model.blocks()[0].attention.self.relative_position_bias_table.dtype is torch.float64:
+        model, x = model.double(), x.double()
+    with torch.inference_mode():
+        got = model(x).logits
+        wanted = copy.deepcopy(model)(x).logits  # a copy begins with none
+    torch.testing.assert_close(got, wanted, **EXACT)
+    assert got.dtype is torch.float64 or not torch.equal(got, before)
+
+
+@torch.no_grad()
+def test_biases_are_made_once_for_all_sizes_and_leave_no_trace_in_the_model(monkeypatch):
+    made = []
+    make = swin_windows.WindowPlan._biases
+    monkeypatch.setattr(swin_windows.WindowPlan, "_biases", lambda plan, table: made.append(1) or make(plan, table))
+    model = tiny_model("swin")
+    first = model.blocks()[0].attention.self
+    before = set(vars(first))
+    for size in ((64, 48), (80, 40), (64, 48), (96, 96)):  # no map is smaller than a window
+        model(pixels(model.config, size=size))
+    assert len(made) == len(model.blocks())
+    assert set(vars(first)) == before and first in swin_windows._biases
+    alive = weakref.ref(first)
+    del model, first
+    gc.collect()
+    assert alive() is None
+
+
+@torch.no_grad()
+def test_few_kinds_of_biases_are_kept_for_maps_smaller_than_a_window():
+    model = hfvision.SwinModel(tiny_config("swin", depths=[1], num_heads=[2], window_size=8)).eval()
+    for places in (3, 4, 5, 6, 7, 9, 3):
+        x = pixels(model.config, size=(places * 4, places * 4))
+        got = model(x).last_hidden_state
+        torch.testing.assert_close(got, copy.deepcopy(model)(x).last_hidden_state, **EXACT)
+    (attention,) = [block.attention.self for block in model.blocks()]
+    assert len(swin_windows._biases[attention]) == swin_windows.MOST_SIDES
 
 
 @torch.no_grad()

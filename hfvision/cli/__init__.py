@@ -20,6 +20,7 @@ COMMANDS = {
     "convert": "Turn an original checkpoint into a Hugging Face folder, or a folder back into the original format.",
     "list": "List the model families, their classes, and the models that ship with hfvision.",
     "demo": "Train a small classifier of handwritten digits and use it, segment scenes of them or find them there.",
+    "bench": "Time hfvision beside transformers or timm on this machine, after checking that the numbers are equal.",
     "doctor": "Show versions and hardware, and check that everything works together.",
 }
 

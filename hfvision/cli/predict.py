@@ -39,6 +39,12 @@ def run(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images (or windows) that run together.")] = 1,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    optimize: Annotated[
+        str | None,
+        typer.Option(
+            help="Faster, not quite the same numbers: bfloat16, int8, token_merging=8, compile, or several with commas."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     from hfvision.pipelines.predict import predictions
@@ -51,7 +57,7 @@ def run(
         "overlap": overlap,
         "blend": blend,
     }
-    answers = predictions(images, model, batch_size=batch_size, device=device, **options)
+    answers = predictions(images, model, batch_size=batch_size, device=device, optimize=optimize, **options)
     files = None if output is None else _Files(output)
     rows = []
     for image, answer in zip(images, answers, strict=True):

@@ -6,10 +6,17 @@ Shapes: B images, N tokens, M tokens that are looked at, D width, H heads, d wid
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import TransformersKwargs
 from typing_extensions import Unpack
+
+from hfvision.layers.linear import Linear, product, takes_onednn
+
+FEWEST_QUERIES = 500  # below, torch's fused attention is the faster one throughout
+NOT_IN_STRIPS = ("is_causal", "position_bias", "softcap", "cache")  # options of transformers' "sdpa" beyond equation 1
 
 
 def eager_attention(
@@ -37,11 +44,64 @@ def eager_attention(
     return (maps @ value).transpose(1, 2).contiguous(), maps
 
 
+def sdpa_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """torch's fused attention, or the same in products where those are faster.
+
+    Takes and returns what the interface's "sdpa" does, for which it stands in; that has no maps.
+    """
+    is_plain = attention_mask is None and not dropout and all(kwargs.get(name) is None for name in NOT_IN_STRIPS)
+    if is_plain and _products_are_faster(query, key, value):
+        return _attention_in_strips(query, key, value, scaling), None
+    mixed, _ = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+    )
+    return mixed, None
+
+
+def _products_are_faster(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Long sequences of which no gradients are wanted, where torch's fused attention has the slower of two kernels."""
+    if query.shape[2] < FEWEST_QUERIES or not query.numel() or key.dtype is not value.dtype:
+        return False
+    if torch.is_grad_enabled() and any(tokens.requires_grad for tokens in (query, key, value)):
+        return False  # the maps of all strips would have to be kept: together they are quadratic
+    return takes_onednn(query[0, 0, : _rows_of_strip(key)], key[0, 0])
+
+
+def _rows_of_strip(key: Tensor) -> int:
+    """As many queries as have scores of 1 MB, which stay in the cache; products of fewer than 256 rows are slow."""
+    return min(max(2**18 // max(key.shape[2], 1), 256), 1024)
+
+
+def _attention_in_strips(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """softmax(Q K^T * scaling) V, head by head, in strips of queries: (B, H, N, d) -> (B, N, H, d)."""
+    images, heads, queries, size = query.shape
+    rows = _rows_of_strip(key)
+    out = query.new_empty(images, queries, heads, size)
+    for image in range(images):
+        for head in range(heads):
+            keys, values = key[image, head] * scaling, value[image, head].T.contiguous()  # (M, d), (d, M)
+            for start in range(0, queries, rows):
+                strip = slice(start, start + rows)
+                maps = product(query[image, head, strip], keys).softmax(dim=-1)
+                out[image, strip, head] = product(maps, values)
+    return out
+
+
 def attention_function(config: Any, want_maps: bool) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """The attention that the config asks for; the eager one when maps are wanted, because only it computes them."""
     if want_maps:
         return eager_attention
-    return ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention)
+    function = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention)
+    return sdpa_attention if function is sdpa_attention_forward else function
 
 
 class MultiHeadAttention(nn.Module):
@@ -90,9 +150,9 @@ class SelfAttention(MultiHeadAttention):
 
     def __init__(self, config: Any, width: int, heads: int, bias: bool = True) -> None:
         super().__init__(config, width, heads, config.attention_probs_dropout_prob)
-        self.query = nn.Linear(width, width, bias=bias)
-        self.key = nn.Linear(width, width, bias=bias)
-        self.value = nn.Linear(width, width, bias=bias)
+        self.query = Linear(width, width, bias=bias)
+        self.key = Linear(width, width, bias=bias)
+        self.value = Linear(width, width, bias=bias)
 
     def forward(
         self, x: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]

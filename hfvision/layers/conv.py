@@ -8,12 +8,46 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hfvision.layers.linear import is_observed, product
 from hfvision.upsampling import Size
 
 
 def resize(x: Tensor, size: Size, align_corners: bool = False) -> Tensor:
     """(B, C, h, w) -> (B, C, H, W), bilinear: half-pixel centres, or with the corners kept."""
     return nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def conv_of_patches(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(B, C, h, w) -> (B, O, h // p, w // q): the convolution with kernel (O, C, p, q) whose stride is its size.
+
+    Patches that do not overlap are the rows of one matrix, so that this is a product, for which maps in channels-last
+    order lie ready; on CPUs, where torch has a slow convolution for the small ones among them, it is computed as such.
+    """
+    size = down, across = (kernel.shape[2], kernel.shape[3])
+    places = x.movedim(1, -1)  # (B, h, w, C)
+    if torch.compiler.is_compiling() or not _lies_as_rows(places) or is_observed():
+        return nn.functional.conv2d(x, kernel, bias, stride=size)
+    high, wide = x.shape[2] // down, x.shape[3] // across
+    patches = places[:, : high * down, : wide * across].unflatten(2, (wide, across)).unflatten(1, (high, down))
+    patches = patches.transpose(2, 3).flatten(3)  # (B, h // p, w // q, p * q * C), of 1 x 1 without a copy
+    return product(patches, kernel.permute(0, 2, 3, 1).flatten(1), bias).movedim(-1, 1)
+
+
+def _lies_as_rows(places: Tensor) -> bool:
+    return places.is_cpu and places.ndim == 4 and places.numel() > 0 and places.is_contiguous()
+
+
+class PatchConv(nn.Conv2d):
+    """`nn.Conv2d` whose stride is its kernel's size, through `conv_of_patches`: (B, C, h, w) -> (B, O, h // p, w // p).
+
+    Weights, names and start values are nn.Conv2d's. A kernel of 1 x 1 is a linear map of channels.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, kernel_size=size, stride=size, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv_of_patches(x, self.weight, self.bias)
 
 
 def conv3x3_of_resized(
@@ -33,7 +67,7 @@ def conv3x3_of_resized(
         return nn.functional.conv2d(resize(x, size, align_corners), kernel, bias, padding=1)
     outputs = kernel.shape[0]
     taps = kernel.permute(3, 2, 0, 1).flatten(0, 2)  # (O, C, 3, 3) -> (3 across * 3 down * O, C)
-    products = nn.functional.linear(x.movedim(1, -1), taps)  # (B, h, w, 9 * O)
+    products = product(x.movedim(1, -1), taps)  # (B, h, w, 9 * O)
     products = products.reshape(-1, 3 * width, 3 * outputs)  # (B * h, w * 3 across, 3 down * O)
     across = _shifted_resize(width, new_width, align_corners, x).permute(2, 1, 0).flatten(1)  # (W, w * 3)
     across = across.expand(products.shape[0], -1, -1)
@@ -70,7 +104,11 @@ class ConvNormRelu(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel_size: int, bias: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=bias)
+        self.conv: nn.Conv2d
+        if kernel_size == 1:
+            self.conv = PatchConv(inputs, outputs, 1, bias)
+        else:
+            self.conv = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=bias)
         self.batch_norm = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,4 +123,4 @@ class ConvNormRelu(nn.Module):
         return self._finished(conv3x3_of_joined(maps, self.conv.weight))
 
     def _finished(self, y: Tensor) -> Tensor:
-        return nn.functional.relu(self.batch_norm(y))
+        return self.batch_norm(y).relu_()

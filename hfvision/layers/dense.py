@@ -4,13 +4,15 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from hfvision.layers.linear import Linear
+
 
 class Dense(nn.Module):
     """A linear map called `dense`, then an activation or dropout: (..., in) -> (..., out)."""
 
     def __init__(self, inputs: int, outputs: int, after: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.dense = nn.Linear(inputs, outputs)
+        self.dense = Linear(inputs, outputs)
         self.after = after
 
     def forward(self, x: Tensor) -> Tensor:

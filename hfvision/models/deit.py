@@ -20,6 +20,7 @@ from transformers import initialization as init
 from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 from typing_extensions import Unpack
 
+from hfvision.layers.linear import Linear
 from hfvision.layers.masked_image import PixelDecoder
 from hfvision.layers.position import Grid
 from hfvision.models.base import InputPart
@@ -105,7 +106,7 @@ class DeiTForImageClassification(DeiTPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.deit = DeiTModel(config, add_pooling_layer=False)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
+        self.classifier = Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
         self.post_init()
 
     forward = ViTForImageClassification.forward
@@ -134,8 +135,8 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
         self.num_labels = config.num_labels
         self.deit = DeiTModel(config, add_pooling_layer=False)
         width, labels = config.hidden_size, config.num_labels
-        self.cls_classifier = nn.Linear(width, labels) if labels else nn.Identity()
-        self.distillation_classifier = nn.Linear(width, labels) if labels else nn.Identity()
+        self.cls_classifier = Linear(width, labels) if labels else nn.Identity()
+        self.distillation_classifier = Linear(width, labels) if labels else nn.Identity()
         self.post_init()
 
     @can_return_tuple

@@ -24,6 +24,8 @@ from transformers.utils.output_capturing import capture_outputs
 from typing_extensions import Self, Unpack
 
 from hfvision.errors import ConfigError, ImageShapeError
+from hfvision.layers.conv import PatchConv
+from hfvision.layers.frozen_norm import FrozenBatchNorm
 from hfvision.models.base import LayerGroup, VisionModel
 from hfvision.models.detr_config import DetrConfig
 from hfvision.models.detr_layers import (
@@ -36,7 +38,7 @@ from hfvision.models.detr_layers import (
     DetrLearnedPositions,
     DetrSelfAttention,
 )
-from hfvision.models.detr_resnet import FeatureMap, FrozenBatchNorm, ResNetTrunk
+from hfvision.models.detr_resnet import FeatureMap, ResNetTrunk
 from hfvision.models.detr_trunk import DetrTrunk, PaddingRule, nearest, trunk_of
 
 DETECTOR_PARTS = ("model", "class_labels_classifier", "bbox_predictor")  # which a segmenter has under "detr."
@@ -315,7 +317,7 @@ class DetrModel(DetrPreTrainedModel):
         self.backbone = DetrBackbone(config)
         self.position_embedding = POSITIONS[config.position_embedding_type](config)
         self.query_position_embeddings = nn.Embedding(config.num_queries, config.d_model)
-        self.input_projection = nn.Conv2d(self._trunk().channels[-1], config.d_model, kernel_size=1)
+        self.input_projection = PatchConv(self._trunk().channels[-1], config.d_model, 1)
         self.encoder = DetrEncoder(config)
         self.decoder = (DetrRenormingDecoder if config.auxiliary_loss else DetrDecoder)(config)
         self.post_init()

@@ -19,6 +19,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError
+from hfvision.layers.linear import Linear
 from hfvision.losses.detection import DetectionLoss
 from hfvision.models.detr import DETECTOR_PARTS, DetrFeatures, DetrModel, DetrPreTrainedModel
 from hfvision.models.detr_config import DetrConfig
@@ -34,7 +35,7 @@ class DetrBoxPredictor(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, 4)])
+        self.layers = nn.ModuleList([Linear(width, width), Linear(width, width), Linear(width, 4)])
 
     def forward(self, x: Tensor) -> Tensor:
         first, second, last = self.layers
@@ -124,7 +125,7 @@ class DetrForObjectDetection(DetrDetector):
     def __init__(self, config: DetrConfig) -> None:
         super().__init__(config)
         self.model = DetrModel(config)
-        self.class_labels_classifier = nn.Linear(config.d_model, (config.num_labels or 0) + 1)  # the last: no object
+        self.class_labels_classifier = Linear(config.d_model, (config.num_labels or 0) + 1)  # the last: no object
         self.bbox_predictor = DetrBoxPredictor(config.d_model)
         self.post_init()
 
@@ -168,8 +169,8 @@ class DetrBoxAttention(nn.Module):
     def __init__(self, config: DetrConfig) -> None:
         super().__init__()
         self.heads = config.encoder_attention_heads
-        self.q_linear = nn.Linear(config.d_model, config.d_model)
-        self.k_linear = nn.Linear(config.d_model, config.d_model)
+        self.q_linear = Linear(config.d_model, config.d_model)
+        self.k_linear = Linear(config.d_model, config.d_model)
 
     def forward(self, queries: Tensor, memory: Tensor, padding: Tensor | None) -> Tensor:
         query = self.q_linear(queries).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, Q, d)

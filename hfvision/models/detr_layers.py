@@ -19,6 +19,7 @@ from typing_extensions import Unpack
 
 from hfvision.errors import ImageShapeError
 from hfvision.layers.attention import MultiHeadAttention
+from hfvision.layers.linear import Linear
 from hfvision.layers.patch_embedding import by
 from hfvision.layers.position import Grid
 from hfvision.models.detr_config import DetrConfig
@@ -99,10 +100,10 @@ class DetrAttention(MultiHeadAttention):
 
     def __init__(self, config: DetrConfig, heads: int) -> None:
         super().__init__(config, config.d_model, heads, config.attention_dropout)
-        self.q_proj = nn.Linear(config.d_model, config.d_model)
-        self.k_proj = nn.Linear(config.d_model, config.d_model)
-        self.v_proj = nn.Linear(config.d_model, config.d_model)
-        self.out_proj = nn.Linear(config.d_model, config.d_model)
+        self.q_proj = Linear(config.d_model, config.d_model)
+        self.k_proj = Linear(config.d_model, config.d_model)
+        self.v_proj = Linear(config.d_model, config.d_model)
+        self.out_proj = Linear(config.d_model, config.d_model)
 
     def attend(
         self,
@@ -148,8 +149,8 @@ class DetrLayer(GradientCheckpointingLayer):
         super().__init__()
         self.self_attn = DetrSelfAttention(config, heads)
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
-        self.fc1 = nn.Linear(config.d_model, hidden)
-        self.fc2 = nn.Linear(hidden, config.d_model)
+        self.fc1 = Linear(config.d_model, hidden)
+        self.fc2 = Linear(hidden, config.d_model)
         self.final_layer_norm = nn.LayerNorm(config.d_model)
         self.activation = ACT2FN[config.activation_function]
         self.activation_dropout = nn.Dropout(config.activation_dropout)

@@ -6,9 +6,6 @@ Source: facebookresearch/detr (Apache-2.0) for what is frozen and how the last s
         those of the Hub's "detr" files, which hold their trunks in two layouts: that of timm and torchvision
         (`TimmResNet`), and that of transformers' own ResNet (`HubResNet`).
 
-A frozen batch norm is a scale and a shift of channels, which belong to the convolution before it: they are multiplied
-into its kernel at each call, where that costs less than passing over the map once more. Nothing of it is kept.
-
 Images of a batch are padded to one size. A convolution would see what the layers before it have made of the padding,
 and at the edge of an image alone it sees zeros; so padding is set to zero wherever a kernel reaches beyond one place.
 
@@ -28,12 +25,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.timm_backbone.configuration_timm_backbone import TimmBackboneConfig
 
 from hfvision.errors import ConfigError
+from hfvision.layers.frozen_norm import ConvAndNorm, FrozenBatchNorm
+from hfvision.layers.linear import is_observed
 from hfvision.layers.patch_embedding import check_images, with_channels
 from hfvision.models.base import InputGeometry, InputPart
 
 STEM_STRIDE = 4  # pixels per place of the map behind the first convolution and the pooling
 REDUCTION = 4  # how much narrower the middle of a bottleneck is
-NORM_EPS = 1e-5
+STRIP = 2**19  # numbers of a map that a thread ends a block with at a time, 2 MB that stay in its cache
 
 # The ResNets of timm that are built here: (blocks of each stage, whether these are bottlenecks).
 TIMM_RESNETS = {
@@ -112,56 +111,14 @@ def stage_plans(sizes: ResNetSizes) -> Iterator[StagePlan]:
         yield StagePlan(stride, before, dilation)
 
 
-class FrozenBatchNorm(nn.Module):
-    """(B, F, h, w) -> (B, F, h, w): a scale and a shift of each channel, from four buffers that nothing changes."""
-
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.ones(channels))
-        self.register_buffer("bias", torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """Two of (F,)."""
-        scale = self.weight * (self.running_var + NORM_EPS).rsqrt()
-        return scale, self.bias - self.running_mean * scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        scale, shift = (part[:, None, None] for part in self.scale_and_shift())
-        return torch.addcmul(shift, x, scale)
-
-
-class ConvAndNorm(NamedTuple):
-    """Two modules of a block that follow each other."""
-
-    conv: nn.Conv2d
-    norm: FrozenBatchNorm
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """norm(conv(x)), the norm folded into the kernel where the map has more places than a kernel has weights."""
-        conv, norm = self
-        # What somebody put in the place of a plain convolution, or hooked to it, has to be called.
-        plain = type(conv) is nn.Conv2d and not hasattr(conv, "_hf_hook")
-        if not plain or (not torch.compiler.is_compiling() and self._weights_outnumber(x)):
-            return norm(conv(x))
-        scale, shift = norm.scale_and_shift()
-        kernel = conv.weight * scale[:, None, None, None]
-        return nn.functional.conv2d(x, kernel, shift, conv.stride, conv.padding, conv.dilation)
-
-    def _weights_outnumber(self, x: Tensor) -> bool:
-        places = x.shape[0] * x.shape[2] * x.shape[3] // self.conv.stride[0] ** 2
-        return self.conv.weight[0].numel() > places
-
-
 def blank(x: Tensor, padding: Tensor | None, value: float = 0.0) -> Tensor:
     """(B, F, h, w) with one value wherever there is padding."""
     return x if padding is None else x.masked_fill(padding, value)
+
+
+def below_each_other(x: Tensor) -> Tensor:
+    """(B, F, h, w) -> (1, F, B * h, w): the images of a batch as one; for maps in channels-last order only a view."""
+    return x.permute(0, 2, 3, 1).flatten(0, 1).unsqueeze(0).permute(0, 3, 1, 2)
 
 
 def thinned(padding: Tensor | None, stride: int) -> Tensor | None:
@@ -212,11 +169,36 @@ class ResNetBlock(GradientCheckpointingLayer):
         for step in steps:
             x = self._after(step, x, padding).relu_()  # whatever the block ends with
             padding = thinned(padding, step.conv.stride[0])
+        if self._ends_in_strips(last, shortcut):
+            return self._ended_in_strips(last, x, shortcut)
         return self.activation(self._after(last, x, padding).add_(shortcut))
 
     @staticmethod
     def _after(step: ConvAndNorm, x: Tensor, padding: Tensor | None) -> Tensor:
         return step(x if step.conv.kernel_size == (1, 1) else blank(x, padding))
+
+    @staticmethod
+    def _ends_in_strips(last: ConvAndNorm, shortcut: Tensor) -> bool:
+        """In inference on a CPU, where a large map would go through memory once for each of three steps."""
+        return (
+            not torch.compiler.is_compiling()
+            and not torch.is_grad_enabled()
+            and shortcut.is_cpu
+            and shortcut.numel() > STRIP * torch.get_num_threads()
+            and shortcut.is_contiguous(memory_format=torch.channels_last)
+            and last.conv.kernel_size == (1, 1)
+            and last.is_plain()
+            and not is_observed()
+        )
+
+    def _ended_in_strips(self, last: ConvAndNorm, x: Tensor, shortcut: Tensor) -> Tensor:
+        """The same a few rows at a time, for a last convolution that reads each place by itself."""
+        out = torch.empty_like(shortcut)
+        rows = max(1, STRIP * torch.get_num_threads() // shortcut[0, :, 0].numel())
+        strips = [below_each_other(one).split(rows, dim=2) for one in (x, shortcut, out)]
+        for narrow, past, ended in zip(*strips, strict=True):
+            ended.copy_(self.activation(last(narrow).add_(past)))
+        return out
 
 
 class FeatureMap(NamedTuple):

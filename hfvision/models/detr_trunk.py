@@ -14,11 +14,11 @@ from transformers import AutoBackbone
 
 from hfvision.checkpoints import download, looks_like_repo_id, read
 from hfvision.errors import ConfigError, numbered
+from hfvision.layers.frozen_norm import FrozenBatchNorm
 from hfvision.models.detr_config import DetrConfig
 from hfvision.models.detr_resnet import (
     TIMM_RESNETS,
     FeatureMap,
-    FrozenBatchNorm,
     ResNetTrunk,
     layout_names,
     resnet_sizes,

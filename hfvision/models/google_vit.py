@@ -18,6 +18,7 @@ from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError
 from hfvision.layers.dense import Dense
+from hfvision.layers.linear import Linear
 from hfvision.models.vit import ViTConfig, ViTEmbeddings, ViTModel, ViTPreTrainedModel
 
 
@@ -104,7 +105,7 @@ class GoogleViTForImageClassification(ViTPreTrainedModel):
         self.num_labels = config.num_labels
         self.vit = GoogleViTModel(config)
         width = config.representation_size or config.hidden_size
-        self.classifier = nn.Linear(width, config.num_labels) if config.num_labels else nn.Identity()
+        self.classifier = Linear(width, config.num_labels) if config.num_labels else nn.Identity()
         self.post_init()
 
     @can_return_tuple

@@ -23,6 +23,7 @@ from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.drop_path import DropPath, linear_rates
+from hfvision.layers.linear import Linear
 from hfvision.layers.patch_embedding import PatchEmbedding, by, pair
 from hfvision.layers.position import Grid
 from hfvision.models.base import InputGeometry, InputPart, VisionModel
@@ -104,9 +105,9 @@ class MixerMlp(nn.Module):
 
     def __init__(self, size: int, hidden_size: int, config: MlpMixerConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(size, hidden_size)
+        self.fc1 = Linear(size, hidden_size)
         self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(hidden_size, size)
+        self.fc2 = Linear(hidden_size, size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -177,7 +178,7 @@ class MlpMixerForImageClassification(MlpMixerPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.mixer = MlpMixerModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
+        self.classifier = Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
         self.post_init()
 
     @can_return_tuple

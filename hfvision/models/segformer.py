@@ -29,8 +29,10 @@ from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError, numbered
 from hfvision.layers.attention import SelfAttention
+from hfvision.layers.conv import PatchConv
 from hfvision.layers.dense import Dense
 from hfvision.layers.drop_path import DropPath, linear_rates
+from hfvision.layers.linear import Linear
 from hfvision.layers.patch_embedding import called, check_images, with_channels
 from hfvision.losses.segmentation import PixelAverage, SegmentationLoss
 from hfvision.models.base import InputGeometry, InputPart, LayerGroup, VisionModel
@@ -196,7 +198,7 @@ class SegformerReducedSelfAttention(SegformerSelfAttention):
     def __init__(self, config: SegformerConfig, stage: int) -> None:
         super().__init__(config, stage)
         width, self.ratio = config.hidden_sizes[stage], config.sr_ratios[stage]
-        self.sr = nn.Conv2d(width, width, kernel_size=self.ratio, stride=self.ratio)
+        self.sr = PatchConv(width, width, self.ratio)
         self.layer_norm = nn.LayerNorm(width)
 
     def reduced(self, x: Tensor) -> Tensor:
@@ -240,10 +242,10 @@ class SegformerMlp(nn.Module):
         super().__init__()
         width = config.hidden_sizes[stage]
         inner = int(width * config.mlp_ratios[stage])
-        self.dense1 = nn.Linear(width, inner)
+        self.dense1 = Linear(width, inner)
         self.dwconv = SegformerDepthwise(inner)
         self.activation = ACT2FN[config.hidden_act]
-        self.dense2 = nn.Linear(inner, width)
+        self.dense2 = Linear(inner, width)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -393,7 +395,7 @@ class SegformerForImageClassification(SegformerPreTrainedModel):
         self.segformer = SegformerModel(config)
         self.places = (2, 3) if config.reshape_last_stage else (1,)
         width = config.hidden_sizes[-1]
-        self.classifier = nn.Linear(width, config.num_labels) if config.num_labels else nn.Identity()
+        self.classifier = Linear(width, config.num_labels) if config.num_labels else nn.Identity()
         self.post_init()
 
     @can_return_tuple

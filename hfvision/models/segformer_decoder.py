@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hfvision.layers.linear import Linear, product
+
 STRIP = 2**20  # numbers of a map (B, rows, w, E) that exist at a time in inference
 
 
@@ -20,7 +22,7 @@ class SegformerProjection(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(inputs, outputs)
+        self.proj = Linear(inputs, outputs)
 
 
 class SegformerDecodeHead(nn.Module):
@@ -68,7 +70,7 @@ class SegformerDecodeHead(nn.Module):
         logits = first.new_empty(len(first), len(kernel), height, width, dtype=bias.dtype)
         rows = max(1, STRIP // max(1, len(first) * width * len(bias)))
         for top in range(0, height, rows):
-            strip = nn.functional.linear(first[:, top : top + rows], weights[0], bias)  # (B, rows, w, E)
+            strip = product(first[:, top : top + rows], weights[0], bias)  # (B, rows, w, E)
             for one, mix in zip(coarse, mixes, strict=True):
                 mix = mix[top : top + rows]
                 touched = mix.any(dim=0).nonzero()
@@ -76,8 +78,8 @@ class SegformerDecodeHead(nn.Module):
                 band = _resized(one[:, :, low:high], (high - low, width)).permute(0, 2, 3, 1)
                 mix = mix[:, low:high].to(strip).expand(len(strip), -1, -1)
                 strip.flatten(2).baddbmm_(mix, band.flatten(2))
-            answers = kernel @ strip.relu_().flatten(1, 2).mT  # (B, K, rows * w)
-            logits[:, :, top : top + rows] = answers.unflatten(2, (-1, width))
+            for image, places in zip(logits, strip.relu_().flatten(1, 2), strict=True):
+                image[:, top : top + rows] = product(kernel, places).unflatten(1, (-1, width))  # (K, rows * w)
         return logits.add_(self.classifier.get_parameter("bias").view(-1, 1, 1))
 
     def _fused(self) -> tuple[list[Tensor], Tensor]:
@@ -92,7 +94,7 @@ class SegformerDecodeHead(nn.Module):
 
 def _linear(maps: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(B, D, h, w) -> (B, E, h, w), in channels-last order."""
-    return nn.functional.linear(maps.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+    return product(maps.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 
 def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -23,6 +23,7 @@ from transformers.utils.output_capturing import capture_outputs
 from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError
+from hfvision.layers.linear import Linear, product
 from hfvision.layers.patch_embedding import pair
 from hfvision.layers.position import Grid, PositionRule
 from hfvision.models.deit import DeiTEmbeddings
@@ -114,7 +115,7 @@ class LinearDecoder(nn.Module):
 
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels or 0)
+        self.classifier = Linear(config.hidden_size, config.num_labels or 0)
 
     def forward(self, patches: Tensor, grid: Grid, **kwargs: Unpack[TransformersKwargs]) -> SegmenterOutput:
         return SegmenterOutput(logits=self.classifier(patches).mT.unflatten(2, grid))
@@ -134,7 +135,7 @@ class MaskTransformer(nn.Module):
                 "the mask transformer normalises over the classes, so it tells at least two apart; got num_labels 1. "
                 "Make the background a class too, or choose decoder_type='linear'."
             )
-        self.projection = nn.Linear(config.hidden_size, width)
+        self.projection = Linear(config.hidden_size, width)
         self.class_tokens = nn.Parameter(torch.zeros(1, labels, width))
         self.layer = nn.ModuleList(SegmenterDecoderLayer(config) for _ in range(config.decoder_layers))
         self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -148,8 +149,8 @@ class MaskTransformer(nn.Module):
         for layer in self.layer:
             x = layer(x, **kwargs)
         x = self.layernorm(x)
-        patches = nn.functional.normalize(x[:, :-labels] @ self.patch_projection, dim=-1)
-        classes = nn.functional.normalize(x[:, -labels:] @ self.class_projection, dim=-1)
+        patches = nn.functional.normalize(product(x[:, :-labels], self.patch_projection.mT), dim=-1)
+        classes = nn.functional.normalize(product(x[:, -labels:], self.class_projection.mT), dim=-1)
         masks = patches @ classes.mT  # (B, h * w, K)
         return SegmenterOutput(
             logits=self.mask_norm(masks).mT.unflatten(2, grid),

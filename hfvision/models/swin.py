@@ -29,6 +29,7 @@ from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.attention import SelfAttention
 from hfvision.layers.dense import Dense
 from hfvision.layers.drop_path import DropPath, linear_rates
+from hfvision.layers.linear import Linear
 from hfvision.layers.masked_image import hide_patches
 from hfvision.layers.patch_embedding import PatchEmbedding, by, grid_of, pair
 from hfvision.layers.position import Grid, fit_bias_table, resample_position_table
@@ -214,7 +215,7 @@ class SwinAttention(nn.Module):
 
     def forward(self, x: Tensor, plan: WindowPlan, **kwargs: Unpack[TransformersKwargs]) -> Tensor:
         batch = x.shape[0]
-        bias = plan.bias(self.self.relative_position_bias_table, batch)
+        bias = plan.bias(self.self, self.self.relative_position_bias_table, batch)
         mixed, _ = self.self(plan.cut(x), bias, **kwargs)
         return self.output(plan.join(mixed, batch))
 
@@ -243,7 +244,7 @@ class SwinPatchMerging(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(4 * width)
-        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+        self.reduction = Linear(4 * width, 2 * width, bias=False)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         return self.reduction(self.norm(merging_plan(grid, x).gather(x)))

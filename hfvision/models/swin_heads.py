@@ -16,6 +16,7 @@ from transformers.utils.output_capturing import capture_outputs
 from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError
+from hfvision.layers.linear import Linear
 from hfvision.layers.masked_image import PixelDecoder, masked_image_loss
 from hfvision.layers.patch_embedding import by, pair
 from hfvision.models.base import InputGeometry, InputPart
@@ -52,7 +53,7 @@ class SwinForImageClassification(SwinPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.swin = SwinModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
+        self.classifier = Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
         self.post_init()
 
     @can_return_tuple

@@ -11,14 +11,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from hfvision.layers.linear import is_observed
 from hfvision.layers.patch_embedding import pair
 from hfvision.layers.position import Grid
 
 APART = -100.0  # added to the score of two places that only the shift has brought together
+
+# For each attention module and side of its windows, shifted or not: a copy of the table, and the biases made of it,
+# which are the same for images of all sizes. They are used only while the module's table equals the copy, however
+# it may be changed. Being outside of the module, they are neither saved nor copied with it; they go when it goes.
+_biases: WeakKeyDictionary[nn.Module, dict[tuple[int, bool], tuple[Tensor, Tensor]]] = WeakKeyDictionary()
+MOST_SIDES = 4  # kept for each module; a second one is only needed for maps smaller than a window
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +52,40 @@ class WindowPlan:
         places = self.count * self.side * self.side
         return windows.reshape(batch, places, windows.shape[-1]).index_select(1, self.back)
 
-    def bias(self, table: Tensor, batch: int) -> Tensor:
-        """What is added to the scores: (1 or B * n, heads, M * M, M * M), from the table of relative positions."""
+    def bias(self, owner: nn.Module, table: Tensor, batch: int) -> Tensor:
+        """What is added to the scores: (1 or B * n, heads, M * M, M * M), by the owner's table of positions."""
+        biases = self._kept_biases(owner, table) if _can_be_kept(table) else self._biases(table)
+        return biases if self.kinds is None else biases.index_select(0, self.kinds.repeat(batch))
+
+    def _biases(self, table: Tensor) -> Tensor:
+        """Those of each kind of window: (1 or 4, heads, M * M, M * M)."""
         bias = table.index_select(0, self.offsets).T.unsqueeze(0)  # (M^4, heads) -> (1, heads, M^4)
-        if self.kinds is not None and self.masks is not None:
+        if self.masks is not None:
             bias = bias + self.masks.to(bias.dtype).unsqueeze(1)  # (4, heads, M^4)
-            bias = bias.index_select(0, self.kinds.repeat(batch))
         return bias.reshape(*bias.shape[:2], self.side * self.side, self.side * self.side)
+
+    def _kept_biases(self, owner: nn.Module, table: Tensor) -> Tensor:
+        """The same, made only if the table is not the one of last time."""
+        kept, key = _biases.setdefault(owner, {}), (self.side, self.masks is not None)
+        copy, biases = kept.get(key, (None, None))
+        if copy is None or biases is None or copy.dtype != table.dtype or not torch.equal(copy, table):
+            with torch.inference_mode(False), torch.no_grad():  # else they could not be used in training
+                copy, biases = table.clone(), self._biases(table)
+            kept[key] = copy, biases
+            for other in list(kept)[:-MOST_SIDES]:
+                kept.pop(other, None)
+        return biases
+
+
+def _can_be_kept(table: Tensor) -> bool:
+    """Not what gradients flow through, nor what is being traced; on a GPU, comparing would wait for all work there."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(table) in (Tensor, nn.Parameter)
+        and table.is_cpu
+        and not (table.requires_grad and torch.is_grad_enabled())
+        and not is_observed()
+    )
 
 
 def halved(grid: Grid) -> Grid:

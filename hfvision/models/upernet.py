@@ -22,7 +22,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError, ImageShapeError
-from hfvision.layers.conv import ConvNormRelu, resize
+from hfvision.layers.conv import ConvNormRelu, PatchConv, resize
 from hfvision.losses.segmentation import SegmentationLoss
 from hfvision.models.base import LayerGroup, VisionModel
 from hfvision.models.semantic import SemanticModel, SemanticOutput
@@ -72,7 +72,7 @@ class UperNetHead(nn.Module):
         self.lateral_convs = nn.ModuleList(ConvNormRelu(channels, width, 1) for channels in finer)
         self.fpn_convs = nn.ModuleList(ConvNormRelu(width, width, 3) for _ in finer)
         self.fpn_bottleneck = ConvNormRelu(len(widths) * width, width, 3)
-        self.classifier = nn.Conv2d(width, config.num_labels or 0, kernel_size=1)
+        self.classifier = PatchConv(width, config.num_labels or 0, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         *finer, last = maps
@@ -105,7 +105,7 @@ class UperNetAuxiliaryHead(nn.Module):
             *(ConvNormRelu(width if step else inputs, width, 3) for step in range(config.auxiliary_num_convs))
         )
         self.conv_cat = ConvNormRelu(inputs + width, width, 3) if config.auxiliary_concat_input else None
-        self.classifier = nn.Conv2d(width, config.num_labels or 0, kernel_size=1)
+        self.classifier = PatchConv(width, config.num_labels or 0, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         x = self.convs(maps[AUXILIARY_MAP])

@@ -33,6 +33,7 @@ from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.attention import SelfAttention
 from hfvision.layers.dense import Dense
 from hfvision.layers.drop_path import DropPath, linear_rates
+from hfvision.layers.linear import Linear
 from hfvision.layers.masked_image import PixelDecoder, hide_patches, masked_image_loss
 from hfvision.layers.patch_embedding import PatchEmbedding, by, grid_of, pair
 from hfvision.layers.position import Grid, PositionRule, resample_position_table
@@ -305,7 +306,7 @@ class ViTForImageClassification(ViTPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.vit = ViTModel(config, add_pooling_layer=False)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
+        self.classifier = Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
         self.post_init()
 
     @can_return_tuple

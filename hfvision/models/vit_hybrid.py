@@ -24,6 +24,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError, numbered
+from hfvision.layers.linear import Linear
 from hfvision.layers.patch_embedding import (
     PatchEmbedding,
     by,
@@ -349,7 +350,7 @@ class ViTHybridForImageClassification(ViTHybridPreTrainedModel):
         self.num_labels = config.num_labels
         self.vit = ViTHybridModel(config, add_pooling_layer=config.representation_size is not None)
         width = config.representation_size or config.hidden_size
-        self.classifier = nn.Linear(width, config.num_labels) if config.num_labels else nn.Identity()
+        self.classifier = Linear(width, config.num_labels) if config.num_labels else nn.Identity()
         self.post_init()
 
     @can_return_tuple

@@ -5,6 +5,7 @@ transformers' code runs unchanged for all others.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -13,23 +14,46 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import Pipeline
+from transformers.pipelines.pt_utils import PipelineIterator
 
-from hfvision.errors import ImageValueError
+from hfvision.errors import ConfigError, ImageValueError
 from hfvision.models.base import VisionModel
+from hfvision.pipelines.ahead import Batches
 from hfvision.processing.base import ImageProcessor
+from hfvision.processing.batch import draft_size
 from hfvision.processing.channels import channels_first
 from hfvision.processing.options import Plan, checked, make_plan
+from hfvision.processing.reading import read_image, true_size
 from hfvision.upsampling import Size
 
 Answer = TypeVar("Answer")
 
+AHEAD = -1  # num_workers that nobody can ask for: the next images are prepared while the model runs
 _SINGLE = (str, bytes, Path, Image.Image, np.ndarray, Tensor, dict)  # what is one image, though some have a length
 
 
 class AnyImages(Pipeline):
-    """Takes paths, URLs, PIL images, arrays and tensors; lists, generators and `datasets` columns; 4-D arrays."""
+    """Takes paths, URLs, PIL images, arrays and tensors; lists, generators and `datasets` columns; 4-D arrays.
+
+    A thread reads and prepares images while the model runs, two batches ahead at most; a generator runs in it.
+    num_workers= leaves that to transformers' DataLoader. decode="draft" is the image processor's option.
+
+    optimize= makes a copy of the model faster at the price of other numbers, and says at what price: "bfloat16",
+    "int8", "token_merging=8", "compile", several of them with commas between, or the arguments of `hfvision.optimize`
+    in a dict.
+    """
 
     own_models: ClassVar[tuple[type[VisionModel], ...]] = (VisionModel,)  # that the pipeline does its own work for
+
+    def __init__(self, *args: Any, optimize: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if optimize is not None:
+            from hfvision.optimizing import optimize as optimized
+            from hfvision.optimizing import optimize_options, processed_sample
+
+            options = optimize_options(optimize)
+            sample, name = processed_sample(self.image_processor, self.model)
+            self.model: Any = optimized(self.model, sample=sample, sample_name=name, **options)
 
     def check_model_type(self, supported_models: Any) -> None:
         if not self._ours:  # the list that it reads knows transformers' names only
@@ -45,16 +69,65 @@ class AnyImages(Pipeline):
             return super().__call__(inputs, **kwargs)
         if isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4:
             inputs = list(inputs)
-        elif isinstance(inputs, Sequence) and not isinstance(inputs, (*_SINGLE, list)):
-            items: Any = _items(inputs)  # a column of a dataset decodes one image at a time
-            return list(super().__call__(items, **kwargs))
         if isinstance(inputs, list) and not inputs:
             raise ImageValueError("the pipeline takes at least one image; got an empty list.")
-        return super().__call__(inputs, **kwargs)
+        if kwargs.get("num_workers") is None and self._num_workers is None:
+            kwargs["num_workers"] = AHEAD
+        elif isinstance(inputs, list):
+            return super().__call__(inputs, **kwargs)
+        if not isinstance(inputs, Sequence) or isinstance(inputs, _SINGLE):
+            return super().__call__(inputs, **kwargs)
+        answers: Any = super().__call__(_items(inputs), **kwargs)  # a column of a dataset decodes one image at a time
+        try:
+            return list(answers)
+        finally:
+            if isinstance(answers, _Answers):
+                answers.batches.close()
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Any:
+        if num_workers != AHEAD:
+            return super().get_iterator(
+                inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params
+            )
+        batches = Batches(inputs, partial(self.preprocess, **preprocess_params), batch_size)
+        outputs = PipelineIterator(batches, self.forward, forward_params, loader_batch_size=batch_size)
+        return _Answers(batches, outputs, self.postprocess, postprocess_params)
+
+    def _sanitize_parameters(self, **options: Any) -> Any:
+        decode = {name: options.pop(name) for name in ("decode",) if name in options}
+        preprocess, forward, postprocess = super()._sanitize_parameters(**options)
+        if decode and not self._ours:
+            raise ConfigError(
+                "decode: only models and image processors of hfvision take it; got "
+                f"{type(self.model).__name__} and {type(self.image_processor).__name__}."
+            )
+        return preprocess | decode, forward, postprocess
+
+
+class _Answers(PipelineIterator):  # type: ignore[misc]
+    """What a pipeline gives for the images of a list or of a stream."""
+
+    def __init__(self, batches: Batches[Any, Any], outputs: Any, postprocess: Any, params: dict[str, Any]) -> None:
+        super().__init__(outputs, postprocess, params)
+        self.batches = batches
 
 
 def _items(column: Sequence[Any]) -> Iterator[Any]:
     yield from column
+
+
+def read_picture(image: Any, processor: ImageProcessor, timeout: float | None, decode: str | None) -> Any:
+    """`read_image`, as a draft where the call or the processor says so."""
+    options = {} if decode is None else {"decode": decode}
+    return read_image(image, timeout=timeout, least=draft_size(plan_of(processor, **options)))
 
 
 def plan_of(processor: ImageProcessor, **options: Any) -> Plan:
@@ -66,7 +139,7 @@ def plan_of(processor: ImageProcessor, **options: Any) -> Plan:
 def size_of(image: Any, plan: Plan) -> Size:
     """Height and width of an image. Raises ImageShapeError as the processor does."""
     if isinstance(image, Image.Image):
-        return image.height, image.width
+        return true_size(image)
     height, width = channels_first(image, plan.channels).shape[-2:]
     return height, width
 

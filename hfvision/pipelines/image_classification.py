@@ -11,8 +11,7 @@ from torch import Tensor
 from transformers import ImageClassificationPipeline as TransformersPipeline
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hfvision.pipelines.any_image import AnyImages, run_by_size
-from hfvision.processing.reading import read_image
+from hfvision.pipelines.any_image import AnyImages, read_picture, run_by_size
 
 
 class ImageClassificationPipeline(AnyImages, TransformersPipeline):
@@ -23,11 +22,11 @@ class ImageClassificationPipeline(AnyImages, TransformersPipeline):
     the image processor raises.
     """
 
-    def preprocess(self, image: Any, timeout: float | None = None) -> Any:  # type: ignore[override]
+    def preprocess(self, image: Any, timeout: float | None = None, decode: str | None = None) -> Any:  # type: ignore[override]
         if not self._ours:
             return super().preprocess(image, timeout=timeout)
         processor: Any = self.image_processor
-        processed = processor(images=read_image(image, timeout=timeout), return_tensors="pt")
+        processed = processor(images=read_picture(image, processor, timeout, decode), return_tensors="pt")
         return {"pixel_values": [processed["pixel_values"].to(self.dtype)]}  # in a list: batches are not stacked yet
 
     def _forward(self, model_inputs: Any) -> Any:  # type: ignore[override]

@@ -15,13 +15,12 @@ from transformers import ImageSegmentationPipeline as TransformersPipeline
 from hfvision.errors import ConfigError, numbered
 from hfvision.models.detr_heads import DetrForSegmentation
 from hfvision.models.semantic import SemanticModel
-from hfvision.pipelines.any_image import AnyImages, plan_of, run_by_size, size_of
+from hfvision.pipelines.any_image import AnyImages, plan_of, read_picture, run_by_size, size_of
 from hfvision.pipelines.maps import class_colours, class_map, class_masks, class_names, map_dtype
 from hfvision.pipelines.mosaic import WINDOWS, segment
 from hfvision.pipelines.object_segmentation import ObjectSegments
 from hfvision.pipelines.sliding import Version, mosaic_of
 from hfvision.pipelines.windows import Tiling, make_tiling
-from hfvision.processing.reading import read_image
 from hfvision.processing.semantic_maps import semantic_map
 from hfvision.reporting import report_once
 from hfvision.upsampling import Size
@@ -66,6 +65,8 @@ class SemanticSegments(AnyImages, TransformersPipeline):
         asks = {*TILING, *VERSIONS} & {*kwargs, *self._preprocess_params}
         if asks and kwargs.get("batch_size") is not None:
             kwargs["window_batch"] = kwargs.pop("batch_size")
+        if asks and kwargs.get("num_workers") is None:  # whole images are large: one at a time
+            kwargs["num_workers"] = self._num_workers or 0
         return super().__call__(inputs, **kwargs)
 
     def preprocess(self, image: Any, subtask: str | None = None, timeout: float | None = None, **ours: Any) -> Any:  # type: ignore[override]
@@ -79,7 +80,8 @@ class SemanticSegments(AnyImages, TransformersPipeline):
         asked = {name: ours[name] for name in TILING if ours.get(name) is not None}
         tiling = make_tiling(**asked, stored=stored) if asked else None
         scales, flip = _checked_versions(ours.get("scales"), ours.get("flip"))
-        picture = read_image(image, timeout=timeout)
+        enlarged = tiling is not None or len(scales) > 1 or scales[0] > 1
+        picture = read_picture(image, processor, timeout, "exact" if enlarged else ours.get("decode"))
         size = size_of(picture, plan)
         resize = {} if plan.size is None else dict(plan.size)
         if resize and tiling is not None and not (ours.get("rule") and "shortest_edge" in resize):

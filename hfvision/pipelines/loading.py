@@ -23,13 +23,20 @@ TASKS = {
 }
 
 
-def load_pipeline(model: str, device: str | int | None = None) -> Any:
-    """The pipeline of a starter model, a folder or a Hub id. Raises UnknownNameError where there is no such model."""
+def load_pipeline(model: str, device: str | int | None = None, optimize: Any = None) -> Any:
+    """The pipeline of a starter model, a folder or a Hub id; optimize: see AnyImages. Raises UnknownNameError where
+    there is no such model, and ConfigError for what optimize cannot be.
+    """
     from transformers import pipeline
 
+    options: dict[str, Any] = {}
+    if optimize is not None:  # what it cannot be is said before anything is loaded
+        from hfvision.optimizing import optimize_options
+
+        options["optimize"] = optimize_options(optimize)
     task: Any = _task(load_config(model))
     with _known(model):
-        return pipeline(task, model=resolve(model), device=device)
+        return pipeline(task, model=resolve(model), device=device, **options)
 
 
 def load_config(model: str) -> Any:

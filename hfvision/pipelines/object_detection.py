@@ -17,12 +17,11 @@ from transformers.utils import logging
 from hfvision.detections import Detections
 from hfvision.errors import ConfigError
 from hfvision.models.detr_heads import DetrDetector, DetrForSegmentation
-from hfvision.pipelines.any_image import AnyImages, padded, plan_of, similar_sizes, size_of
+from hfvision.pipelines.any_image import AnyImages, padded, plan_of, read_picture, similar_sizes, size_of
 from hfvision.pipelines.raster_sources import bounded_cache, check_values, open_source
 from hfvision.pipelines.tiled_detection import Detector, Found, Tiles, detect_in_tiles, make_tiles, tile_count
 from hfvision.plots.detection import detection_overlay
 from hfvision.processing.detections import post_process_object_detection
-from hfvision.processing.reading import read_image
 from hfvision.upsampling import Size
 
 TILING = ("tile", "overlap", "stride", "whole", "merge", "merge_iou", "progress")
@@ -116,6 +115,7 @@ class ObjectDetectionPipeline(AnyImages, TransformersPipeline):
         timeout: float | None = None,
         output: str = "objects",
         tile_batch: int | None = None,
+        decode: str | None = None,
         **ours: Any,
     ) -> Any:
         if not self._ours:
@@ -124,7 +124,7 @@ class ObjectDetectionPipeline(AnyImages, TransformersPipeline):
         if asked := {name: ours[name] for name in TILING if ours.get(name) is not None}:
             progress = bool(asked.pop("progress", False))
             return {"image": _Large(image, make_tiles(**asked), tile_batch or BATCH, progress, timeout, drawn)}
-        picture = read_image(image, timeout=timeout)
+        picture = read_picture(image, self._processor, timeout, "exact" if drawn else decode)
         size = size_of(picture, plan_of(self._processor))
         return {"image": _Prepared(self._pixels(picture), size, picture if drawn else None)}
 

@@ -16,7 +16,7 @@ from hfvision.detections import Detections
 from hfvision.errors import ConfigError, UnknownNameError
 from hfvision.geometry import masks_to_boxes
 from hfvision.models.detr_heads import DetrForSegmentation
-from hfvision.pipelines.any_image import AnyImages, plan_of, run_by_size, size_of
+from hfvision.pipelines.any_image import AnyImages, plan_of, read_picture, run_by_size, size_of
 from hfvision.pipelines.maps import Array, class_colours, class_map, class_masks, map_dtype, map_picture, mask_picture
 from hfvision.plots.detection import detection_overlay
 from hfvision.plots.panoptic import panoptic_overlay
@@ -26,7 +26,6 @@ from hfvision.processing.panoptic_maps import (
     post_process_panoptic_segmentation,
     post_process_semantic_segmentation,
 )
-from hfvision.processing.reading import read_image
 from hfvision.upsampling import Size
 
 SUBTASKS = ("panoptic", "instance", "semantic")
@@ -90,7 +89,7 @@ class ObjectSegments(AnyImages, TransformersPipeline):
             kind = subtask or SUBTASKS[0]
             raise ConfigError(f"output is {', '.join(map(repr, offered))} for {kind} segmentation; got {output!r}.")
         processor: Any = self.image_processor
-        picture = read_image(image, timeout=timeout)
+        picture = read_picture(image, processor, timeout, "exact" if output == "picture" else options.get("decode"))
         pixels = processor(images=picture, do_pad=False, return_tensors="pt")["pixel_values"].to(self.dtype)
         return {
             "image": _Prepared(pixels, size_of(picture, plan_of(processor)), picture if output == "picture" else None)

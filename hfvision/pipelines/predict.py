@@ -46,7 +46,13 @@ def predict(images: Iterable[Any], model: str, **options: Any) -> list[Any]:
 
 
 def predictions(
-    images: Iterable[Any], model: str, *, batch_size: int = 1, device: str | int | None = None, **options: Any
+    images: Iterable[Any],
+    model: str,
+    *,
+    batch_size: int = 1,
+    device: str | int | None = None,
+    optimize: Any = None,
+    **options: Any,
 ) -> Iterator[Any]:
     """What a model says of each image: paths, URLs, PIL images, arrays or tensors.
 
@@ -60,10 +66,11 @@ def predictions(
     - it segments objects: the dict of output="map"; with subtask="instance" `Detections` with masks. Options are
       subtask, threshold, mask_threshold, overlap_mask_area_threshold, label_ids_to_fuse, rule.
 
-    The pipelines say what the options mean. Raises UnknownNameError where there is no such model, ConfigError for
-    options of models that do something else, and what the pipeline raises for images.
+    The pipelines say what the options mean; all of them take optimize ("bfloat16", "int8", ...). Raises
+    UnknownNameError where there is no such model, ConfigError for options of models that do something else, and what
+    the pipeline raises for images.
     """
-    found = load_pipeline(model, device)
+    found = load_pipeline(model, device, optimize)
     kind = _kind(found)
     options = {name: value for name, value in options.items() if value is not None}
     if unfit := [name for name in options if name not in kind.options]:

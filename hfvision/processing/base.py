@@ -47,6 +47,8 @@ REPORTS = {  # kind -> what is logged the first time that it happens
     "alpha dropped": "Alpha channels were dropped (do_convert_rgb=True lays PIL images on white): {n} in this call.",
     "colour to grey": "Colour images were converted to grey, as this processor takes one channel: {n} in this call.",
     "bands dropped": "Images have more bands than this processor takes; only its own were kept: {n} in this call.",
+    "draft": "JPEG files were decoded at 1/2 to 1/8 of their size (decode=draft): {n} in this call. That is an "
+    "approximation: on photos, values of -1 to 1 differ by 0.003 on average and by up to 0.05.",
     "16 bits": "16-bit images were taken as 0 (black) to 65535 (white); input_range= sets others: {n} in this call.",
     "images outside": "Values outside input_range={input_range} were scaled too, not clipped: {values} in {n} images.",
 }

@@ -23,7 +23,17 @@ from hfvision.upsampling import Size
 
 SMALL = 128  # height + width up to which PyTorch has another kernel
 PIECE = 4096  # pixels that are worked on at a time: with all classes, they stay in the processor's cache
+BLOCK = 1 << 17  # values that are mixed and compared at a time
+VECTORS = (16, 8, 4)  # classes that a kernel may work on at a time
 PROBE = 9  # places across, when the kernel is compared
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One of PyTorch's kernels: the arithmetic that is to be equalled."""
+
+    fused: bool  # whether positions are rounded once
+    vector: int | None = None  # of channels-last logits: classes at a time. None: the kernel for all others
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,16 @@ class Piece:
         """(R, C, S): the logits of some classes at the pixels."""
         return _mixed(self.pair, classes, self.rows, self.columns)
 
+    def blocks(self, classes: Tensor) -> Iterator[tuple["Piece", Tensor]]:
+        """As many rows at a time as stay in the processor's cache, and their `values`."""
+        above, below = _mixed_along_x(self.pair, classes, self.columns)
+        step = max(1, BLOCK // above.numel())
+        first = self.area[0].start
+        for start in range(0, len(self.rows.first), step):
+            rows = self.rows[start : start + step]
+            area = slice(first + start, first + start + len(rows.first)), self.area[1]
+            yield Piece(self.pair, rows, self.columns, area), _mixed_along_y(above, below, rows)
+
 
 def strips(logits: Tensor, size: Size, crop: Size, fused: bool) -> Iterator[tuple[Tensor, Iterator[Piece]]]:
     """(K, h, w), as `best_classes` takes them -> each pair of rows of places (2, w, K), and the pieces between them."""
@@ -87,29 +107,32 @@ def corner_range(pair: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def best_classes(
-    logits: Tensor, size: Size, crop: Size, fused: bool, want_scores: bool
+    logits: Tensor, size: Size, crop: Size, kernel: Kernel, want_scores: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """(K, h, w), contiguous float32 on the CPU and finite -> classes and scores of the first `crop` pixels of `size`.
+    """(K, h, w), float32 on the CPU and finite -> classes and scores of the first `crop` pixels of `size`.
 
-    `fused` is the answer of `kernel_fuses_positions`. The scores are the winners' softmax probabilities; all classes
-    count for them, so none is left out.
+    `kernel` is the one that the naive way would use for logits of that memory format. The scores are the winners'
+    softmax probabilities; all classes count for them, so none is left out.
     """
     winners = torch.empty(crop, dtype=torch.int64)
     scores = torch.empty(crop) if want_scores else None
     rounding = rounding_of(logits)
     everything = torch.arange(len(logits))
-    for pair, pieces in strips(logits, size, crop, fused):
+    for pair, pieces in strips(logits, size, crop, kernel.fused):
         can_win = _can_win(pair, rounding)
         for piece in pieces:
             classes = everything if want_scores else can_win[piece.cells].any(dim=0).nonzero()[:, 0]
             if len(classes) == 1:
                 winners[piece.area] = classes[0]
                 continue
-            values = piece.values(classes)
-            best, index = values.max(dim=-1)
-            winners[piece.area] = classes[index]
-            if scores is not None:
-                scores[piece.area] = values.sub_(best[..., None]).exp_().sum(dim=-1).reciprocal_()
+            for block, values in piece.blocks(classes):
+                index = best_of(values)
+                best = values.gather(-1, index[..., None])
+                if kernel.vector is not None:
+                    _settle(index, best, values, block, classes, kernel.vector, rounding)
+                winners[block.area] = classes[index]
+                if scores is not None:
+                    scores[block.area] = values.sub_(best).exp_().sum(dim=-1).reciprocal_()
     return winners, scores
 
 
@@ -130,6 +153,33 @@ def _agrees(size: Size, wanted: Size, fused: bool) -> bool:
         for top, bottom in _runs(rows.first):
             ours = _mixed(_pair(logits, rows, top), torch.arange(4), rows[top:bottom], columns)
             if not torch.equal(ours.permute(2, 0, 1), theirs[:, top:bottom]):
+                return False
+    return True
+
+
+@lru_cache(maxsize=256)
+def channels_last_kernel(size: Size, wanted: Size, classes: int) -> Kernel | None:
+    """The kernel that PyTorch uses for channels-last logits of these sizes; None where it is none that is known.
+
+    It mixes all four places at once, in another order for the classes that do not fill a vector.
+    """
+    kernels = (Kernel(fused, vector) for fused in (True, False) for vector in VECTORS)
+    return next((kernel for kernel in kernels if _agrees_at_once(size, wanted, classes, kernel)), None)
+
+
+def _agrees_at_once(size: Size, wanted: Size, classes: int, kernel: Kernel) -> bool:
+    random = torch.Generator().manual_seed(0)
+    strips = ((size[0], PROBE), (wanted[0], PROBE)), ((PROBE, size[1]), (PROBE, wanted[1]))
+    for places, pixels in strips:
+        logits = torch.randn(1, classes, *places, generator=random).contiguous(memory_format=torch.channels_last)
+        theirs = nn.functional.interpolate(logits, size=pixels, mode="bilinear", align_corners=False)[0]
+        rows, columns = _mixing(places[0], pixels[0], kernel.fused), _mixing(places[1], pixels[1], kernel.fused)
+        for top, bottom in _runs(rows.first):
+            area = slice(top, bottom), slice(0, pixels[1])
+            piece = Piece(_pair(logits[0], rows, top), rows[top:bottom], columns, area)
+            everywhere = torch.ones(bottom - top, pixels[1]).nonzero()
+            ours = _mixed_at_once(piece, torch.arange(classes), everywhere, kernel.vector or 1)
+            if not torch.equal(ours.mT.reshape(classes, bottom - top, -1), theirs[:, top:bottom]):
                 return False
     return True
 
@@ -167,12 +217,59 @@ def _can_win(pair: Tensor, rounding: float) -> Tensor:
 
 def _mixed(pair: Tensor, classes: Tensor, rows: Mixing, columns: Mixing) -> Tensor:
     """(2, w, K) -> (R, C, S): the logits of some classes, at the pixels of these rows and columns."""
+    return _mixed_along_y(*_mixed_along_x(pair, classes, columns), rows)
+
+
+def _mixed_along_x(pair: Tensor, classes: Tensor, columns: Mixing) -> tuple[Tensor, Tensor]:
+    """(2, w, K) -> (C, S) for the row of places above and for the one below."""
     start, last = int(columns.first[0]), int(columns.second[-1])
     corners = pair[:, start : last + 1].index_select(2, classes)
     left, right = corners.index_select(1, columns.first - start), corners.index_select(1, columns.second - start)
-    above, below = _mixture(left, right, columns.of_first[:, None], columns.of_second[:, None])
-    return _mixture(above, below, rows.of_first[:, None, None], rows.of_second[:, None, None])
+    # weights are written out for every class: addcmul is quick only where no operand is repeated
+    of_left, of_right = (
+        weights[:, None].expand(left.shape[1:]).contiguous() for weights in (columns.of_first, columns.of_second)
+    )
+    above, below = (torch.addcmul(two * of_right, one, of_left) for one, two in zip(left, right, strict=True))
+    return above, below
 
 
-def _mixture(first: Tensor, second: Tensor, of_first: Tensor, of_second: Tensor) -> Tensor:
-    return torch.addcmul(second * of_second, first, of_first)
+def _mixed_along_y(above: Tensor, below: Tensor, rows: Mixing) -> Tensor:
+    """(C, S) twice -> (R, C, S). A row has one weight for each, so a product and an `add` with alpha= do it."""
+    values = above.new_empty(len(rows.first), *above.shape)
+    for row, of_above, of_below in zip(values, rows.of_first.tolist(), rows.of_second.tolist(), strict=True):
+        torch.mul(below, of_below, out=row)
+        row.add_(above, alpha=of_above)
+    return values
+
+
+def _settle(
+    index: Tensor, best: Tensor, values: Tensor, piece: Piece, classes: Tensor, vector: int, rounding: float
+) -> None:
+    """Corrects `index` (R, C) where the kernel for channels-last logits may round the best two (S) the other way."""
+    values.scatter_(-1, index[..., None], -torch.inf)
+    second = torch.from_numpy(values.numpy().max(axis=-1))
+    values.scatter_(-1, index[..., None], best)
+    for places in (best[..., 0] - second <= rounding).nonzero().split(max(1, BLOCK // len(classes))):
+        index[places[:, 0], places[:, 1]] = best_of(_mixed_at_once(piece, classes, places, vector))
+
+
+def _mixed_at_once(piece: Piece, classes: Tensor, places: Tensor, vector: int) -> Tensor:
+    """(n, 2) rows and columns of pixels -> (n, S): the logits of some classes, as the kernel for channels-last logits
+    gives them.
+    """
+    y, x = places.unbind(dim=1)
+    columns, rows = piece.columns, piece.rows
+    mixed = []  # the four places, and their weights for every class
+    for row, of_row in enumerate((rows.of_first[y], rows.of_second[y])):
+        for place, of_place in ((columns.first, columns.of_first), (columns.second, columns.of_second)):
+            logits = piece.pair[row].index_select(0, place[x]).index_select(1, classes)
+            mixed.append((logits, (of_row * of_place[x])[:, None].expand(logits.shape).contiguous()))
+    a, b, c, d = mixed
+    in_vectors = torch.addcmul(torch.addcmul(torch.addcmul(c[0] * c[1], *d), *b), *a)
+    alone = torch.addcmul(torch.addcmul(torch.addcmul(b[0] * b[1], *a), *c), *d)
+    return torch.where(classes < piece.pair.shape[-1] // vector * vector, in_vectors, alone)
+
+
+def best_of(values: Tensor) -> Tensor:
+    """(..., S) float32 on the CPU, without NaN -> the first of the largest (...) int64: NumPy is many times faster."""
+    return torch.from_numpy(values.numpy().argmax(axis=-1))

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from hfvision.processing.cells import corner_range, kernel_fuses_positions, rounding_of, strips
+from hfvision.processing.cells import best_of, corner_range, kernel_fuses_positions, rounding_of, strips
 from hfvision.processing.semantic_maps import AT_ONCE, at_target, chunks_of_classes, goes_by_cells
 from hfvision.upsampling import Size, Upsampling
 
@@ -26,7 +26,7 @@ def weighted_winners(probabilities: Tensor, scores: Tensor, target: Size, thresh
 
     Probabilities are brought to `target` bilinearly and weighed by the scores; the first of the largest wins.
     """
-    batch = probabilities.contiguous()[None]
+    batch = probabilities.detach().contiguous()[None]
     fused = _way(batch, target)
     if fused is not None:
         return _weighted_by_cells(batch[0], scores, target, threshold, fused)
@@ -72,7 +72,7 @@ def _weighted_by_cells(
                 winners[piece.area] = queries[0].int()
                 continue
             weighed = (piece.values(queries) * scores[queries]).to(probabilities.dtype)
-            winners[piece.area] = queries.int()[weighed.argmax(dim=-1)]
+            winners[piece.area] = queries.int()[best_of(weighed)]
             reached[queries[counted]] += (weighed[..., counted] >= threshold).sum(dim=(0, 1))
     return winners, reached
 
@@ -83,7 +83,7 @@ def softmax_winners(logits: Tensor, target: Size) -> Tensor:
 
     Near ties, more softmax probabilities are equal than logits.
     """
-    batch = logits.contiguous()[None]
+    batch = logits.detach().contiguous()[None]
     fused = _way(batch, target)
     if fused is None:
         return at_target(batch, target, None).movedim(0, -1).softmax(dim=-1).argmax(dim=-1).int()
@@ -98,5 +98,5 @@ def softmax_winners(logits: Tensor, target: Size) -> Tensor:
             if len(queries) == 1:
                 winners[piece.area] = queries[0].int()
             else:
-                winners[piece.area] = piece.values(everything).softmax(dim=-1).argmax(dim=-1).int()
+                winners[piece.area] = best_of(piece.values(everything).softmax(dim=-1)).int()
     return winners

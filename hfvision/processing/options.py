@@ -32,6 +32,8 @@ class ImageOptions(ImagesKwargs, total=False):
     asked for, the other rounded down), or "nearest", both sides times one factor, as mmcv does it.
     `size_divisor`: both sides are then brought up to a multiple of this, in a second step of resizing.
     `antialias`: False mixes the four nearest pixels however much the image shrinks, as OpenCV does (bilinear only).
+    `decode`: "exact", or "draft": JPEG files are decoded at 1/2, 1/4 or 1/8 of their size, as far as that is not below
+    the size that they are resized to. Much faster for large photos, and approximate.
     """
 
     input_range: list[float] | tuple[float, ...] | None
@@ -40,6 +42,7 @@ class ImageOptions(ImagesKwargs, total=False):
     size_rounding: str | None
     size_divisor: int | None
     antialias: bool | None
+    decode: str | None
 
 
 class SegmentationOptions(ImageOptions, total=False):
@@ -79,6 +82,7 @@ class DetectionOptions(ImageOptions, total=False):
 
 CROP_ROUNDINGS = ("down", "nearest")
 SIZE_ROUNDINGS = ("nearest",)
+DECODINGS = ("exact", "draft")
 
 
 def own_options(schema: type[ImageOptions]) -> frozenset[str]:
@@ -107,6 +111,7 @@ class Plan:
     layout: str
     tensors: str | None  # "pt", "np"
     device: torch.device | None
+    draft: bool  # whether JPEG files may be decoded at a fraction of their size
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,10 @@ def make_plan(stored: Mapping[str, Any], given: Mapping[str, Any], complete: boo
         faults.append(f"crop_rounding must be {' or '.join(CROP_ROUNDINGS)}; got {get('crop_rounding')!r}")
     if get("size_rounding") not in (None, *SIZE_ROUNDINGS):
         faults.append(f"size_rounding must be {' or '.join(SIZE_ROUNDINGS)}, or None; got {get('size_rounding')!r}")
+    if get("decode") not in (None, *DECODINGS):
+        faults.append(f"decode must be {' or '.join(DECODINGS)}; got {get('decode')!r}")
+    if get("decode") == "draft" and get("antialias") is False:
+        faults.append("decode='draft' averages pixels, antialias=False passes over them: leave one of them out")
     divisor = 1 if get("size_divisor") is None else options["size_divisor"]
     if divisor < 1:
         faults.append(f"size_divisor must be 1 or more; got {divisor}")
@@ -243,6 +252,7 @@ def make_plan(stored: Mapping[str, Any], given: Mapping[str, Any], complete: boo
         layout=_word(get("data_format")) or FIRST,
         tensors=_word(get("return_tensors")),
         device=None if get("device") is None else torch.device(options["device"]),
+        draft=get("decode") == "draft",
     )
 
 

@@ -135,7 +135,7 @@ def post_process_instance_segmentation(
             ids = torch.tensor([info["id"] for info in result["segments_info"]], device=queries.masks.device)
             result["segmentation"] = result["segmentation"] == ids[:, None, None]
         elif return_coco_annotation and len(queries):
-            result["segmentation"] = _runs(result["segmentation"])
+            result["segmentation"] = segment_runs(result["segmentation"])
         results.append(result)
     return results
 
@@ -258,7 +258,7 @@ def _looked_up(winners: Tensor, table: list[int]) -> Tensor:
     return values.index_select(0, winners.flatten()).view(winners.shape)
 
 
-def _runs(segmentation: Tensor) -> list[list[int]]:
+def segment_runs(segmentation: Tensor) -> list[list[int]]:
     """(H, W) -> for each id of the map, in order: start (from 1, row by row), length, start, length, ..."""
     flat = segmentation.flatten().cpu().numpy()
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])

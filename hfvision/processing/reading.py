@@ -14,7 +14,7 @@ import threading
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -26,15 +26,19 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from hfvision.errors import ImageReadError
+from hfvision.errors import HfvisionError, ImageReadError
 from hfvision.reporting import report_kind
 
 Array: TypeAlias = npt.NDArray[Any] | torch.Tensor
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Mapping[str, Any] | IO[bytes] | Image.Image | Array"
+Least: TypeAlias = Callable[[int, int], tuple[int, int]]
+"""(height, width) of an image -> the size that a draft of it must not be below."""
 
 DOWNLOAD_SECONDS = 10.0  # without an answer
 DOWNLOAD_BYTES = 1 << 30
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+ON_ITS_SIDE = (5, 6, 7, 8)  # orientations whose rows are columns
+TRUE_SIZE = "hfvision_true_size"  # in the `info` of a draft: (height, width) of the upright image that it is of
 
 SIGNATURES = (  # (offset, bytes, what such a file is)
     (0, b"\x93NUMPY", "a NumPy file: pass numpy.load(path)"),
@@ -49,16 +53,19 @@ SIGNATURES = (  # (offset, bytes, what such a file is)
     (4, b"ftyp", "an MP4 file: pass its frames"),
 )
 
-_opening = threading.Lock()
 
-
-def read_image(source: ImageSource, *, timeout: float | None = DOWNLOAD_SECONDS) -> Image.Image | Array:
+def read_image(
+    source: ImageSource, *, timeout: float | None = DOWNLOAD_SECONDS, least: Least | None = None
+) -> Image.Image | Array:
     """The image behind `source`, decoded and upright: a PIL image in its stored mode, or the array that was given.
 
     `source` is a path, an http(s) address (`timeout` in seconds), a `data:image/...` address or base64 text, the
     bytes of a file or an open binary file, a cell of a dataset (`{"bytes": ..., "path": ...}`), a PIL image, a NumPy
     array, a torch tensor, or anything that offers itself as an array. Of an animation, the first frame is taken and
     that is reported.
+
+    With `least`, a JPEG may come as a draft: decoded at 1/2, 1/4 or 1/8 of its size, as far as that is not below what
+    `least` says of it. `true_size` then gives the size of the image itself.
 
     Raises ImageReadError when there is no such file, when it is not a picture or is damaged, and when its header
     describes more pixels than `PIL.Image.MAX_IMAGE_PIXELS` (raise that limit for large pictures that you trust).
@@ -69,20 +76,20 @@ def read_image(source: ImageSource, *, timeout: float | None = DOWNLOAD_SECONDS)
         name = f"the {type(source).__name__} {getattr(source, 'filename', '')}".strip()
         return _upright(_loaded(source, name), name)
     if isinstance(source, Mapping):
-        return _read_cell(source, timeout)
+        return _read_cell(source, timeout, least)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decoded(io.BytesIO(source), f"{len(source)} bytes")
+        return _decoded(io.BytesIO(source), f"{len(source)} bytes", least)
     if isinstance(source, str):
         if source.startswith(("http://", "https://")):
-            return _decoded(io.BytesIO(_download(source, timeout)), source)
+            return _decoded(io.BytesIO(_download(source, timeout)), source, least)
         if source.startswith("data:"):
-            return _decoded(io.BytesIO(_data_address(source)), _shortened(source))
+            return _decoded(io.BytesIO(_data_address(source)), _shortened(source), least)
         if not _exists(source) and (content := _base64(source)) is not None:
-            return _decoded(io.BytesIO(content), f"base64 text {_shortened(source)}")
+            return _decoded(io.BytesIO(content), f"base64 text {_shortened(source)}", least)
     if isinstance(source, str | os.PathLike):
-        return _read_file(os.fspath(source))
+        return _read_file(os.fspath(source), least)
     if hasattr(source, "read"):
-        return _decoded(io.BytesIO(source.read()), str(getattr(source, "name", "the open file")))
+        return _decoded(io.BytesIO(source.read()), str(getattr(source, "name", "the open file")), least)
     if hasattr(source, "__array__"):
         return np.asarray(source)
     raise ImageReadError(
@@ -91,67 +98,102 @@ def read_image(source: ImageSource, *, timeout: float | None = DOWNLOAD_SECONDS)
     )
 
 
-def _read_cell(cell: Mapping[str, Any], timeout: float | None) -> Image.Image | Array:
+def _read_cell(cell: Mapping[str, Any], timeout: float | None, least: Least | None) -> Image.Image | Array:
     """An undecoded cell of an image column of `datasets`: the bytes if they are there, else the path."""
     content, path = cell.get("bytes"), cell.get("path")
     if content is not None:
-        return _decoded(io.BytesIO(content), str(path or f"{len(content)} bytes"))
+        return _decoded(io.BytesIO(content), str(path or f"{len(content)} bytes"), least)
     if path is not None:
-        return read_image(path, timeout=timeout)
+        return read_image(path, timeout=timeout, least=least)
     raise ImageReadError(
         'a dict is read as the image of a dataset, {"bytes": ..., "path": ...}; this one has '
         + ("neither" if {"bytes", "path"} & cell.keys() else f"the keys {sorted(map(str, cell))}")
     )
 
 
-def _read_file(path: str) -> Image.Image:
+def _read_file(path: str, least: Least | None) -> Image.Image:
     try:
         with open(path, "rb") as file:
-            return _decoded(file, path)
+            return _decoded(file, path, least)
     except FileNotFoundError:
         folder = Path(path).parent
         reason = "" if folder.is_dir() else f", nor is there a folder {folder}"
         raise ImageReadError(f"there is no file {_shortened(path)}{reason}") from None
     except IsADirectoryError:
         raise ImageReadError(f"{path} is a folder: pass the files in it") from None
-    except ImageReadError:
+    except HfvisionError:
         raise
     except (OSError, ValueError) as error:  # no permission, a name that is too long or has a null byte
         reason = getattr(error, "strerror", None) or _reason(error)
         raise ImageReadError(f"{_shortened(path)} cannot be opened: {reason}") from error
 
 
-def _decoded(file: IO[bytes], name: str) -> Image.Image:
+def _decoded(file: IO[bytes], name: str, least: Least | None) -> Image.Image:
     """The first frame of an open file, all of it, upright."""
     try:
         with _bombs_are_errors():
             image = Image.open(file)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         found = re.search(r"\d+", str(error))
-        pixels = f"{int(found[0]):,} pixels" if found else "a huge image"
-        raise ImageReadError(
-            f"{name}: the header describes {pixels}, more than PIL.Image.MAX_IMAGE_PIXELS = "
-            f"{Image.MAX_IMAGE_PIXELS:,}; nothing was decoded.\n"
-            "    If you trust the file, set PIL.Image.MAX_IMAGE_PIXELS higher (None: no limit) and read it again."
-        ) from None
+        raise _too_large(name, int(found[0]) if found else None) from None
     except UnidentifiedImageError:
         raise ImageReadError(f"{name} is not a picture: it is {_what_it_is(file)}") from None
     except Exception as error:  # the format's reader met a damaged header: any kind of error comes out
         raise ImageReadError(f"{name} has a damaged header: {_reason(error)}") from error
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:  # Pillow warns up to twice the limit
+        raise _too_large(name, image.width * image.height)
     if _is_animated(image):
         report_kind("animation", f"{name} has several frames or pages: the first is taken.")
+    if least is not None and image.format == "JPEG":
+        _draft(image, least)
     return _upright(_loaded(image, name), name)
+
+
+def _draft(image: Image.Image, least: Least) -> None:
+    """Has an open JPEG decoded at a fraction of its size, where that is not below `least`."""
+    stored = image.size
+    try:
+        on_its_side = image.getexif().get(ORIENTATION, 1) in ON_ITS_SIDE
+    except Exception:  # `_upright` says that it cannot be read
+        on_its_side = False
+    true = stored if on_its_side else stored[::-1]
+    height, width = least(*true)
+    image.draft(None, (height, width) if on_its_side else (width, height))  # type: ignore[arg-type]  # its mode stays
+    if image.size != stored:
+        image.info[TRUE_SIZE] = true
+
+
+def is_draft(image: Image.Image) -> bool:
+    return TRUE_SIZE in image.info
+
+
+def true_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width), also of the image that a draft is of."""
+    height, width = image.info.get(TRUE_SIZE, image.size[::-1])
+    return height, width
 
 
 @contextmanager
 def _bombs_are_errors() -> Iterator[None]:
-    """Pillow warns of one to two times its limit and raises above that; here both raise, and nothing leaks.
+    """Pillow warns of one to two times its limit and raises above that; here both raise, and no warning is left over.
 
-    The filters of `warnings` belong to the whole process, so only one thread at a time may change them.
+    The filters of `warnings` belong to the whole process: other threads do not change them under the main one's feet.
     """
-    with _opening, warnings.catch_warnings():
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
+
+
+def _too_large(name: str, pixels: int | None) -> ImageReadError:
+    return ImageReadError(
+        f"{name}: the header describes {'a huge image' if pixels is None else f'{pixels:,} pixels'}, more than "
+        f"PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS:,}; nothing was decoded.\n"
+        "    If you trust the file, set PIL.Image.MAX_IMAGE_PIXELS higher (None: no limit) and read it again."
+    )
 
 
 def _loaded(image: Image.Image, name: str) -> Image.Image:

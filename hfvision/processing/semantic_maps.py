@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
 
 from hfvision.errors import ConfigError, numbered
-from hfvision.processing.cells import SMALL, best_classes, kernel_fuses_positions
+from hfvision.processing.cells import SMALL, Kernel, best_classes, channels_last_kernel, kernel_fuses_positions
 from hfvision.upsampling import Size, Upsampling, upsample
 
 WORKING_BYTES = 200 << 20  # of interpolated classes at a time
@@ -33,6 +33,7 @@ def semantic_map(
     The logits go through `upsampling`, if there is one, and then bilinearly (half-pixel centres) to `target`, (H, W).
     One logit is of a binary mask: the answer is 1 where its sigmoid is above 0.5, its probability that of the answer.
     """
+    logits = logits.detach()
     if logits.shape[0] == 1:
         positive = at_target(logits[None], target, upsampling)[0].sigmoid()
         classes = positive > 0.5
@@ -41,13 +42,12 @@ def semantic_map(
     pixel = len(logits) * logits.element_size()  # bytes
     if upsampling is not None and upsampling.image_size != target:  # two steps: the first at once, if there is room
         room = pixel * math.prod(upsampling.size) < WORKING_BYTES
-        if room and not _is_channels_last(batch):
-            batch, upsampling = upsample(batch, upsampling).contiguous(), None
+        if room:
+            form = torch.channels_last if _is_channels_last(batch) else torch.contiguous_format
+            batch, upsampling = upsample(batch, upsampling).contiguous(memory_format=form), None
     way = upsampling or Upsampling(target)
-    if pixel * math.prod(target) > AT_ONCE and goes_by_cells(batch, way, target):
-        fused = kernel_fuses_positions((batch.shape[2], batch.shape[3]), way.size)
-        if fused is not None:
-            return best_classes(batch[0], way.size, target, fused, want_scores)
+    if pixel * math.prod(target) > AT_ONCE and (kernel := _kernel(batch, way, target)) is not None:
+        return best_classes(batch[0], way.size, target, kernel, want_scores)
     return _best_of_chunks(batch, target, upsampling, want_scores)
 
 
@@ -63,15 +63,32 @@ def _is_channels_last(batch: Tensor) -> bool:
     return batch.is_contiguous(memory_format=torch.channels_last) and batch.shape[1] > 3
 
 
+def _kernel(batch: Tensor, way: Upsampling, target: Size) -> Kernel | None:
+    """The kernel that would be used, if `best_classes` can equal it."""
+    size, classes = (batch.shape[2], batch.shape[3]), batch.shape[1]
+    if goes_by_cells(batch, way, target):
+        fused = kernel_fuses_positions(size, way.size)
+        return None if fused is None else Kernel(fused)
+    if _is_channels_last(batch) and _is_plain(batch, way, target):
+        return channels_last_kernel(size, way.size, classes)
+    return None
+
+
 def goes_by_cells(batch: Tensor, way: Upsampling, target: Size) -> bool:
-    """Whether the kernel that would be used is the one whose arithmetic `best_classes` repeats."""
+    """Whether the kernel that would be used is the one whose arithmetic the cells repeat."""
+    return (
+        not _is_channels_last(batch)
+        and batch.shape[1] != 3  # which has a kernel of its own
+        and sum(way.size) > SMALL
+        and _is_plain(batch, way, target)
+    )
+
+
+def _is_plain(batch: Tensor, way: Upsampling, target: Size) -> bool:
     return (
         way.image_size == target
         and batch.device.type == "cpu"
         and batch.dtype == torch.float32
-        and not _is_channels_last(batch)
-        and batch.shape[1] != 3  # which has a kernel of its own
-        and sum(way.size) > SMALL
         and bool(batch.isfinite().all())
     )
 

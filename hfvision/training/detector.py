@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 
 from hfvision.data.detection import DetectedImages, DetectionData
 from hfvision.errors import ConfigError, numbered
+from hfvision.layers.frozen_norm import FrozenBatchNorm
 from hfvision.losses.detection import DetectionLoss
 from hfvision.models.detr import DetrModel
 from hfvision.models.detr_heads import DetrDetector
-from hfvision.models.detr_resnet import FrozenBatchNorm
 from hfvision.models.detr_trunk import DetrTrunk, load_trunk
 from hfvision.processing.detection import DetectionImageProcessor
 from hfvision.reporting import report
