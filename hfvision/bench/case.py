@@ -102,6 +102,7 @@ class Case:
     unit: str = "of the largest value"  # of the difference
     family: str = ""  # of cases that differ in the size of the image
     tokens: int = 0  # of such a case
+    peers: tuple[Peer, ...] = ("transformers",)  # that it can be compared with
     counts_flops: bool = True  # whether products of matrices are what it does; else its dtype is its own
     measures_memory: bool = True
 

@@ -184,7 +184,7 @@ class Report:
             lines.append("")
         if grown := self.families():
             lines += ["## Growth of the time per token, from the smallest image to the largest", ""]
-            rows = [("model", "theirs", "ours", "at most")]
+            rows: list[tuple[str, ...]] = [("model", "theirs", "ours", "at most")]
             for name, row, theirs, ours in grown:
                 goal = f"{row.goal.growth:g}" if row.goal.growth else ""
                 rows.append((name, f"{theirs:.2f}", f"{ours:.2f}", goal))

@@ -87,6 +87,8 @@ def _row(suite: str, case: Case, setting: Setting, threads: int) -> Row:
         goal=case.reachable(setting),
     )
     try:
+        if setting.peer not in case.peers:
+            raise Unavailable(f"it is compared with {' or '.join(case.peers)}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             _fill(row, case, setting, threads)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import hfvision
-from hfvision.bench.case import Setting, Unavailable
+from hfvision.bench.case import Setting
 
 
 @contextmanager
@@ -42,7 +42,10 @@ def our_class(reference: str) -> Any:
 
 
 def twins(reference: str, setting: Setting, training: bool = False, **fields: Any) -> tuple[Any, Any]:
-    """transformers' class with random weights, and ours with the same ones, loaded from its folder."""
+    """transformers' class with random weights, and ours with the same ones, loaded from its folder.
+
+    hfvision is registered with transformers afterwards, as ours may be made of parts that are looked up.
+    """
     model_class = their_class(reference)
     hfvision.unregister()  # parts that a model looks up by the name of their config are its own package's
     try:
@@ -57,12 +60,10 @@ def twins(reference: str, setting: Setting, training: bool = False, **fields: An
     return placed(theirs, setting, training), placed(ours, setting, training)
 
 
-def timm_twins(reference: str, timm_name: str | None, setting: Setting, **fields: Any) -> tuple[Any, Any]:
+def timm_twins(reference: str, timm_name: str, setting: Setting, **fields: Any) -> tuple[Any, Any]:
     """timm's model with the weights of ours, written in timm's format."""
     import timm
 
-    if timm_name is None:
-        raise Unavailable("timm has no such model")
     _, ours = twins(reference, Setting(), **fields)
     with quiet(), tempfile.TemporaryDirectory() as folder:
         ours.save_pretrained(folder)

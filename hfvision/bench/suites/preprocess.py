@@ -3,11 +3,11 @@
 from functools import partial
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
+from transformers.image_utils import load_image
 
 import hfvision
-from hfvision.bench.case import Case, Goal, Pair, Setting, Unavailable
+from hfvision.bench.case import Case, Goal, Pair, Setting
 from hfvision.bench.suites.photos import Photos
 from hfvision.bench.twins import their_class
 
@@ -21,12 +21,9 @@ def jpeg_to_tensor(setting: Setting, width: int, height: int, draft: bool) -> Pa
     theirs = their_class("vit.image_processing_pil_vit:ViTImageProcessorPil")()
     ours = hfvision.ViTImageProcessor()
     options: dict[str, Any] = {"decode": "draft"} if draft else {}
-    if draft and "decode" not in ours.valid_kwargs.__annotations__:
-        raise Unavailable("the processor has no drafts")
 
     def their_tensor() -> Tensor:
-        with Image.open(photo.paths[0]) as image:
-            pixels: Tensor = theirs(image.convert("RGB"), return_tensors="pt").pixel_values
+        pixels: Tensor = theirs(load_image(photo.paths[0]), return_tensors="pt").pixel_values
         return pixels
 
     def our_tensor() -> Tensor:

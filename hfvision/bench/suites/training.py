@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfvision.bench.case import Case, Goal, Pair, Setting, Unavailable
+from hfvision.bench.case import Case, Goal, Pair, Setting
 from hfvision.bench.compare import difference, gradient_difference
 from hfvision.bench.suites import families as f
 from hfvision.bench.twins import gradients_by_stored_name, images, twins
@@ -26,8 +26,6 @@ TRAINED_STAGES = ("stages.1.", "stages.2.", "stages.3.")  # of DETR's trunk, as 
 
 
 def training_step(setting: Setting, reference: str, fields: f.Fields, batch: int, size: int) -> Pair:
-    if setting.peer == "timm":
-        raise Unavailable("steps are compared with transformers, whose models compute the loss themselves")
     sizes = f.sizes(reference, setting, fields)
     theirs, ours = twins(reference, setting, training=True, **sizes)
     zero = ZERO + (_zero_in_segformer(sizes) if reference == f.SEGFORMER else ())
