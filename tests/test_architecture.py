@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "cards": TOOLS,
     "conversion": {*TOOLS, "cards"},
     "training": {*TOOLS, "cards"},
-    "bench": {*TOOLS, "__version__"},
+    "bench": {*TOOLS, "conversion", "optimizing", "__version__"},
     "cli": {*TOOLS, "bench", "cards", "conversion", "doctor", "training", "__version__"},
 }
 

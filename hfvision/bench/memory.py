@@ -35,7 +35,7 @@ def measure_in_child(suite: str, case: Case, side: Side, setting: Setting, threa
     """Megabytes."""
     from hfvision.layers.linear import linear_backend
 
-    order = {"suite": suite, "case": case.name, "side": side, "setting": dataclasses.asdict(setting)}
+    order: dict[str, Any] = {"suite": suite, "case": case.name, "side": side, "setting": dataclasses.asdict(setting)}
     order |= {"threads": threads, "linear_backend": linear_backend()}
     done = subprocess.run(
         [sys.executable, "-m", "hfvision.bench.memory", json.dumps(order)],
@@ -66,7 +66,7 @@ def extra_megabytes(case: Case, side: Side, setting: Setting) -> float:
     if setting.device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.synchronize()
-        held = torch.cuda.memory_allocated()
+        held = float(torch.cuda.memory_allocated())
         torch.cuda.reset_peak_memory_stats()
         call()
         torch.cuda.synchronize()

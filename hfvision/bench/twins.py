@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import hfvision
 from hfvision.bench.case import Setting
+from hfvision.conversion import convert_back
 
 
 @contextmanager
@@ -62,13 +63,12 @@ def twins(reference: str, setting: Setting, training: bool = False, **fields: An
 
 def timm_twins(reference: str, timm_name: str, setting: Setting, **fields: Any) -> tuple[Any, Any]:
     """timm's model with the weights of ours, written in timm's format."""
-    import timm
-
+    timm = import_module("timm")
     _, ours = twins(reference, Setting(), **fields)
     with quiet(), tempfile.TemporaryDirectory() as folder:
         ours.save_pretrained(folder)
         checkpoint = Path(folder) / "timm.safetensors"
-        hfvision.convert_back(folder, checkpoint, family="timm")
+        convert_back(folder, checkpoint, family="timm")
         theirs = timm.create_model(timm_name, pretrained=False, num_classes=ours.config.num_labels)
         theirs.load_state_dict(load_file(checkpoint), strict=True)
     return placed(theirs, setting), placed(ours, setting)

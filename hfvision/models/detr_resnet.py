@@ -170,7 +170,7 @@ class ResNetBlock(GradientCheckpointingLayer):
             x = self._after(step, x, padding).relu_()  # whatever the block ends with
             padding = thinned(padding, step.conv.stride[0])
         if self._ends_in_strips(last, shortcut):
-            return self._ended_in_strips(last, x, shortcut)
+            return self._ended_in_strips(last, x, shortcut, in_place=way_past is not None)
         return self.activation(self._after(last, x, padding).add_(shortcut))
 
     @staticmethod
@@ -191,9 +191,10 @@ class ResNetBlock(GradientCheckpointingLayer):
             and not is_observed()
         )
 
-    def _ended_in_strips(self, last: ConvAndNorm, x: Tensor, shortcut: Tensor) -> Tensor:
-        """The same a few rows at a time, for a last convolution that reads each place by itself."""
-        out = torch.empty_like(shortcut)
+    def _ended_in_strips(self, last: ConvAndNorm, x: Tensor, shortcut: Tensor, in_place: bool) -> Tensor:
+        """The same a few rows at a time, for a last convolution that reads each place by itself. `in_place`: whether
+        the shortcut is the block's own, to be written over."""
+        out = shortcut if in_place else torch.empty_like(shortcut)
         rows = max(1, STRIP * torch.get_num_threads() // shortcut[0, :, 0].numel())
         strips = [below_each_other(one).split(rows, dim=2) for one in (x, shortcut, out)]
         for narrow, past, ended in zip(*strips, strict=True):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hfvision.upsampling import Size
 
 SMALL = 128  # height + width up to which PyTorch has another kernel
-PIECE = 4096  # pixels that are worked on at a time: with all classes, they stay in the processor's cache
+PIECE = 8192  # pixels that are worked on at a time: with all classes, they stay in the processor's cache
 BLOCK = 1 << 17  # values that are mixed and compared at a time
 VECTORS = (16, 8, 4)  # classes that a kernel may work on at a time
 PROBE = 9  # places across, when the kernel is compared
@@ -67,15 +67,16 @@ class Piece:
         """(R, C, S): the logits of some classes at the pixels."""
         return _mixed(self.pair, classes, self.rows, self.columns)
 
-    def blocks(self, classes: Tensor) -> Iterator[tuple["Piece", Tensor]]:
-        """As many rows at a time as stay in the processor's cache, and their `values`."""
+    def blocks(self, classes: Tensor, space: Tensor) -> Iterator[tuple["Piece", Tensor]]:
+        """As many rows at a time as stay in the processor's cache, and their `values`, within `space`."""
         above, below = _mixed_along_x(self.pair, classes, self.columns)
         step = max(1, BLOCK // above.numel())
         first = self.area[0].start
         for start in range(0, len(self.rows.first), step):
             rows = self.rows[start : start + step]
             area = slice(first + start, first + start + len(rows.first)), self.area[1]
-            yield Piece(self.pair, rows, self.columns, area), _mixed_along_y(above, below, rows)
+            values = space[: len(rows.first) * above.numel()].view(-1, *above.shape)
+            yield Piece(self.pair, rows, self.columns, area), _mixed_along_y(above, below, rows, values)
 
 
 def strips(logits: Tensor, size: Size, crop: Size, fused: bool) -> Iterator[tuple[Tensor, Iterator[Piece]]]:
@@ -92,6 +93,11 @@ def _pieces(pair: Tensor, rows: Mixing, columns: Mixing, top: int, bottom: int) 
     for left in range(0, len(columns.first), width):
         area = slice(top, bottom), slice(left, left + width)
         yield Piece(pair, rows[area[0]], columns[area[1]], area)
+
+
+def space_for(classes: int) -> Tensor:
+    """Memory for a block: new memory for each would cost more than the arithmetic."""
+    return torch.empty(max(BLOCK, PIECE * classes))
 
 
 def rounding_of(logits: Tensor) -> float:
@@ -117,7 +123,7 @@ def best_classes(
     winners = torch.empty(crop, dtype=torch.int64)
     scores = torch.empty(crop) if want_scores else None
     rounding = rounding_of(logits)
-    everything = torch.arange(len(logits))
+    everything, space = torch.arange(len(logits)), space_for(len(logits))
     for pair, pieces in strips(logits, size, crop, kernel.fused):
         can_win = _can_win(pair, rounding)
         for piece in pieces:
@@ -125,13 +131,13 @@ def best_classes(
             if len(classes) == 1:
                 winners[piece.area] = classes[0]
                 continue
-            for block, values in piece.blocks(classes):
+            for block, values in piece.blocks(classes, space):
                 index = best_of(values)
-                best = values.gather(-1, index[..., None])
                 if kernel.vector is not None:
-                    _settle(index, best, values, block, classes, kernel.vector, rounding)
+                    _settle(index, values, block, classes, kernel.vector, rounding)
                 winners[block.area] = classes[index]
                 if scores is not None:
+                    best = values.gather(-1, index[..., None])
                     scores[block.area] = values.sub_(best).exp_().sum(dim=-1).reciprocal_()
     return winners, scores
 
@@ -217,7 +223,8 @@ def _can_win(pair: Tensor, rounding: float) -> Tensor:
 
 def _mixed(pair: Tensor, classes: Tensor, rows: Mixing, columns: Mixing) -> Tensor:
     """(2, w, K) -> (R, C, S): the logits of some classes, at the pixels of these rows and columns."""
-    return _mixed_along_y(*_mixed_along_x(pair, classes, columns), rows)
+    above, below = _mixed_along_x(pair, classes, columns)
+    return _mixed_along_y(above, below, rows, above.new_empty(len(rows.first), *above.shape))
 
 
 def _mixed_along_x(pair: Tensor, classes: Tensor, columns: Mixing) -> tuple[Tensor, Tensor]:
@@ -233,23 +240,23 @@ def _mixed_along_x(pair: Tensor, classes: Tensor, columns: Mixing) -> tuple[Tens
     return above, below
 
 
-def _mixed_along_y(above: Tensor, below: Tensor, rows: Mixing) -> Tensor:
-    """(C, S) twice -> (R, C, S). A row has one weight for each, so a product and an `add` with alpha= do it."""
-    values = above.new_empty(len(rows.first), *above.shape)
+def _mixed_along_y(above: Tensor, below: Tensor, rows: Mixing, values: Tensor) -> Tensor:
+    """(C, S) twice -> `values` (R, C, S). A row has one weight for each: a product and an `add` with alpha= do it."""
     for row, of_above, of_below in zip(values, rows.of_first.tolist(), rows.of_second.tolist(), strict=True):
         torch.mul(below, of_below, out=row)
         row.add_(above, alpha=of_above)
     return values
 
 
-def _settle(
-    index: Tensor, best: Tensor, values: Tensor, piece: Piece, classes: Tensor, vector: int, rounding: float
-) -> None:
+def _settle(index: Tensor, values: Tensor, piece: Piece, classes: Tensor, vector: int, rounding: float) -> None:
     """Corrects `index` (R, C) where the kernel for channels-last logits may round the best two (S) the other way."""
-    values.scatter_(-1, index[..., None], -torch.inf)
+    flat, where = values.view(-1), index.flatten() + torch.arange(0, values.numel(), values.shape[-1])
+    best = flat.index_select(0, where)
+    flat.index_fill_(0, where, -torch.inf)
     second = torch.from_numpy(values.numpy().max(axis=-1))
-    values.scatter_(-1, index[..., None], best)
-    for places in (best[..., 0] - second <= rounding).nonzero().split(max(1, BLOCK // len(classes))):
+    flat.index_copy_(0, where, best)
+    doubtful = (best.view(index.shape) - second <= rounding).nonzero()
+    for places in doubtful.split(max(1, BLOCK // len(classes))) if len(doubtful) else ():
         index[places[:, 0], places[:, 1]] = best_of(_mixed_at_once(piece, classes, places, vector))
 
 

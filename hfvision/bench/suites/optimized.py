@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-import hfvision
 from hfvision.bench.case import Case, Goal, Pair, Setting, Unavailable
 from hfvision.bench.compare import cosine_distance
 from hfvision.bench.suites import families as f
 from hfvision.bench.twins import images, twins
+from hfvision.optimizing import optimize
 
 
 def bfloat16(setting: Setting, reference: str, fields: f.Fields, side: int) -> Pair:
@@ -18,7 +18,7 @@ def bfloat16(setting: Setting, reference: str, fields: f.Fields, side: int) -> P
         raise Unavailable("it is compared with float32")
     theirs, ours = twins(reference, setting, **f.sizes(reference, setting, fields))
     pixels = images(setting, 1, f.size_of(setting, side))
-    ours = hfvision.optimize(ours, dtype="bfloat16")
+    ours = optimize(ours, dtype="bfloat16")
 
     def logits(model: Any) -> Any:
         with torch.inference_mode():

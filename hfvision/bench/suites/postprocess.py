@@ -11,14 +11,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers.models.detr.image_processing_pil_detr import convert_segmentation_to_rle
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
-import hfvision
 from hfvision.bench.case import Case, Goal, Pair, Setting
 from hfvision.bench.suites import families as f
 from hfvision.bench.twins import smooth_noise, their_class
 from hfvision.pipelines.maps import class_masks
+from hfvision.processing.detection import DetrImageProcessor
 from hfvision.processing.panoptic_maps import segment_runs
+from hfvision.processing.segmentation import SegformerImageProcessor
 
 PHOTO = (3000, 4000)
 QUERIES, FOUND, OBJECTS = 100, 25, 133
@@ -35,7 +36,7 @@ def semantic(setting: Setting, rough: float) -> Pair:
     logits = smooth_noise(classes, (side, side), coarse=12, rough=rough)[None].to(setting.device)
     outputs = ModelOutput(logits=logits)
     theirs = their_class("segformer.image_processing_pil_segformer:SegformerImageProcessorPil")()
-    ours = hfvision.SegformerImageProcessor()
+    ours = SegformerImageProcessor()
 
     def label_map(processor: Any) -> Tensor:
         maps: list[Tensor] = processor.post_process_semantic_segmentation(outputs, target_sizes=[_photo(setting)])
@@ -55,7 +56,7 @@ def panoptic(setting: Setting, size: tuple[int, int]) -> Pair:
     masks = smooth_noise(queries, grid, coarse=8, rough=0.1)[None] + 1.0
     outputs = ModelOutput(logits=logits.to(setting.device), pred_masks=masks.to(setting.device))
     theirs = their_class("detr.image_processing_pil_detr:DetrImageProcessorPil")()
-    ours = hfvision.DetrImageProcessor()
+    ours = DetrImageProcessor()
 
     def segments(processor: Any) -> dict[str, Any]:
         # By default all classes would be fused; and most segments lose more than a fifth of their mask to others.

@@ -6,10 +6,10 @@ from typing import Any
 from torch import Tensor
 from transformers.image_utils import load_image
 
-import hfvision
 from hfvision.bench.case import Case, Goal, Pair, Setting
 from hfvision.bench.suites.photos import Photos
 from hfvision.bench.twins import their_class
+from hfvision.processing.classification import ViTImageProcessor
 
 DRAFT_ERROR = 0.05  # of the largest value: a draft is not the same picture
 
@@ -19,7 +19,7 @@ def jpeg_to_tensor(setting: Setting, width: int, height: int, draft: bool) -> Pa
         width, height = width // 8, height // 8
     photo = Photos(1, width, height)
     theirs = their_class("vit.image_processing_pil_vit:ViTImageProcessorPil")()
-    ours = hfvision.ViTImageProcessor()
+    ours: Any = ViTImageProcessor()
     options: dict[str, Any] = {"decode": "draft"} if draft else {}
 
     def their_tensor() -> Tensor:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import hfvision
 from hfvision.bench.case import Pair, Setting
 from hfvision.bench.suites import families as f
 from hfvision.bench.twins import images, placed, randomised, their_class, with_weights
 from hfvision.layers.patch_embedding import pair
 from hfvision.models.segmenter import MaskTransformer, SegmenterConfig, SegmenterForSemanticSegmentation
+from hfvision.processing.segmentation import SegmenterImageProcessor
 from hfvision.registry import ARCHITECTURES
 
 
@@ -29,7 +29,7 @@ def segmenter(setting: Setting) -> Pair:
     ours, theirs = placed(ours, setting), placed(theirs, setting)
     size = pair(ours.config.image_size)
     pixels = images(setting, 1, size)
-    processor = hfvision.SegmenterImageProcessor()
+    processor = SegmenterImageProcessor()
 
     def label_map() -> Tensor:
         with torch.inference_mode():
@@ -46,6 +46,10 @@ def segmenter(setting: Setting) -> Pair:
 
 class NaiveSegmenter(nn.Module):
     """transformers' ViT layers with a Segmenter's weights, and logits of every pixel before the best is taken."""
+
+    encoder: Any  # transformers' models
+    decoder: Any
+    class_tokens: Tensor
 
     def __init__(self, ours: SegmenterForSemanticSegmentation) -> None:
         super().__init__()
