@@ -24,6 +24,7 @@ _HOME = {
     "DeiTImageProcessor": "hfvision.processing.classification",
     "DeiTModel": "hfvision.models.deit",
     "DetectionImageProcessor": "hfvision.processing.detection",
+    "DetectionAugmentation": "hfvision.training.detection_augmentation",
     "DetectionLoss": "hfvision.losses.detection",
     "DetectionMetric": "hfvision.metrics",
     "Detections": "hfvision.detections",
@@ -111,6 +112,8 @@ _HOME = {
     "segmentation_overlay": "hfvision.plots",
     "segmentation_sheet": "hfvision.plots",
     "train_classification": "hfvision.training.classification",
+    "train_detection": "hfvision.training.detection",
+    "train_panoptic": "hfvision.training.panoptic",
     "train_segmentation": "hfvision.training.segmentation",
     "verify": "hfvision.conversion",
 }

@@ -22,6 +22,7 @@ from hfvision.processing.detection import DetectionImageProcessor
 from hfvision.reporting import report
 from hfvision.starters import resolve
 from hfvision.training.base import Base, check_images_fit, fit_head
+from hfvision.training.detection_augmentation import changed_processor
 
 PRETRAINED_TRUNK_RATE = 0.1  # times the learning rate, as the original trains its trunk
 LARGEST_SIDE = 800  # short side of the images of DETR's published models
@@ -186,8 +187,7 @@ def _small_processor(processor: Any, part: DetectedImages) -> Any:
     report(
         f"new weights: images are resized to a short side of {side} pixels (at most {longest}), as the data has them."
     )
-    options = {name: value for name, value in processor.to_dict().items() if name != "image_processor_type"}
-    return type(processor)(**options | {"size": {"shortest_edge": side, "longest_edge": longest}})
+    return changed_processor(processor, size={"shortest_edge": side, "longest_edge": longest})
 
 
 def _set_what_learns(model: DetrDetector, new_trunk: bool, rate: float) -> None:
