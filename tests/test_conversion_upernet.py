@@ -134,7 +134,8 @@ def test_a_window_index_that_is_not_the_originals_is_not_dropped(tmp_path):
     weights = dict(read(GOLDENS / "swin_upernet_odd" / "checkpoint.pth").tensors)
     weights["backbone.layers.1.blocks.1.attn.relative_position_index"] += 1
     torch.save({"state_dict": weights}, tmp_path / "file.pth")
-    with pytest.raises(ConversionError, match=r"layers\.1\.blocks\.1\.attn\.relative_position_index does not follow from"):
+    message = r"layers\.1\.blocks\.1\.attn\.relative_position_index does not follow from"
+    with pytest.raises(ConversionError, match=message):
         convert(tmp_path / "file.pth", tmp_path / "model")
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from hfvision.losses.detection import WEIGHTS
@@ -18,7 +17,6 @@ from hfvision.training.loop import QuietTrainer
 from hfvision.training.progress import diverged
 from hfvision.training.run import Counter
 
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 Sizes = Sequence[tuple[int, int]]  # (height, width) of each image, as the processor makes them
 
 
@@ -63,7 +61,7 @@ class DetectorTrainer(QuietTrainer):
         """The masks' gradients are clipped by themselves: beside those of the boxes, thousands of times larger, nothing
         would be left of them. Sharded parameters are clipped together."""
         masks = mask_parameters(model)
-        if not masks or self.accelerator.distributed_type in SHARDED:
+        if not masks or self.is_deepspeed_enabled or self.is_fsdp_enabled:
             return super()._clip_grad_norm(model)
         of_masks = {id(parameter) for parameter in masks}
         others = [parameter for parameter in model.parameters() if id(parameter) not in of_masks]
