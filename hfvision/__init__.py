@@ -107,6 +107,7 @@ _HOME = {
     "pipeline": "transformers",
     "predict": "hfvision.pipelines.predict",
     "prediction_sheet": "hfvision.plots",
+    "prepare_detection": "hfvision.data",
     "prepare_segmentation": "hfvision.data",
     "segment_raster": "hfvision.pipelines.raster",
     "segmentation_overlay": "hfvision.plots",
