@@ -84,7 +84,7 @@ def test_every_published_file_converts_in_shape_and_back(name):
 
 @torch.no_grad()
 def test_plain_transformers_computes_the_same_from_the_same_folder(tmp_path):
-    convert(GOLDENS / "swin_upernet" / "checkpoint.pth", tmp_path / "model")
+    convert(GOLDENS / "swin_upernet_odd" / "checkpoint.pth", tmp_path / "model")
     ours = UperNetForSemanticSegmentation.from_pretrained(tmp_path / "model").eval()
     hfvision.unregister()
     try:
@@ -94,14 +94,14 @@ def test_plain_transformers_computes_the_same_from_the_same_folder(tmp_path):
     finally:
         hfvision.register()
     assert not any(loading.values())
-    pixels = loaded("swin_upernet", "input")
+    pixels = loaded("swin_upernet_odd", "input")
     theirs = peer.eval()(pixels).logits
     torch.testing.assert_close(ours(pixels).logits, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
 
 
 @torch.no_grad()
 def test_a_position_table_and_an_auxiliary_head_that_sees_its_input_twice_convert_both_ways(tmp_path):
-    weights = dict(read(GOLDENS / "swin_upernet" / "checkpoint.pth").tensors)
+    weights = dict(read(GOLDENS / "swin_upernet_odd" / "checkpoint.pth").tensors)
     generator = torch.Generator().manual_seed(0)
     weights["backbone.absolute_pos_embed"] = torch.randn(1, 8, 4, 6, generator=generator)
     weights |= {
@@ -121,7 +121,7 @@ def test_a_position_table_and_an_auxiliary_head_that_sees_its_input_twice_conver
 
 
 def test_a_trunk_without_a_norm_of_patches_converts_both_ways(tmp_path):
-    weights = dict(read(GOLDENS / "swin_upernet" / "checkpoint.pth").tensors)
+    weights = dict(read(GOLDENS / "swin_upernet_odd" / "checkpoint.pth").tensors)
     weights = {key: tensor for key, tensor in weights.items() if ".patch_embed.norm." not in key}
     torch.save({"state_dict": weights}, tmp_path / "file.pth")
     report = convert(tmp_path / "file.pth", tmp_path / "model")
@@ -131,16 +131,17 @@ def test_a_trunk_without_a_norm_of_patches_converts_both_ways(tmp_path):
 
 
 def test_a_window_index_that_is_not_the_originals_is_not_dropped(tmp_path):
-    weights = dict(read(GOLDENS / "swin_upernet" / "checkpoint.pth").tensors)
-    weights["backbone.layers.0.blocks.1.attn.relative_position_index"] += 1
+    weights = dict(read(GOLDENS / "swin_upernet_odd" / "checkpoint.pth").tensors)
+    weights["backbone.layers.1.blocks.1.attn.relative_position_index"] += 1
     torch.save({"state_dict": weights}, tmp_path / "file.pth")
-    with pytest.raises(ConversionError, match=r"blocks\.1\.attn\.relative_position_index does not follow from"):
+    message = r"layers\.1\.blocks\.1\.attn\.relative_position_index does not follow from"
+    with pytest.raises(ConversionError, match=message):
         convert(tmp_path / "file.pth", tmp_path / "model")
 
 
 def test_what_the_tensors_do_not_show_can_be_set(tmp_path):
     settings = {"pool_scales": [1, 2, 4, 8], "image_size": 64}
-    report = convert(GOLDENS / "swin_upernet" / "checkpoint.pth", tmp_path / "model", overrides=settings)
+    report = convert(GOLDENS / "swin_upernet_odd" / "checkpoint.pth", tmp_path / "model", overrides=settings)
     assert (report.config["pool_scales"], report.config["backbone_config"]["image_size"]) == ([1, 2, 4, 8], 64)
     assert not any(line.startswith(("pool_scales", "image_size")) for line in report.assumed)
     back = convert_back(tmp_path / "model", tmp_path / "again.pth")
@@ -157,7 +158,7 @@ def test_what_the_tensors_do_not_show_can_be_set(tmp_path):
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_with_nothing_written(change, settings, message, tmp_path):
-    weights = read(GOLDENS / "swin_upernet" / "checkpoint.pth").tensors | change
+    weights = read(GOLDENS / "swin_upernet_odd" / "checkpoint.pth").tensors | change
     weights = {key: tensor for key, tensor in weights.items() if tensor is not None}
     torch.save({"meta": {}, "state_dict": weights}, tmp_path / "file.pth")
     with pytest.raises(ConversionError, match=message):

@@ -1,5 +1,7 @@
 """What training does to images with objects: the recipe moves both, and batches are of similar shape."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -89,7 +91,7 @@ def test_a_window_may_be_cut_out_of_arrays_of_either_layout():
 
 
 def test_crowds_are_no_targets_and_an_image_without_objects_is_one():
-    image, objects = picture()
+    _, objects = picture()
     crowded = ImageObjects(
         objects.size, objects.boxes, objects.labels, objects.areas, np.array([True, False]), objects.masks
     )
@@ -152,4 +154,4 @@ def test_batches_are_of_similar_shape_and_differ_by_epoch():
     together = {frozenset(orders[0][start : start + 8]) for start in range(0, 96, 8)}
     assert not together & {frozenset(orders[1][start : start + 8]) for start in range(0, 96, 8)}
     in_order = [sizes[row] for row in by_shape(sizes)]
-    assert sum(first != second for first, second in zip(in_order, in_order[1:], strict=False)) == 1
+    assert sum(first != second for first, second in pairwise(in_order)) == 1

@@ -56,8 +56,8 @@ STORED = [
     ("segmenter/eps_sensitive", "decoder_output", "loss", 1.0),
     *[(f"setr/{case}", "logits", "loss/decode.loss_seg", 1.0) for case in ("naive", "pup", "mla")],
     *[(f"setr/{case}", "aux_1_logits", "loss/aux_1.loss_seg", 0.4) for case in ("naive", "pup", "mla")],
-    *[(f"upernet/{case}", "head_logits", "loss/decode.loss_seg", 1.0) for case in ("swin_upernet", "swin_upernet_odd")],
-    *[(f"upernet/{case}", "aux_logits", "loss/aux.loss_seg", 0.4) for case in ("swin_upernet", "swin_upernet_odd")],
+    ("upernet/swin_upernet_odd", "head_logits", "loss/decode.loss_seg", 1.0),
+    ("upernet/swin_upernet_odd", "aux_logits", "loss/aux.loss_seg", 0.4),
 ]
 
 

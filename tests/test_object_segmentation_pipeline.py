@@ -34,7 +34,7 @@ def processor():
 @pytest.fixture(scope="module")
 def segment():
     torch.manual_seed(0)
-    model = DetrForSegmentation(tiny_config("detr", num_queries=12))
+    model = DetrForSegmentation(tiny_config("detr", num_queries=30))
     pixels = processor()(picture(), return_tensors="pt")["pixel_values"]
     return pipeline("image-segmentation", model=with_varied_queries(model, pixels), image_processor=processor())
 
@@ -67,7 +67,8 @@ def test_masks_are_those_of_transformers_on_the_same_folder(segment, tmp_path):
                     assert (one["score"] is None) == (subtask == "semantic")
                     assert subtask == "semantic" or one["score"] == pytest.approx(other["score"], abs=1e-4)
                     assert (one["mask"].mode, one["mask"].size) == ("L", (90, 70))
-                    assert np.count_nonzero(np.asarray(one["mask"]) != np.asarray(other["mask"])) <= 4
+                    # pixels where two segments are equal to within float32 noise, which is 3e-4 of these logits
+                    assert (np.asarray(one["mask"]) != np.asarray(other["mask"])).mean() < 3e-3
         assert len(theirs(picture(), **SEVERAL)) > 2 and len(theirs(picture(), subtask="semantic")) > 1
     finally:
         hfvision.register()
@@ -79,7 +80,7 @@ def test_maps_and_arrays_hold_the_same_segments(segment):
         masks = segment(image, subtask=subtask, **SEVERAL)
         answer = segment(image, subtask=subtask, output="map", **SEVERAL)
         ids = answer["segmentation"]
-        assert ids.shape == (70, 90) and set(np.unique(ids)) == {0, *(row["id"] for row in answer["segments_info"])}
+        assert ids.shape == (70, 90) and {0, *np.unique(ids)} == {0, *(row["id"] for row in answer["segments_info"])}
         assert answer["map"].mode == "P" and np.array_equal(np.asarray(answer["map"]), ids)
         assert np.array_equal(np.asarray(answer["map"].convert("RGB")), answer["colours"][ids])
         assert len(np.unique(answer["colours"], axis=0)) == len(answer["segments_info"]) + 1

@@ -403,9 +403,9 @@ def test_predict_writes_maps_and_overlays(folder, tmp_path):
 
 
 def test_predict_refuses_options_of_the_other_task(folder):
-    with pytest.raises(ConfigError, match="top_k: for a model that classifies; .* is one that gives a class to every pixel"):
+    with pytest.raises(ConfigError, match=r"top_k: for a model that classifies; .* gives a class to every pixel"):
         predict([picture()], str(folder), top_k=2)
-    with pytest.raises(ConfigError, match="gives a class to every pixel .*; 'vit-digits' is one that classifies"):
+    with pytest.raises(ConfigError, match=r"gives a class to every pixel .*; 'vit-digits' is one that classifies"):
         predict([picture()], "vit-digits", tile=32)
 
 

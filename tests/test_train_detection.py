@@ -251,7 +251,9 @@ def test_a_new_model_learns_as_a_whole_and_says_what_it_lacks(scenes, tmp_path, 
 
 
 def test_the_trunk_may_come_from_a_classifier(scenes, tmp_path, reports):
-    sizes = {name: value for name, value in TINY["backbone_config"].items() if name not in ("model_type", "out_features")}
+    sizes = {
+        name: value for name, value in TINY["backbone_config"].items() if name not in ("model_type", "out_features")
+    }
     ResNetForImageClassification(ResNetConfig(**sizes)).save_pretrained(tmp_path / "classifier")
     settings = TrainingSettings(max_steps=1, learning_rate=1e-30)
     result = start(scenes, tmp_path / "out", settings=settings, trunk=tmp_path / "classifier")
@@ -265,6 +267,17 @@ def test_the_trunk_may_come_from_a_classifier(scenes, tmp_path, reports):
     with pytest.raises(ConfigError, match="has other sizes"):
         start(scenes, tmp_path / "none", trunk=tmp_path / "other")
     assert not (tmp_path / "none").exists()
+
+
+def test_new_weights_begin_as_in_the_source():
+    """Told apart and of a size that shows; all of them 0.02, as linear layers otherwise begin, they hardly learn."""
+    model = tiny_model(num_queries=100)
+    attention = model.model.decoder.layers[0].encoder_attn
+    assert model.model.query_position_embeddings.weight.std().item() == pytest.approx(1, rel=0.1)
+    width = model.config.d_model
+    assert attention.q_proj.weight.std().item() == pytest.approx((2 / (4 * width)) ** 0.5, rel=0.1)
+    assert attention.out_proj.weight.std().item() == pytest.approx((2 / (2 * width)) ** 0.5, rel=0.1)
+    assert model.bbox_predictor.layers[0].weight.abs().max().item() == pytest.approx(width**-0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("count", [4, 11])
@@ -380,7 +393,7 @@ def test_a_detector_becomes_a_panoptic_model_that_scores_what_was_reported(scene
     )
     assert "mask_head.lay1.weight" in result.new_head
     assert result.history[-1].keys() >= {"PQ", "SQ", "RQ", *TERMS, "loss_mask", "loss_dice"}
-    assert list(result.per_class)[0] == "background"
+    assert next(iter(result.per_class)) == "background"
     card = (tmp_path / "out" / "README.md").read_text()
     for words in ("pipeline_tag: image-segmentation", "| class | PQ |", "| threshold | 0 |"):
         assert words in card
@@ -409,7 +422,7 @@ def test_of_overlapping_masks_the_later_one_is_in_front():
 
 
 def test_faults_are_found_before_anything_is_written(scenes, tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="takes 4 channels; image 0 .* has 3"):
+    with pytest.raises(ConfigError, match=r"takes 4 channels; image 0 .* has 3"):
         trunk = {**TINY["backbone_config"], "num_channels": 4}
         start(scenes, tmp_path / "out", model=tiny_model(backbone_config=trunk))
     with pytest.raises(ConfigError, match=r"DetrImageProcessor.*got ViTImageProcessor"):

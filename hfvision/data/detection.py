@@ -89,10 +89,11 @@ def prepare_detection(
 
     Sources: a folder laid out as COCO (objects or panoptic), Pascal VOC or YOLO (see the modules of their names), or
     one annotation file (COCO's .json, YOLO's .yaml); a Hub id, parquet files, a folder written by `save_to_disk` or
-    with a metadata file; a `Dataset` or dict of splits in memory; the name "digit-scenes". Columns are found by what
-    they hold and by their names (see `hfvision.data.detection_columns`); `image_column`, `objects_column` and
-    `map_column` (of segment ids) name them. Evaluation takes the split `eval_split`, or else the first of validation
-    and test that has objects, or else a share `held_out` of the training images, chosen with a fixed seed and reported.
+    with a metadata file; a `Dataset` or dict of splits in memory; the name "digit-scenes" or "digit-scenes-large".
+    Columns are found by what they hold and by their names (see `hfvision.data.detection_columns`); `image_column`,
+    `objects_column` and `map_column` (of segment ids) name them. Evaluation takes the split `eval_split`, or else the
+    first of validation and test that has objects, or else a share `held_out` of the training images, chosen with a
+    fixed seed and reported.
 
     `box_form` is xyxy, xywh or cxcywh and `relative` says that boxes are shares of the image, 0 to 1; without them a
     format's own rule holds, and of columns "bbox" is xywh and "boxes" xyxy. Classes are those that the source declares,

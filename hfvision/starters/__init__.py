@@ -8,7 +8,14 @@ from typing import Any
 
 # name -> folder of this package that holds config.json, model.safetensors, preprocessor_config.json and README.md
 STARTERS = {
-    name: Path(__file__).with_name(name) for name in ("vit-digits", "segformer-digit-scenes", "segmenter-digit-scenes")
+    name: Path(__file__).with_name(name)
+    for name in (
+        "vit-digits",
+        "segformer-digit-scenes",
+        "segmenter-digit-scenes",
+        "detr-digit-scenes",
+        "detr-panoptic-digit-scenes",
+    )
 }
 
 

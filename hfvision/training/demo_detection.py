@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from hfvision.data.scenes import DIGIT_NAMES, SCENE_CLASSES, load_digit_scenes
+from hfvision.data.scenes import NAME as SCENES
 from hfvision.detections import Detections
 from hfvision.errors import ConfigError
 from hfvision.metrics.detection import DetectionMetric
@@ -106,7 +107,8 @@ def run_detection_demo(
     """
     folder = output_folder(output, ("scenes.png",))
     name, model, seconds = Path(starter).name, resolve(starter), 0.0
-    recipe = RECIPES.get(name) or RECIPES[_starter_like(model)]
+    # Another model may have any trunk.
+    recipe = RECIPES.get(name) or replace(RECIPES[_starter_like(model)], dataset=SCENES, further={})
     segments = recipe.task == "panoptic"
     parts = 3 if train else 2
     if train:

@@ -62,7 +62,8 @@ class ObjectPreparation:
     """
 
     def __init__(self, processor: Any, augment: ObjectAugment | None = None, masks: bool = False) -> None:
-        self.processor = processor
+        # What is equal in every call is set once: options of a call are checked each time.
+        self.processor = changed_processor(processor, do_pad=False, do_convert_annotations=True)
         self.augment = augment
         self.masks = masks
 
@@ -79,8 +80,6 @@ class ObjectPreparation:
             annotations=[objects],
             return_segmentation_masks=self.masks,
             return_tensors="pt",
-            do_pad=False,
-            do_convert_annotations=True,
             **options,
         )
         return batch["pixel_values"][0], dict(batch["labels"][0])
@@ -90,7 +89,7 @@ class StandardObjectPreparation(ObjectPreparation):
     """The same with the standard recipe: cut out, then scaled and processed at once, mirrored and varied."""
 
     def __init__(self, processor: Any, recipe: DetectionAugmentation, masks: bool = False) -> None:
-        super().__init__(processor, masks=masks)
+        super().__init__(changed_processor(processor, do_resize=True), masks=masks)
         self.recipe = recipe
         self.plan = make_plan(processor.to_dict(), {})
 
@@ -100,7 +99,7 @@ class StandardObjectPreparation(ObjectPreparation):
             window = self._window(objects.size, generator)
             image, objects = cut_image(image, objects.size, window), objects.cropped(*window)
         height, width = scaled_size(objects.size, self.plan, generator.uniform(*self.recipe.scale))
-        pixels, labels = self.processed(image, objects, do_resize=True, size={"height": height, "width": width})
+        pixels, labels = self.processed(image, objects, size={"height": height, "width": width})
         if mirrored:  # at last, so that masks and pixels that were resized are the same ones
             pixels, labels = pixels.flip(-1), _mirrored(labels)
         if self.recipe.colour:
@@ -112,6 +111,12 @@ class StandardObjectPreparation(ObjectPreparation):
         height, width = (max(1, round(generator.uniform(min(least, side), min(most, side)))) for side in size)
         top, left = (int(generator.integers(side - cut + 1)) for side, cut in zip(size, (height, width), strict=True))
         return top, left, height, width
+
+
+def changed_processor(processor: Any, **changes: Any) -> Any:
+    """The same with other options; the one that is given stays as it is."""
+    options = {name: value for name, value in processor.to_dict().items() if name != "image_processor_type"}
+    return type(processor)(**options | changes)
 
 
 def _mirrored(labels: Labels) -> Labels:

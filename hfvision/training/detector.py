@@ -16,14 +16,17 @@ from hfvision.errors import ConfigError, numbered
 from hfvision.layers.frozen_norm import FrozenBatchNorm
 from hfvision.losses.detection import DetectionLoss
 from hfvision.models.detr import DetrModel
-from hfvision.models.detr_heads import DetrDetector
+from hfvision.models.detr_heads import DetrBoxAttention, DetrDetector, DetrMaskHead
 from hfvision.models.detr_trunk import DetrTrunk, load_trunk
 from hfvision.processing.detection import DetectionImageProcessor
 from hfvision.reporting import report
 from hfvision.starters import resolve
 from hfvision.training.base import Base, check_images_fit, fit_head
+from hfvision.training.detection_augmentation import changed_processor
 
 PRETRAINED_TRUNK_RATE = 0.1  # times the learning rate, as the original trains its trunk
+# Times the learning rate: until a new mask head knows where its queries look, its gradients are next to nothing.
+NEW_MASK_HEAD_RATE = 4.0
 LARGEST_SIDE = 800  # short side of the images of DETR's published models
 SIDE_STEP = 32  # pixels per place of a trunk's last map
 CLASSIFIER = "class_labels_classifier"  # what a file lacks that holds no detector
@@ -64,6 +67,7 @@ class Detector:
     new_head: list[str]  # tensors made anew
     loss: DetectionLoss
     trunk_rate_factor: float
+    mask_rate_factor: float | None  # None: no masks
     trunk_from: str | None  # the name of what the trunk's weights come from, where it is not the model itself
 
     def plan(self) -> dict[str, Any]:
@@ -72,6 +76,7 @@ class Detector:
             "loss": self.loss.describe(),
             "trunk": self.trunk_from,
             "trunk_rate_factor": self.trunk_rate_factor,
+            "mask_rate_factor": self.mask_rate_factor,
             "num_queries": self.model.config.num_queries,
         }
 
@@ -80,11 +85,15 @@ class Detector:
         loss = self.loss.describe()
         weights = ", ".join(f"{name} {weight:g}" for name, weight in loss.pop("weights").items())
         rate = f"{self.trunk_rate_factor:g} times the learning rate" if self.trunk_rate_factor else "does not learn"
+        masks = (
+            {} if self.mask_rate_factor is None else {"mask head": f"{self.mask_rate_factor:g} times the learning rate"}
+        )
         return {
             "loss": ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in loss.items()),
             "loss weights": f"{weights}; all decoder layers",
             "queries": str(self.model.config.num_queries),
             "trunk": rate + (f", weights from {self.trunk_from}" if self.trunk_from else ""),
+            **masks,
         }
 
 
@@ -118,12 +127,20 @@ def prepare_detector(
     loss = _loss(model, options.loss or {})
     model.detection_loss = loss
     model.loss_of_all_layers = True
-    return Detector(base, model, list(dict.fromkeys(new_head)), loss, rate, trunk_from)
+    new_masks = has_new_weights or any(name.startswith("mask_head.") for name in base.missing)
+    mask_rate = (NEW_MASK_HEAD_RATE if new_masks else 1.0) if mask_parameters(model) else None
+    return Detector(base, model, list(dict.fromkeys(new_head)), loss, rate, mask_rate, trunk_from)
 
 
 def trunk_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Those of the trunk of a DETR."""
     return list(_part(model, DetrTrunk).parameters())
+
+
+def mask_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """What makes the masks of a panoptic model, beside what finds its objects; of a detector nothing."""
+    parts = [module for module in model.modules() if isinstance(module, DetrBoxAttention | DetrMaskHead)]
+    return [parameter for part in parts for parameter in part.parameters()]
 
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -186,8 +203,7 @@ def _small_processor(processor: Any, part: DetectedImages) -> Any:
     report(
         f"new weights: images are resized to a short side of {side} pixels (at most {longest}), as the data has them."
     )
-    options = {name: value for name, value in processor.to_dict().items() if name != "image_processor_type"}
-    return type(processor)(**options | {"size": {"shortest_edge": side, "longest_edge": longest}})
+    return changed_processor(processor, size={"shortest_edge": side, "longest_edge": longest})
 
 
 def _set_what_learns(model: DetrDetector, new_trunk: bool, rate: float) -> None:

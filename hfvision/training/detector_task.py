@@ -79,6 +79,7 @@ def detector_task(
         trainer=partial(
             DetectorTrainer,
             trunk_rate_factor=detector.trunk_rate_factor,
+            mask_rate_factor=detector.mask_rate_factor,
             train_sizes=_sizes(data.train, processor),
             evaluation_sizes=_sizes(data.evaluation, processor),
         ),

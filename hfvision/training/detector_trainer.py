@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hfvision.losses.detection import WEIGHTS
 from hfvision.objects import ImageObjects
 from hfvision.training.buckets import BucketSampler, by_shape
-from hfvision.training.detector import head_parameters, trunk_parameters
+from hfvision.training.detector import head_parameters, mask_parameters, trunk_parameters
 from hfvision.training.loop import QuietTrainer
 from hfvision.training.progress import diverged
 from hfvision.training.run import Counter
@@ -34,9 +34,16 @@ class DetectorTrainer(QuietTrainer):
     compute_metrics: ObjectCounter
 
     def __init__(
-        self, *args: Any, trunk_rate_factor: float, train_sizes: Sizes, evaluation_sizes: Sizes, **kwargs: Any
+        self,
+        *args: Any,
+        trunk_rate_factor: float,
+        mask_rate_factor: float | None,
+        train_sizes: Sizes,
+        evaluation_sizes: Sizes,
+        **kwargs: Any,
     ) -> None:
         self.trunk_rate_factor = trunk_rate_factor
+        self.mask_rate_factor = mask_rate_factor
         self.train_sizes = train_sizes
         self.evaluation_sizes = evaluation_sizes
         super().__init__(*args, **kwargs)
@@ -46,7 +53,21 @@ class DetectorTrainer(QuietTrainer):
         model: Any = self.model
         factors = {id(parameter): self.head_rate_factor for parameter in head_parameters(model)}
         factors |= {id(parameter): self.trunk_rate_factor for parameter in trunk_parameters(model)}
+        if self.mask_rate_factor is not None:
+            factors |= {id(p): self.head_rate_factor * self.mask_rate_factor for p in mask_parameters(model)}
         return {key: factor for key, factor in factors.items() if factor != 1.0}
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """The masks' gradients are clipped by themselves: beside those of the boxes, thousands of times larger, nothing
+        would be left of them. Sharded parameters are clipped together."""
+        masks = mask_parameters(model)
+        if not masks or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return super()._clip_grad_norm(model)
+        of_masks = {id(parameter) for parameter in masks}
+        others = [parameter for parameter in model.parameters() if id(parameter) not in of_masks]
+        norm = self.accelerator.clip_grad_norm_(others, self.args.max_grad_norm)  # which also takes off fp16's scale
+        nn.utils.clip_grad_norm_(masks, self.args.max_grad_norm)
+        return norm
 
     def _get_train_sampler(self, train_dataset: Any = None) -> BucketSampler:
         samples: Any = self.train_dataset if train_dataset is None else train_dataset

@@ -57,7 +57,8 @@ from hfvision.cli.train.options import (
 def detection(
     model: Model,
     dataset: Annotated[
-        str, typer.Option(help='Hub id, parquet file, folder in the form of COCO, VOC or YOLO, or "digit-scenes".')
+        str,
+        typer.Option(help='Hub id, parquet file, folder in the form of COCO, VOC or YOLO, or "digit-scenes[-large]".'),
     ],
     output: Output,
     overfit: Annotated[

@@ -53,7 +53,7 @@ from hfvision.cli.train.options import (
 def panoptic(
     model: Model,
     dataset: Annotated[
-        str, typer.Option(help='Hub id, parquet file, folder in the form of COCO panoptic, or "digit-scenes".')
+        str, typer.Option(help='Hub id, parquet file, folder in the form of COCO panoptic, or "digit-scenes[-large]".')
     ],
     output: Output,
     threshold: Annotated[

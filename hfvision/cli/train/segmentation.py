@@ -40,7 +40,9 @@ from hfvision.cli.train.options import (
 
 def segmentation(
     model: Model,
-    dataset: Annotated[str, typer.Option(help='Hub id, folder of images and masks, parquet file, or "digit-scenes".')],
+    dataset: Annotated[
+        str, typer.Option(help='Hub id, folder of images and masks, parquet file, or "digit-scenes[-large]".')
+    ],
     output: Output,
     epochs: Epochs = None,
     max_steps: MaxSteps = None,
