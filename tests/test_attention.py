@@ -7,7 +7,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import hfvision
 from hfvision.layers import attention, linear
-from tests.linear_kernels import fresh_choice  # noqa: F401 - a fixture for every test
+from tests.linear_kernels import fresh_choice_fixture  # noqa: F401 - for every test
 from tests.models import pixels, tiny_model
 
 SCALING = 0.3

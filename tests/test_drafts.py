@@ -12,7 +12,7 @@ from transformers import pipeline
 from hfvision.errors import ConfigError
 from hfvision.processing.classification import MultispectralImageProcessor, ViTImageProcessor
 from hfvision.processing.detection import DetrImageProcessor
-from hfvision.processing.reading import ORIENTATION, is_draft, read_image, true_size
+from hfvision.processing.reading import ORIENTATION, draft_of, read_image, true_size
 from hfvision.processing.segmentation import SegformerImageProcessor
 from hfvision.registry import OBJECT_DETECTION, SEMANTIC_SEGMENTATION
 from hfvision.reporting import forget
@@ -60,7 +60,7 @@ def test_a_draft_is_not_below_what_is_asked_for_and_knows_the_true_size(orientat
     true = (601, 803) if orientation == 1 else (803, 601)
     assert seen == [true]
     assert true_size(draft) == true
-    assert is_draft(draft)
+    assert draft_of(draft) is not None
     assert draft.size[::-1] == tuple(-(-side // 2) for side in true)
 
 

@@ -51,10 +51,10 @@ def detect():
 
 
 def assert_same(got, wanted, size=None):
-    """Scores and relative boxes within 1e-4: DETR's float32 noise, which the visible weights of the model enlarge."""
+    """Scores and relative boxes within 2e-4: DETR's float32 noise, which the visible weights of the model enlarge."""
     assert (got.size, got.labels.tolist()) == (wanted.size, wanted.labels.tolist())
-    np.testing.assert_allclose(got.scores, wanted.scores, rtol=0, atol=1e-4)
-    np.testing.assert_allclose(got.boxes, wanted.boxes, rtol=0, atol=1e-4 * max(wanted.size))
+    np.testing.assert_allclose(got.scores, wanted.scores, rtol=0, atol=2e-4)
+    np.testing.assert_allclose(got.boxes, wanted.boxes, rtol=0, atol=2e-4 * max(wanted.size))
 
 
 def test_objects_are_those_of_transformers_on_the_same_folder(detect, tmp_path):

@@ -70,7 +70,7 @@ def test_an_image_that_cannot_be_read_ends_the_list_and_leaves_no_thread():
     with pytest.raises(ImageReadError, match=r"missing\.png"):
         classify([picture(), "missing.png", picture(), picture()])
     assert not [thread for thread in threading.enumerate() if thread.name == "hfvision-ahead"]
-    answers = classify(image for image in [picture(), "missing.png", picture()])
+    answers = iter(classify(image for image in [picture(), "missing.png", picture()]))
     first = next(answers)
     with pytest.raises(ImageReadError, match=r"missing\.png"):
         next(answers)

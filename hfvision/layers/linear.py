@@ -110,8 +110,9 @@ def _processor_maker() -> str:
 
 def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(m, k) and (n, k) of any strides -> (m, n). A private operator: only called where `onednn_fault` is empty."""
-    # It reads rows and transposed rows as they lie and may refuse all else.
+    # It reads rows and transposed rows as they lie and may refuse all else. Of a bias it ignores the strides.
     x, weight = (t if t.is_contiguous() or t.t().is_contiguous() else t.contiguous() for t in (x, weight))
+    bias = None if bias is None else bias.contiguous()
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
 
 
@@ -146,7 +147,7 @@ def takes_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     if x.ndim == 0 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         return False  # torch's own product says what is wrong
     (n, k), m = weight.shape, x.shape[:-1].numel()
-    return (
+    return bool(
         m * k * n >= SMALLEST_PRODUCT * torch.get_num_threads()
         and min(m, k, n) >= SMALLEST_SIDE
         and k <= LONGEST_SUM * min(m, n)
@@ -161,7 +162,7 @@ def takes_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
 def is_observed() -> bool:
     """Whether something follows the operators one by one and has no rule for this one."""
     return bool(
-        torch.jit.is_tracing()
+        torch.jit.is_tracing()  # type: ignore[attr-defined]  # public, though not in its list of exports
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or forward_ad._current_level >= 0
@@ -214,5 +215,5 @@ def plain_linears(model: ModuleT) -> ModuleT:
     """
     for module in model.modules():
         if type(module) is Linear:
-            module.__class__ = nn.Linear
+            cast(nn.Module, module).__class__ = nn.Linear
     return model

@@ -157,7 +157,7 @@ def _recorded_linears(model: nn.Module, names: list[str]) -> Iterator[None]:
 
 
 def _to_bfloat16(model: PreTrainedModel, linears: list[str]) -> list[str]:
-    model.to(torch.bfloat16)
+    nn.Module.to(model, torch.bfloat16)
     model.requires_grad_(False)
     if next(model.parameters()).device.type != "cpu":
         return ["weights and products are bfloat16"]

@@ -53,7 +53,7 @@ class PackedLinear(nn.Linear):
     def _packs(self, x: Tensor) -> bool:
         weight, bias = self.weight, self.bias
         wants_gradient = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-        return (
+        return bool(
             not torch.compiler.is_compiling()
             and not is_observed()
             and type(x) in (Tensor, nn.Parameter)

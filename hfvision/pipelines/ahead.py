@@ -44,7 +44,10 @@ class Batches(Generic[Item, Made]):
 
 def each(items: Any) -> Iterator[Any]:
     """The items of an iterable, or of a data set that has a length and is read by index."""
-    return map(items.__getitem__, range(len(items))) if isinstance(items, Sized) else iter(items)
+    if not isinstance(items, Sized):
+        return iter(items)
+    indexed: Any = items
+    return (indexed[index] for index in range(len(items)))
 
 
 class _Joined(Iterator[Any]):

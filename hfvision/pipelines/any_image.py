@@ -103,7 +103,7 @@ class AnyImages(Pipeline):
 
     def _sanitize_parameters(self, **options: Any) -> Any:
         decode = {name: options.pop(name) for name in ("decode",) if name in options}
-        preprocess, forward, postprocess = super()._sanitize_parameters(**options)
+        preprocess, forward, postprocess = super()._sanitize_parameters(**options)  # type: ignore[safe-super]
         if decode and not self._ours:
             raise ConfigError(
                 "decode: only models and image processors of hfvision take it; got "
@@ -112,7 +112,7 @@ class AnyImages(Pipeline):
         return preprocess | decode, forward, postprocess
 
 
-class _Answers(PipelineIterator):  # type: ignore[misc]
+class _Answers(PipelineIterator):
     """What a pipeline gives for the images of a list or of a stream."""
 
     def __init__(self, batches: Batches[Any, Any], outputs: Any, postprocess: Any, params: dict[str, Any]) -> None:

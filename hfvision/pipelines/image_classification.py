@@ -14,7 +14,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from hfvision.pipelines.any_image import AnyImages, read_picture, run_by_size
 
 
-class ImageClassificationPipeline(AnyImages, TransformersPipeline):
+class ImageClassificationPipeline(AnyImages, TransformersPipeline):  # type: ignore[misc]  # ours takes any options
     """Classifies paths, URLs, PIL images, numpy arrays and torch tensors; lists, generators and `datasets` columns.
 
     Arguments and results are transformers'. A 4-D array is a batch. With `batch_size` the images of one size run

@@ -33,7 +33,7 @@ from hfvision.processing.channels import (
     select_bands,
 )
 from hfvision.processing.options import Plan, Statistics
-from hfvision.processing.reading import Array, Least, is_draft, read_image, true_size
+from hfvision.processing.reading import Array, Draft, Least, draft_of, read_image
 from hfvision.processing.resizing import centre_window, output_size, planes, resize
 from hfvision.processing.values import EIGHT_BITS, is_own_scale, to_levels
 
@@ -111,10 +111,10 @@ def _home(sources: list[Any], wanted: torch.device | None) -> torch.device:
 
 def _prepare(source: Any, plan: Plan, notes: Counter[str]) -> Prepared:
     image = read_image(source, least=draft_size(plan))
-    channels, size = plan.channels, None
+    channels, draft = plan.channels, None
     if isinstance(image, Image.Image):
-        size = true_size(image)
-        notes["draft"] += is_draft(image)
+        draft = draft_of(image)
+        notes["draft"] += draft is not None
         if 0 in image.size:
             raise ImageShapeError(f"a PIL image of {image.height}x{image.width} has no pixels")
         if channels.given_bands is not None:  # then its bands are what they are called, not colours
@@ -124,9 +124,9 @@ def _prepare(source: Any, plan: Plan, notes: Counter[str]) -> Prepared:
             picture, count = convert_picture(image, channels, was_read, notes)
             direct = picture.mode not in DEEP_MODES and picture.mode != "LAB"  # Pillow keeps the signs of a and b apart
             if direct and (plan.factor is None or plan.input_range in (None, EIGHT_BITS)):
-                return Prepared(_resized(picture, plan, size), count, size)
+                return _resized(picture, count, plan, draft)
             levels = to_levels(planes(picture), plan.factor, plan.input_range, notes)
-            return Prepared(_resized(levels, plan, size), count, size)
+            return _resized(levels, count, plan, draft)
 
     if isinstance(image, torch.Tensor):
         image = image.detach()
@@ -140,8 +140,7 @@ def _prepare(source: Any, plan: Plan, notes: Counter[str]) -> Prepared:
         levels = alpha_onto_white(levels)
     count = channels.wanted or (3 if channels.convert_rgb else len(levels))
     notes["repeated"] += count > len(levels)
-    size = size or (levels.shape[1], levels.shape[2])
-    return Prepared(_resized(levels, plan, size), count, size)
+    return _resized(levels, count, plan, draft)
 
 
 def _refuse_unknown_white(levels: Array, plan: Plan) -> None:
@@ -154,17 +153,19 @@ def _refuse_unknown_white(levels: Array, plan: Plan) -> None:
 
 
 def draft_size(plan: Plan) -> Least | None:
-    """What a draft must not be below; None where there are to be no drafts."""
-    if not plan.draft:
+    """What a draft must not be below; None where there are to be no drafts, or where pixels are picked, not averaged."""
+    if not plan.draft or not plan.antialias:
         return None
     return lambda height, width: [(height, width), *sizes_of_steps(height, width, plan)][-1]
 
 
-def _resized(image: Image.Image | Array, plan: Plan, true: tuple[int, int]) -> Array:
-    """(C, H, W) -> (C, h, w): resized, then cropped as far as it reaches. Sizes follow from `true`, of drafts too."""
+def _resized(image: Image.Image | Array, channels: int, plan: Plan, draft: Draft | None) -> Prepared:
+    """(C, H, W) -> (C, h, w): resized, then cropped as far as it reaches. A draft, as what it is of would be."""
+    height, width = image.size[::-1] if isinstance(image, Image.Image) else image.shape[1:]
+    true, box = draft or ((height, width), None)
     for size in sizes_of_steps(*true, plan):
         if plan.antialias:
-            image = resize(image, size, plan.resample)
+            image, box = resize(image, size, plan.resample, box), None
         else:
             image = resize_bilinear(planes(image) if isinstance(image, Image.Image) else image, size)
     levels = planes(image) if isinstance(image, Image.Image) else image
@@ -174,7 +175,7 @@ def _resized(image: Image.Image | Array, plan: Plan, true: tuple[int, int]) -> A
             for length, wanted in zip(levels.shape[1:], plan.crop, strict=True)
         )
         levels = levels[:, rows, columns]
-    return levels
+    return Prepared(levels, channels, true)
 
 
 def sizes_of_steps(height: int, width: int, plan: Plan) -> list[tuple[int, int]]:

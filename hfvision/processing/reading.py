@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, NamedTuple, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -34,11 +34,24 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Mapping[str, Any] | I
 Least: TypeAlias = Callable[[int, int], tuple[int, int]]
 """(height, width) of an image -> the size that a draft of it must not be below."""
 
+
+class Draft(NamedTuple):
+    """What a draft is of."""
+
+    size: tuple[int, int]  # (height, width) of the upright image
+    box: tuple[float, ...]  # (left, top, right, bottom) of the draft that is the image: decoders fill up whole pixels
+
+
 DOWNLOAD_SECONDS = 10.0  # without an answer
 DOWNLOAD_BYTES = 1 << 30
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 ON_ITS_SIDE = (5, 6, 7, 8)  # orientations whose rows are columns
-TRUE_SIZE = "hfvision_true_size"  # in the `info` of a draft: (height, width) of the upright image that it is of
+LEFT, TOP, RIGHT, BOTTOM = range(4)  # as in Pillow's boxes
+TURNED_TO = {  # orientation -> where the stored right and bottom edges lie when the image is upright
+    **{1: (RIGHT, BOTTOM), 2: (LEFT, BOTTOM), 3: (LEFT, TOP), 4: (RIGHT, TOP)},
+    **{5: (BOTTOM, RIGHT), 6: (BOTTOM, LEFT), 7: (TOP, LEFT), 8: (TOP, RIGHT)},
+}
+DRAFT = "hfvision_draft"  # in the `info` of a draft: a Draft
 
 SIGNATURES = (  # (offset, bytes, what such a file is)
     (0, b"\x93NUMPY", "a NumPy file: pass numpy.load(path)"),
@@ -154,24 +167,34 @@ def _draft(image: Image.Image, least: Least) -> None:
     """Has an open JPEG decoded at a fraction of its size, where that is not below `least`."""
     stored = image.size
     try:
-        on_its_side = image.getexif().get(ORIENTATION, 1) in ON_ITS_SIDE
+        orientation = image.getexif().get(ORIENTATION, 1)
     except Exception:  # `_upright` says that it cannot be read
-        on_its_side = False
-    true = stored if on_its_side else stored[::-1]
-    height, width = least(*true)
-    image.draft(None, (height, width) if on_its_side else (width, height))  # type: ignore[arg-type]  # its mode stays
-    if image.size != stored:
-        image.info[TRUE_SIZE] = true
+        orientation = 1
+    on_its_side = orientation in ON_ITS_SIDE
+    size = stored if on_its_side else stored[::-1]
+    height, width = least(*size)
+    drafted = image.draft(None, (height, width) if on_its_side else (width, height))  # None: its mode stays
+    if drafted is None or image.size == stored:
+        return
+    _, (_, _, right, bottom) = drafted
+    upright = image.size[::-1] if on_its_side else image.size
+    box = [0.0, 0.0, *map(float, upright)]
+    fillings = image.size[0] - right, image.size[1] - bottom
+    for edge, filling in zip(TURNED_TO.get(orientation, TURNED_TO[1]), fillings, strict=True):
+        box[edge] += filling if edge in (LEFT, TOP) else -filling
+    image.info[DRAFT] = Draft(size, tuple(box))
 
 
-def is_draft(image: Image.Image) -> bool:
-    return TRUE_SIZE in image.info
+def draft_of(image: Image.Image) -> Draft | None:
+    """What the image is a draft of; None where it is no draft."""
+    draft: Draft | None = image.info.get(DRAFT)
+    return draft
 
 
 def true_size(image: Image.Image) -> tuple[int, int]:
     """(height, width), also of the image that a draft is of."""
-    height, width = image.info.get(TRUE_SIZE, image.size[::-1])
-    return height, width
+    draft = draft_of(image)
+    return image.size[::-1] if draft is None else draft.size
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from hfvision.geometry import nearest_places
 from hfvision.processing.reading import Array
 
 Resampling = Image.Resampling
+Box = tuple[float, ...] | None
 COLUMNS_MAY_COME_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
 FRACTION = 1 << 22  # Pillow keeps 8-bit weights as 32-bit integers: 8 bits of pixel, 2 of head-room, 22 of fraction
 SIZE_FORMS = "{height, width}, {shortest_edge}, {shortest_edge, longest_edge} or {max_height, max_width} in pixels"
@@ -87,23 +88,28 @@ FILTERS: dict[int, tuple[float, Callable[[npt.NDArray[np.float64]], npt.NDArray[
 
 
 @overload
-def resize(image: torch.Tensor, size: tuple[int, int], resample: int) -> torch.Tensor: ...
+def resize(image: torch.Tensor, size: tuple[int, int], resample: int, box: Box = None) -> torch.Tensor: ...
 @overload
-def resize(image: Image.Image | npt.NDArray[Any], size: tuple[int, int], resample: int) -> npt.NDArray[Any]: ...
-def resize(image: Image.Image | Array, size: tuple[int, int], resample: int) -> Array:
-    """(C, H, W) uint8 or float32, or an 8-bit PIL image -> (C, h, w), of the same dtype and on the same device."""
+def resize(
+    image: Image.Image | npt.NDArray[Any], size: tuple[int, int], resample: int, box: Box = None
+) -> npt.NDArray[Any]: ...
+def resize(image: Image.Image | Array, size: tuple[int, int], resample: int, box: Box = None) -> Array:
+    """(C, H, W) uint8 or float32, or an 8-bit PIL image -> (C, h, w), of the same dtype and on the same device.
+
+    box: (left, top, right, bottom) of the part that is resized; not of a tensor.
+    """
     if isinstance(image, torch.Tensor):
         return resize_tensor(image, size, resample)
     if isinstance(image, Image.Image):
-        return planes(image.resize(size[::-1], resample))
-    if image.shape[-2:] == size:
+        return planes(image.resize(size[::-1], resample, box))
+    if image.shape[-2:] == size and box is None:
         return image
     bands = image.transpose(1, 2, 0)
     if image.dtype == np.uint8 and len(image) == 3 and bands.flags.c_contiguous:  # as PIL holds it: one call for all
-        return planes(Image.fromarray(bands).resize(size[::-1], resample))
+        return planes(Image.fromarray(bands).resize(size[::-1], resample, box))
     out = np.empty((len(image), *size), image.dtype)
     for band, resized in zip(image, out, strict=True):
-        resized[:] = np.asarray(Image.fromarray(np.ascontiguousarray(band)).resize(size[::-1], resample))
+        resized[:] = np.asarray(Image.fromarray(np.ascontiguousarray(band)).resize(size[::-1], resample, box))
     return out
 
 
