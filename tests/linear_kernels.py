@@ -4,14 +4,14 @@ import pytest
 
 import hfvision
 from hfvision.layers import linear
-from hfvision.layers.linear import linear_choice, onednn_fault
+from hfvision.layers.linear import onednn_fault
 
 REAL, REAL_FAULT = linear.onednn_product, linear.onednn_fault
 
 
 def forget_choice():
     linear._setting = None
-    linear_choice.cache_clear()
+    linear.forget_choice()
     REAL_FAULT.cache_clear()
 
 

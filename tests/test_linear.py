@@ -12,7 +12,8 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils import checkpoint
 
 import hfvision
-from hfvision.layers.linear import Linear, linear_choice, onednn_fault, plain_linears, product
+from hfvision.layers import linear
+from hfvision.layers.linear import Linear, onednn_fault, plain_linears, product
 from tests.linear_kernels import calls_fixture, fresh_choice_fixture  # noqa: F401
 
 
@@ -419,7 +420,7 @@ def test_gradient_hooks_of_parameters_fire(calls):
 
 def test_threads_that_meet_at_the_first_product_agree(calls):
     onednn_fault.cache_clear()
-    linear_choice.cache_clear()
+    linear.forget_choice()
     ours, theirs = pair()
     x, barrier, outs = torch.randn(7, 24), threading.Barrier(8), []
 

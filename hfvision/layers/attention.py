@@ -128,7 +128,7 @@ class MultiHeadAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """query (B, N, D), key and value (B, M, D) -> (B, N, D), and maps or None."""
         query, key, value = (
-            tokens.unflatten(2, (-1, self.head_size)).transpose(1, 2)  # (B, H, N or M, d)
+            tokens.view(*tokens.shape[:2], -1, self.head_size).transpose(1, 2)  # (B, H, N or M, d)
             for tokens in (query, key, value)
         )
         attend = attention_function(self.config, want_maps=bool(kwargs.get("output_attentions")))

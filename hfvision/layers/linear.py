@@ -37,6 +37,7 @@ LONGEST_SUM = 64  # k / min(m, n): only MKL shares one long sum out, as a weight
 
 # An optional choice of the user; None: the environment's, read at the first product.
 _setting: Setting | None = None
+_backend: Backend | None = None  # what `linear_choice` has led to; None: it was not asked since the last setting
 
 
 class Choice(NamedTuple):
@@ -59,13 +60,27 @@ def linear_backend(name: str | None = None) -> str:
         if setting == "onednn" and (fault := onednn_fault()):
             raise ConfigError(f'linear_backend("onednn") cannot be had: {fault}. Use "auto" or "torch".')
         _setting = setting
-        linear_choice.cache_clear()
+        forget_choice()
     return linear_choice().backend
+
+
+def forget_choice() -> None:
+    """The next product chooses anew, by the setting and the machine."""
+    global _backend
+    _backend = None
+    linear_choice.cache_clear()
 
 
 @cache
 def linear_choice() -> Choice:
     """What the setting, or else the machine, leads to. Raises ConfigError for an environment that names no backend."""
+    global _backend
+    choice = _made_choice()
+    _backend = choice.backend
+    return choice
+
+
+def _made_choice() -> Choice:
     setting = _setting or _checked(os.environ.get(VARIABLE) or "auto", VARIABLE)
     if setting == "torch":
         return Choice("torch", "it was asked for")
@@ -139,7 +154,9 @@ def onednn_fault() -> str:
 
 def takes_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether this product is one that oneDNN is chosen for. The reasons against that are cheap to see come first."""
-    if torch.compiler.is_compiling() or is_observed():
+    if torch.compiler.is_compiling() or _backend == "torch" or is_observed():
+        return False
+    if _backend is None and linear_choice().backend == "torch":
         return False
     for tensor in (x, weight) if bias is None else (x, weight, bias):
         if type(tensor) not in (Tensor, nn.Parameter) or tensor.dtype is not torch.float32 or not tensor.is_cpu:
@@ -155,7 +172,6 @@ def takes_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
         and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled("cpu")
         and all(t.layout is torch.strided and not t.is_neg() for t in (x, weight))
-        and linear_choice().backend == "onednn"  # last: the first time, this computes
     )
 
 

@@ -12,17 +12,18 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import TransformersKwargs
 from typing_extensions import Unpack
 
 from hfvision.errors import ImageShapeError
 from hfvision.layers.attention import MultiHeadAttention
+from hfvision.layers.in_place import activated
 from hfvision.layers.linear import Linear
 from hfvision.layers.patch_embedding import by
 from hfvision.layers.position import Grid
 from hfvision.models.detr_config import DetrConfig
-from hfvision.models.detr_resnet import activation_of
 
 TEMPERATURE = 10_000  # of the sine positions
 POSITION_EPS = 1e-6
@@ -152,12 +153,12 @@ class DetrLayer(GradientCheckpointingLayer):
         self.fc1 = Linear(config.d_model, hidden)
         self.fc2 = Linear(hidden, config.d_model)
         self.final_layer_norm = nn.LayerNorm(config.d_model)
-        self.activation = activation_of(config.activation_function)
+        self.activation = ACT2FN[config.activation_function]
         self.activation_dropout = nn.Dropout(config.activation_dropout)
         self.dropout = nn.Dropout(config.dropout)
 
     def mlp(self, x: Tensor) -> Tensor:
-        return self.dropout(self.fc2(self.activation_dropout(self.activation(self.fc1(x)))))
+        return self.dropout(self.fc2(self.activation_dropout(activated(self.fc1, self.activation, x))))
 
 
 class DetrEncoderLayer(DetrLayer):

@@ -23,6 +23,7 @@ from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.drop_path import DropPath, linear_rates
+from hfvision.layers.in_place import activated
 from hfvision.layers.linear import Linear
 from hfvision.layers.patch_embedding import PatchEmbedding, by, pair
 from hfvision.layers.position import Grid
@@ -111,7 +112,7 @@ class MixerMlp(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.fc2(self.activation(self.fc1(x))))
+        return self.dropout(self.fc2(activated(self.fc1, self.activation, x)))
 
 
 class MixerLayer(GradientCheckpointingLayer):

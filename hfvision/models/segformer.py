@@ -32,6 +32,7 @@ from hfvision.layers.attention import SelfAttention
 from hfvision.layers.conv import PatchConv
 from hfvision.layers.dense import Dense
 from hfvision.layers.drop_path import DropPath, linear_rates
+from hfvision.layers.in_place import activated
 from hfvision.layers.linear import Linear
 from hfvision.layers.patch_embedding import called, check_images, with_channels
 from hfvision.losses.segmentation import PixelAverage, SegmentationLoss
@@ -225,14 +226,18 @@ class SegformerAttention(nn.Module):
 
 
 class SegformerDepthwise(nn.Module):
-    """A 3 x 3 convolution of each channel by itself, which lets places know where they are: (B, h, w, D)."""
+    """A 3 x 3 convolution of each channel by itself, which lets places know where they are, and an activation.
 
-    def __init__(self, width: int) -> None:
+    (B, h, w, D) -> (B, h, w, D).
+    """
+
+    def __init__(self, width: int, activation: nn.Module) -> None:
         super().__init__()
         self.dwconv = nn.Conv2d(width, width, kernel_size=3, padding=1, groups=width)
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return activated(self.dwconv, self.activation, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class SegformerMlp(nn.Module):
@@ -243,13 +248,12 @@ class SegformerMlp(nn.Module):
         width = config.hidden_sizes[stage]
         inner = int(width * config.mlp_ratios[stage])
         self.dense1 = Linear(width, inner)
-        self.dwconv = SegformerDepthwise(inner)
-        self.activation = ACT2FN[config.hidden_act]
+        self.dwconv = SegformerDepthwise(inner, ACT2FN[config.hidden_act])
         self.dense2 = Linear(inner, width)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.dropout(self.activation(self.dwconv(self.dense1(x))))
+        inner = self.dropout(self.dwconv(self.dense1(x)))
         return self.dropout(self.dense2(inner))
 
 

@@ -29,6 +29,7 @@ from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.attention import SelfAttention
 from hfvision.layers.dense import Dense
 from hfvision.layers.drop_path import DropPath, linear_rates
+from hfvision.layers.in_place import in_strips
 from hfvision.layers.linear import Linear
 from hfvision.layers.masked_image import hide_patches
 from hfvision.layers.patch_embedding import PatchEmbedding, by, grid_of, pair
@@ -235,7 +236,7 @@ class SwinLayer(GradientCheckpointingLayer):
 
     def forward(self, x: Tensor, plan: WindowPlan, **kwargs: Unpack[TransformersKwargs]) -> Tensor:
         x = x + self.drop_path(self.attention(self.layernorm_before(x), plan, **kwargs))
-        return x + self.drop_path(self.output(self.intermediate(self.layernorm_after(x))))
+        return x + self.drop_path(in_strips(self.layernorm_after(x), self.intermediate, self.output))
 
 
 class SwinPatchMerging(nn.Module):

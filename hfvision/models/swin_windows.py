@@ -50,7 +50,7 @@ class WindowPlan:
     def join(self, windows: Tensor, batch: int) -> Tensor:
         """(B * n, M * M, D) -> (B, h * w, D)."""
         places = self.count * self.side * self.side
-        return windows.reshape(batch, places, windows.shape[-1]).index_select(1, self.back)
+        return _rows(windows.reshape(batch, places, windows.shape[-1]), self.back)
 
     def bias(self, owner: nn.Module, table: Tensor, batch: int) -> Tensor:
         """What is added to the scores: (1 or B * n, heads, M * M, M * M), by the owner's table of positions."""
@@ -138,7 +138,17 @@ def _gather(x: Tensor, places: Tensor, padded: bool) -> Tensor:
     """(B, h * w, D) -> (B, len(places), D); the place h * w, if there is one, holds zeros."""
     if padded:
         x = nn.functional.pad(x, (0, 0, 0, 1))
-    return x.index_select(1, places)
+    return _rows(x, places)
+
+
+def _rows(x: Tensor, places: Tensor) -> Tensor:
+    """x[:, places], for which torch has several kernels: a table's rows are the fastest to look up on a CPU."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or not x.is_cpu or is_observed():
+        return x.index_select(1, places)
+    batch, count, width = x.shape
+    if batch > 1:
+        places = (count * torch.arange(batch)[:, None] + places).flatten()
+    return nn.functional.embedding(places, x.reshape(-1, width)).view(batch, -1, width)
 
 
 def _planned(make: Callable[..., Any], like: Tensor, *arguments: Any) -> Any:

@@ -33,6 +33,7 @@ from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.attention import SelfAttention
 from hfvision.layers.dense import Dense
 from hfvision.layers.drop_path import DropPath, linear_rates
+from hfvision.layers.in_place import in_strips
 from hfvision.layers.linear import Linear
 from hfvision.layers.masked_image import PixelDecoder, hide_patches, masked_image_loss
 from hfvision.layers.patch_embedding import PatchEmbedding, by, grid_of, pair
@@ -219,7 +220,7 @@ class ViTLayer(GradientCheckpointingLayer):
 
     def forward(self, x: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]) -> Tensor:
         x = x + self.drop_path(self.attention(self.layernorm_before(x), attention_mask, **kwargs))
-        return x + self.drop_path(self.output(self.intermediate(self.layernorm_after(x))))
+        return x + self.drop_path(in_strips(self.layernorm_after(x), self.intermediate, self.output))
 
 
 class ViTEncoder(nn.Module):

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hfvision.errors import ConfigError
+from hfvision.layers.in_place import in_strips
 from hfvision.layers.token_merging import TokenMerging
 from hfvision.models.setr import SetrTrunk
 from hfvision.models.vit import ViTEmbeddings, ViTEncoder, ViTLayer, ViTSelfAttention
@@ -47,7 +48,7 @@ class MergingLayer(ViTLayer):
         x = merging.reduce(x)
         x = x + self.drop_path(self.attention(self.layernorm_before(x), None, **kwargs))
         x = merging.merge(x)
-        x = x + self.drop_path(self.output(self.intermediate(self.layernorm_after(x))))
+        x = x + self.drop_path(in_strips(self.layernorm_after(x), self.intermediate, self.output))
         return merging.expand(x)
 
 

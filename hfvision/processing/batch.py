@@ -153,7 +153,7 @@ def _refuse_unknown_white(levels: Array, plan: Plan) -> None:
 
 
 def draft_size(plan: Plan) -> Least | None:
-    """What a draft must not be below; None where there are to be no drafts, or where pixels are picked, not averaged."""
+    """What a draft must not be below; None where no drafts are wanted, or where pixels are picked, not averaged."""
     if not plan.draft or not plan.antialias:
         return None
     return lambda height, width: [(height, width), *sizes_of_steps(height, width, plan)][-1]

@@ -1,0 +1,72 @@
+"""Work on large intermediate results that goes through memory less often, and gives the same numbers.
+
+In inference, an activation is written over what a layer has just made, which nothing else holds; and steps that treat
+each row by itself go through the rows in strips when what lies between them would be large.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from transformers.activations import GELUActivation
+
+from hfvision.layers.linear import is_observed
+
+WRITTEN_OVER = {GELUActivation: torch.ops.aten.gelu_, nn.ReLU: torch.ops.aten.relu_}
+
+# Allocators give blocks from here on back to the system (glibc: 32 MB), which fills every new one with zeros, page by
+# page. That takes longer than most of what is computed in them.
+LARGE = 32 << 20  # bytes
+STRIP = 4 << 20  # bytes of what lies between the steps: it stays in the cache
+SMALL = 3 << 20  # bytes that a second block for costs nothing
+
+
+def activated(layer: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
+    """activation(layer(x)), for a linear map or a convolution."""
+    y: Tensor = layer(x)
+    in_place = WRITTEN_OVER.get(type(activation))
+    if in_place is None or y.numel() * y.element_size() < SMALL or not _is_fresh(y, layer, activation):
+        return activation(y)
+    written: Tensor = in_place(y)
+    return written
+
+
+def _is_fresh(y: Tensor, layer: nn.Module, activation: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear | nn.Conv2d) and _is_unseen(y, layer, activation)
+
+
+def in_strips(x: Tensor, first: nn.Module, *others: nn.Module) -> Tensor:
+    """The steps one after another, each of which treats rows by themselves: (..., D) -> (..., E).
+
+    In strips if what the first one makes is large, `first.out_features` values for each row.
+    """
+    width = getattr(first, "out_features", 0)
+    rows = x.shape[:-1].numel()
+    if rows * width * x.element_size() <= LARGE or not x.is_cpu or not _is_unseen(x, first, *others):
+        return _after(x, first, *others)
+    strips = x.reshape(rows, x.shape[-1]).split(max(1, STRIP // (width * x.element_size())))
+    out = torch.cat([_after(strip, first, *others) for strip in strips])
+    return out.view(*x.shape[:-1], out.shape[-1])
+
+
+def _after(x: Tensor, *steps: nn.Module) -> Tensor:
+    for step in steps:
+        x = step(x)
+    return x
+
+
+def _is_unseen(x: Tensor, *steps: nn.Module) -> bool:
+    """Whether nobody looks at what lies between the steps: gradients, hooks, a compiler or a tracer."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
+        and type(x) in (Tensor, nn.Parameter)
+        and not torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+        and not any(_is_hooked(part) for step in steps for part in step.modules())
+        and not is_observed()
+    )
+
+
+def _is_hooked(part: Any) -> bool:
+    return bool(part._forward_hooks or part._forward_pre_hooks)
