@@ -50,6 +50,10 @@ class DatasetError(HfvisionError, ValueError):
     """A dataset lacks what training or evaluation needs: columns, labels, readable images."""
 
 
+class HubAccessError(HfvisionError, OSError):
+    """A Hub cannot be reached, refuses what was asked of it, or sends something else than it promised."""
+
+
 def numbered(what: str, problems: Iterable[str], most: int | None = None) -> str:
     """One message for all faults of a call: "3 mismatches:" and one line each, `most` of them written out."""
     problems = list(problems)

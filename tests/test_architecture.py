@@ -10,13 +10,14 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hfvision"
 
 # For each part, the parts that it may import besides itself. A part is a module or folder directly in hfvision.
-GROUND = {"checkpoints", "errors", "reporting", "writing"}
+GROUND = {"checkpoints", "confinement", "errors", "reporting", "writing"}
 MODELS = {*GROUND, "geometry", "layers", "losses", "models", "upsampling"}
 PROCESSING = {*GROUND, "geometry", "objects", "processing", "upsampling"}
 REGISTRY = {*MODELS, *PROCESSING, "detections", "metrics", "registry"}
 TOOLS = {*REGISTRY, "data", "pipelines", "plots", "starters"}
 MAY_IMPORT = {
     "checkpoints": {"errors"},
+    "confinement": set(),
     "errors": set(),
     "reporting": set(),
     "writing": {"errors"},
@@ -36,12 +37,16 @@ MAY_IMPORT = {
     "pipelines": {*REGISTRY, "optimizing", "plots", "starters"},
     "plots": REGISTRY,
     "starters": REGISTRY,
+    "hub": {"confinement", "errors", "reporting", "writing", "__version__"},
+    "hub_access": {"errors"},
+    "seeding": {*TOOLS, "hub_access"},
+    "mirroring": {"errors", "hub_access"},
     "doctor": TOOLS,
     "cards": TOOLS,
     "conversion": {*TOOLS, "cards"},
     "training": {*TOOLS, "cards"},
     "bench": {*TOOLS, "conversion", "optimizing", "__version__"},
-    "cli": {*TOOLS, "bench", "cards", "conversion", "doctor", "training", "__version__"},
+    "cli": {*TOOLS, "bench", "cards", "conversion", "doctor", "hub", "mirroring", "seeding", "training", "__version__"},
 }
 
 

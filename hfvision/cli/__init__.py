@@ -21,6 +21,7 @@ COMMANDS = {
     "list": "List the model families, their classes, and the models that ship with hfvision.",
     "demo": "Train a small classifier of handwritten digits and use it, segment scenes of them or find them there.",
     "bench": "Time hfvision beside transformers or timm on this machine, after checking that the numbers are equal.",
+    "hub": "Serve a Hub of your own that every Hugging Face client can push to, and look after it.",
     "doctor": "Show versions and hardware, and check that everything works together.",
 }
 

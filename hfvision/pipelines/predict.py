@@ -84,7 +84,17 @@ def predictions(
     yield from found((image for image in images), batch_size=batch_size, **fixed, **options)
 
 
+def answer_of(found: Any, image: Any) -> tuple[str, Any]:
+    """What a loaded pipeline says of one image, in the form of `predictions`, and which of KINDS the model is."""
+    name = _kind_name(found)
+    return name, found(image, **KINDS[name].fixed)
+
+
 def _kind(found: Any) -> Kind:
+    return KINDS[_kind_name(found)]
+
+
+def _kind_name(found: Any) -> str:
     if isinstance(found.model, DetrForSegmentation):
-        return KINDS["segments"]
-    return KINDS[{"image-segmentation": "pixels", "object-detection": "objects"}.get(found.task, "labels")]
+        return "segments"
+    return {"image-segmentation": "pixels", "object-detection": "objects"}.get(found.task, "labels")

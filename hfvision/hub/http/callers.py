@@ -1,0 +1,104 @@
+"""Who is calling: tokens from the Authorization header, and a brake on guessing them."""
+
+import base64
+import binascii
+import time
+from collections import OrderedDict
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from hfvision.hub import accounts
+from hfvision.hub.accounts import Caller
+from hfvision.hub.errors import BadToken, HubError, LoginNeeded
+
+WINDOW = 60.0  # seconds in which an address may send TRIES bad tokens
+TRIES = 30
+ADDRESSES = 10_000  # addresses remembered; the longest silent one is forgotten first
+LONGEST_TOKEN = 512  # characters
+
+
+class TooManyBadTokens(HubError):
+    """An address has sent so many bad tokens that further ones are not even looked up for a while."""
+
+    status = 429
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            "Too many requests with invalid tokens came from this address; wait a minute.",
+            headers={"Retry-After": str(max(1, round(seconds)))},
+        )
+
+
+class BadTokens:
+    """Counts bad tokens per address within a moving window, in this process."""
+
+    def __init__(self) -> None:
+        self._bad: OrderedDict[str, list[float]] = OrderedDict()
+
+    def check(self, address: str) -> None:
+        """Raises TooManyBadTokens if the address has used up its tries."""
+        now = time.monotonic()
+        times = [moment for moment in self._bad.get(address, ()) if now - moment < WINDOW]
+        if len(times) >= TRIES:
+            raise TooManyBadTokens(WINDOW - (now - times[0]))
+
+    def add(self, address: str) -> None:
+        now = time.monotonic()
+        times = self._bad.pop(address, [])
+        self._bad[address] = [*(moment for moment in times if now - moment < WINDOW), now][-TRIES:]
+        if len(self._bad) > ADDRESSES:
+            self._bad.popitem(last=False)
+
+    def forget(self) -> None:
+        """Let every address try again."""
+        self._bad.clear()
+
+
+def token_of(request: Request) -> str | None:
+    """The token that came, or None. `Bearer TOKEN`, and `Basic` with the token as password as git sends it.
+
+    Raises BadToken for a header that is neither.
+    """
+    header = request.headers.get("authorization", "").strip()
+    if not header:
+        return None
+    scheme, _, value = header.partition(" ")
+    token = value.strip()
+    if scheme.lower() == "basic":
+        try:
+            token = base64.b64decode(token, validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            raise BadToken from None
+    elif scheme.lower() != "bearer":
+        raise BadToken
+    if not 0 < len(token) <= LONGEST_TOKEN or not token.isascii():
+        raise BadToken
+    return token
+
+
+async def caller_of(request: Request) -> Caller:
+    """The caller of a request, anonymous without a token. Raises BadToken (401), or 429 after too many of them."""
+    known: Caller | None = request.scope.get("caller")
+    if known is not None:
+        return known
+    app = request.app
+    address = request.client.host if request.client else ""
+    try:
+        token = token_of(request)
+        if token is not None:
+            app.bad_tokens.check(address)
+        caller = await run_in_threadpool(accounts.authenticate, app.hub, token)
+    except BadToken:
+        app.bad_tokens.add(address)
+        raise
+    request.scope["caller"] = caller
+    return caller
+
+
+async def user_of(request: Request) -> Caller:
+    """The caller, who must have sent a token. Raises LoginNeeded (401) otherwise."""
+    caller = await caller_of(request)
+    if caller.anonymous:
+        raise LoginNeeded
+    return caller

@@ -1,0 +1,32 @@
+"""Addresses that carry their own permission for a while: `?expires=..&sig=..` over the path."""
+
+import hashlib
+import hmac
+import time
+
+from starlette.requests import Request
+
+from hfvision.hub.errors import Forbidden
+from hfvision.hub.instance import Hub
+
+
+def signature(hub: Hub, method: str, path: str, expires: int) -> str:
+    text = f"address\n{method}\n{path}\n{expires}"
+    return hmac.new(hub.secret, text.encode(), hashlib.sha256).hexdigest()
+
+
+def signed(hub: Hub, method: str, path: str) -> str:
+    """The path with a permission for one method, good for `settings.link_seconds`."""
+    expires = int(time.time()) + hub.settings.link_seconds
+    return f"{path}?expires={expires}&sig={signature(hub, method, path, expires)}"
+
+
+def check(hub: Hub, request: Request) -> None:
+    """Raises Forbidden unless this very address was signed by this hub and has not expired."""
+    expires, given = request.query_params.get("expires", ""), request.query_params.get("sig", "")
+    path = request.scope["raw_path"].decode("latin-1")
+    good = expires.isascii() and expires.isdigit() and len(expires) < 16 and given.isascii()
+    if not good or not hmac.compare_digest(given, signature(hub, request.method, path, int(expires))):
+        raise Forbidden("The signature of this address is not valid.")
+    if int(expires) < time.time():
+        raise Forbidden("This address has expired; ask for a new one.")

@@ -1,0 +1,139 @@
+"""What is kept beside a repository about its main branch: `cards` applied to its files, and the tags of lists."""
+
+from typing import Any
+
+from sqlalchemy import Connection, delete, select, update
+
+from hfvision.hub import cards, objects
+from hfvision.hub.database import insert_new, lfs, repo, tag
+from hfvision.hub.gitobjects import Tree, walk
+from hfvision.hub.instance import Hub
+
+CARD = "README.md"
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+MOST_FILES = 2000  # of a dataset that are looked at for its format
+MOST_SHARDS = 500
+
+
+def concerns(kind: str, paths: list[str]) -> bool:
+    """Whether a change of these paths can change what is kept."""
+    if kind == "dataset":
+        return True
+    return any(
+        path in (CARD, CONFIG, INDEX, "model_index.json") or ("/" not in path and path.endswith(".safetensors"))
+        for path in paths
+    )
+
+
+def prepare(hub: Hub, path: str, oid: str, data: bytes) -> None:
+    """Parse a file before the transaction that stores it, which then finds it in the process's memory."""
+    if len(data) <= hub.settings.card_limit:
+        if path == CARD:
+            _card(hub, oid, lambda: data)
+        elif path in (CONFIG, INDEX):
+            _json(hub, oid, lambda: data)
+
+
+def prepare_tensors(hub: Hub, sha256: str, key: str) -> None:
+    """Read the header of a large safetensors file, once, and keep its counts; others count nothing."""
+    with hub.reading() as connection:
+        row = connection.execute(select(lfs.c.size, lfs.c.tensors).where(lfs.c.sha256 == sha256)).first()
+    if row is None or row.tensors is not None:
+        return
+    try:
+        counts = cards.tensor_counts(cards.read_safetensors_header(lambda a, b: hub.store.read(key, a, b), row.size))
+    except FileNotFoundError:
+        return
+    except ValueError:
+        counts = {}
+    with hub.writing() as connection:
+        connection.execute(update(lfs).where(lfs.c.sha256 == sha256).values(tensors=counts))
+
+
+def refresh(hub: Hub, connection: Connection, repo_id: int, kind: str, tree_id: str) -> None:
+    """Work out and keep what a tree says about its repository; part of the commit's transaction."""
+    read = objects.tree_reader(hub, connection)
+    root = read(tree_id)
+    card = _read(hub, connection, repo_id, root, CARD, _card) or cards.Card()
+    config = cards.brief_config(_read(hub, connection, repo_id, root, CONFIG, _json))
+    files = [path for path, item in root.items() if not item.is_tree]
+    if kind == "dataset":
+        files = []
+        for path, item in walk(read, tree_id):
+            if not item.is_tree:
+                files.append(path)
+            if len(files) >= MOST_FILES:
+                break
+    library = task = None
+    if kind == "model":
+        library = cards.infer_library(card.data, config, files)
+        task = cards.infer_task(card.data, config, library)
+    counts = _tensors(hub, connection, repo_id, root) if kind == "model" else {}
+    total = sum(counts.values())
+    found = cards.tags(kind, card.data, config, library, task, files)
+    meta = {
+        "card": card.data or None,
+        "config": config,
+        "library_name": library,
+        "pipeline_tag": task,
+        "safetensors": {"parameters": counts, "total": total} if counts else None,
+        "tags": found,
+    }
+    values = {"meta": meta, "parameters": total if 0 < total < 2**62 else None}
+    connection.execute(update(repo).where(repo.c.id == repo_id).values(**values))
+    connection.execute(delete(tag).where(tag.c.repo == repo_id))
+    insert_new(connection, tag, [{"repo": repo_id, "tag": one} for one in found])
+
+
+def _tensors(hub: Hub, connection: Connection, repo_id: int, root: Tree) -> dict[str, int]:
+    """{dtype: parameters} of model.safetensors, or of the shards that its index names."""
+    names = ["model.safetensors"] if "model.safetensors" in root else []
+    index = _read(hub, connection, repo_id, root, INDEX, _json) if not names else None
+    if isinstance(index, dict) and isinstance(index.get("weight_map"), dict):
+        names = sorted({name for name in index["weight_map"].values() if isinstance(name, str) and name in root})
+    items = [root[name] for name in names[:MOST_SHARDS] if not root[name].is_tree]
+    blobs = objects.blobs(connection, repo_id, [item.oid for item in items])
+    total: dict[str, int] = {}
+    for item in items:
+        blob = blobs[item.oid]
+        if blob.sha256 is not None:
+            counts = connection.scalar(select(lfs.c.tensors).where(lfs.c.sha256 == blob.sha256)) or {}
+        else:
+            counts = _small_tensors(objects.read_object(connection, item.oid))
+        for dtype, count in counts.items():
+            total[dtype] = total.get(dtype, 0) + count
+    return total
+
+
+def _small_tensors(data: bytes) -> dict[str, int]:
+    try:
+        return cards.tensor_counts(cards.read_safetensors_header(lambda a, b: data[a:b], len(data)))
+    except ValueError:
+        return {}
+
+
+def _read(hub: Hub, connection: Connection, repo_id: int, root: Tree, name: str, parse: Any) -> Any:
+    item = root.get(name)
+    if item is None or item.is_tree:
+        return None
+    blob = objects.blobs(connection, repo_id, [item.oid])[item.oid]
+    if blob.sha256 is not None or blob.size > hub.settings.card_limit:
+        return None
+    return parse(hub, item.oid, lambda: objects.read_object(connection, item.oid))
+
+
+def _card(hub: Hub, oid: str, data: Any) -> cards.Card:
+    found = hub.parsed.get("card " + oid)
+    if found is None:
+        found = cards.parse_card(data().decode("utf-8", "replace"), hub.settings.card_limit)
+        hub.parsed.put("card " + oid, found)
+    return found
+
+
+def _json(hub: Hub, oid: str, data: Any) -> Any:
+    found = hub.parsed.get("json " + oid)
+    if found is None:
+        found = cards.parse_json(data())
+        hub.parsed.put("json " + oid, found)
+    return found

@@ -1,0 +1,47 @@
+"""Code to copy: how to load what a page shows from this hub."""
+
+import json
+
+from hfvision.hub.repositories import Repo
+
+PIPELINES = {
+    "image-classification": ("classify", "print({call}(image))"),
+    "image-segmentation": (
+        "segment",
+        'for part in {call}(image):\n    print(part["label"], part["mask"].size)',
+    ),
+    "object-detection": (
+        "detect",
+        'for found in {call}(image):\n    print(found["label"], round(found["score"], 2), found["box"])',
+    ),
+}
+
+
+def snippet(repo: Repo, base: str, revision: str) -> str:
+    """A shell line for the endpoint, and Python that loads this revision of the repository."""
+    lines = [f"export HF_ENDPOINT={base}"]
+    if repo.private or repo.gated:
+        lines.append("export HF_TOKEN=hf_...  # a token that may read this")
+    return "\n".join(lines) + "\n\n" + _python(repo, revision)
+
+
+def _python(repo: Repo, revision: str) -> str:
+    name = json.dumps(repo.full_name)
+    pinned = "" if revision == "main" else f", revision={json.dumps(revision)}"
+    if repo.kind == "dataset":
+        return f"from datasets import load_dataset\n\ndata = load_dataset({name}{pinned})"
+    if repo.pipeline_tag in PIPELINES and repo.library_name == "transformers":
+        call, use = PIPELINES[repo.pipeline_tag]
+        return (
+            "import hfvision\nfrom transformers import pipeline\n\n"
+            f'{call} = pipeline("{repo.pipeline_tag}", model={name}{pinned})\n'
+            f'image = "image.png"  # or a PIL image, an array\n' + use.format(call=call)
+        )
+    if repo.library_name == "transformers":
+        return (
+            "import hfvision\nfrom transformers import AutoImageProcessor, AutoModel\n\n"
+            f"processor = AutoImageProcessor.from_pretrained({name}{pinned})\n"
+            f"model = AutoModel.from_pretrained({name}{pinned})"
+        )
+    kind = "" if repo.kind == "model" else f", repo_type={json.dumps(repo.kind)}"
+    return f"from huggingface_hub import snapshot_download\n\nfolder = snapshot_download({name}{kind}{pinned})"
