@@ -445,9 +445,14 @@ def _load_all(references: tuple[str, ...]) -> tuple[Any, ...]:
 def _processor_classes(reference: str) -> dict[str, Any]:
     """By backend, as AutoImageProcessor wants them. The processors learn here whose they are, see their base class."""
     processor = load(reference)
-    processor.served_model_types.update(name for name, row in ARCHITECTURES.items() if row.processor)
+    tell_whom_to_serve(processor)
     classes: dict[str, Any] = processor.auto_classes()
     return classes
+
+
+def tell_whom_to_serve(processor: Any) -> None:
+    """Let an image processor's class know for which model types AutoImageProcessor is to give ours."""
+    processor.served_model_types.update(name for name, row in ARCHITECTURES.items() if row.processor)
 
 
 def register() -> None:
