@@ -39,7 +39,8 @@ class Draft(NamedTuple):
     """What a draft is of."""
 
     size: tuple[int, int]  # (height, width) of the upright image
-    box: tuple[float, float, float, float]  # (left, top, right, bottom) of the draft that is the image: decoders fill up whole pixels
+    # (left, top, right, bottom): where the image is in the draft, which decoders fill up to whole pixels
+    box: tuple[float, float, float, float]
 
 
 DOWNLOAD_SECONDS = 10.0  # without an answer
