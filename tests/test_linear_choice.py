@@ -16,7 +16,7 @@ from tests.linear_kernels import forget_choice, fresh_choice_fixture  # noqa: F4
 
 
 def test_only_products_worth_it_are_taken(monkeypatch):
-    monkeypatch.setattr(linear, "linear_choice", lambda: linear.Choice("onednn", "the test says so"))
+    monkeypatch.setattr(linear, "_made_choice", lambda: linear.Choice("onednn", "the test says so"))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
     def taken(m, k, n):

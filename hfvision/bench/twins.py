@@ -16,6 +16,8 @@ import hfvision
 from hfvision.bench.case import Setting
 from hfvision.conversion import convert_back
 
+DEEP = 20  # norms with statistics
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
@@ -80,6 +82,8 @@ def randomised(model: Any) -> Any:
 
     Matrices keep the spread that the model begins with, so that values stay of order one through its depth.
     """
+    deep = sum(hasattr(module, "running_var") for module in model.modules()) > DEEP
+    gain = 0.7 if deep else 1.0  # of a trunk's frozen norms: of one, values would double at each of many blocks
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if isinstance(module, nn.Embedding):
@@ -92,16 +96,18 @@ def randomised(model: Any) -> Any:
             else:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
         if hasattr(module, "running_var"):
-            _randomise_statistics(module)
+            _randomise_statistics(module, gain)
     return model
 
 
-def _randomise_statistics(norm: nn.Module) -> None:
+def _randomise_statistics(norm: nn.Module, gain: float) -> None:
     for name, values in norm.named_buffers(recurse=False):
         if name in ("running_mean", "bias"):
             values.normal_(std=0.1)
-        elif name in ("running_var", "weight"):
+        elif name == "running_var":
             values.uniform_(0.7, 1.3)
+        elif name == "weight":  # of a frozen norm
+            values.uniform_(0.7, 1.3).mul_(gain)
 
 
 def placed(model: Any, setting: Setting, training: bool = False) -> Any:

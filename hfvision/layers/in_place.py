@@ -62,7 +62,7 @@ def _is_unseen(x: Tensor, *steps: nn.Module) -> bool:
         not torch.compiler.is_compiling()
         and not torch.is_grad_enabled()
         and type(x) in (Tensor, nn.Parameter)
-        and not torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+        and not torch_module._has_any_global_hook()
         and not any(_is_hooked(part) for step in steps for part in step.modules())
         and not is_observed()
     )

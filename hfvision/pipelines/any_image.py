@@ -22,7 +22,7 @@ from hfvision.pipelines.ahead import Batches
 from hfvision.processing.base import ImageProcessor
 from hfvision.processing.batch import draft_size
 from hfvision.processing.channels import channels_first
-from hfvision.processing.options import Plan, checked, make_plan
+from hfvision.processing.options import Plan
 from hfvision.processing.reading import read_image, true_size
 from hfvision.upsampling import Size
 
@@ -132,8 +132,7 @@ def read_picture(image: Any, processor: ImageProcessor, timeout: float | None, d
 
 def plan_of(processor: ImageProcessor, **options: Any) -> Plan:
     """What the processor does with an image in a call with these options."""
-    stored = {name: getattr(processor, name, None) for name in processor.option_names()}
-    return make_plan(stored, checked(options, processor.valid_kwargs))
+    return processor.settled(options)[1]
 
 
 def size_of(image: Any, plan: Plan) -> Size:

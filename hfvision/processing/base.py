@@ -34,6 +34,7 @@ from hfvision.processing.options import (
     make_plan,
     own_options,
     refuse_misspelt,
+    settled,
 )
 from hfvision.processing.reading import read_image
 from hfvision.processing.resizing import Resampling
@@ -182,9 +183,13 @@ class ImageProcessor(BaseImageProcessor):
         """
         if args:
             raise ConfigError(f"options are given by name; got {len(args)} more values after the images")
-        stored, given = self._stored_options(), checked(kwargs, self.valid_kwargs)
-        batch = self._make_batch(images, make_plan(stored, given))
+        _, plan = self.settled(kwargs)
+        batch = self._make_batch(images, plan)
         return BatchFeature(data={"pixel_values": batch.pixel_values})
+
+    def settled(self, given: Mapping[str, Any]) -> tuple[Mapping[str, Any], Plan]:
+        """All options of a call that gives these, and what it does with images."""
+        return settled(self._stored_options(), given, self.valid_kwargs)
 
     def _stored_options(self) -> dict[str, Any]:
         return {name: getattr(self, name, None) for name in self.option_names()}

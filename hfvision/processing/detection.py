@@ -22,7 +22,7 @@ from hfvision.processing.detection_labels import (
     make_detection_labels,
 )
 from hfvision.processing.detections import post_process_object_detection
-from hfvision.processing.options import DetectionOptions, checked, make_plan
+from hfvision.processing.options import DetectionOptions
 from hfvision.processing.panoptic_maps import (
     post_process_instance_segmentation,
     post_process_panoptic_segmentation,
@@ -89,9 +89,8 @@ class DetectionImageProcessor(ImageProcessor):
         """
         if args:
             raise ConfigError(f"options are given by name; got {len(args)} more values after masks_path")
-        stored, given = self._stored_options(), checked(_today(kwargs), self.valid_kwargs)
-        plan = make_plan(stored, given)
-        reading = make_annotation_plan(stored | given, return_segmentation_masks, masks_path)
+        options, plan = self.settled(_today(kwargs))
+        reading = make_annotation_plan(options, return_segmentation_masks, masks_path)
         sources = flattened(images)
         each = None if annotations is None else annotations_of(annotations, len(sources))
         batch = self._make_batch(sources, plan)

@@ -73,7 +73,9 @@ def _weighted_by_cells(
                 continue
             weighed = (piece.values(queries) * scores[queries]).to(probabilities.dtype)
             winners[piece.area] = queries.int()[best_of(weighed)]
-            reached[queries[counted]] += (weighed[..., counted] >= threshold).sum(dim=(0, 1))
+            if len(counted):
+                reaching = torch.ge(weighed, threshold, out=torch.empty_like(weighed)).flatten(0, 1)  # 1 or 0
+                reached[queries[counted]] += reaching.sum(dim=0)[counted].long()  # exact: a piece is small
     return winners, reached
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import pickle
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -19,6 +20,9 @@ from hfvision.processing.label_map import LabelMap
 from hfvision.processing.resizing import SIZE_FORMS, Resampling
 
 Statistics: TypeAlias = float | tuple[float, ...] | None
+
+_settled: dict[bytes, tuple[Mapping[str, Any], "Plan"]] = {}  # calls that had these options, pickled
+MOST_SETTLED = 64
 
 
 class ImageOptions(ImagesKwargs, total=False):
@@ -173,6 +177,23 @@ def checked(options: Mapping[str, Any], schema: Any = ImageOptions) -> dict[str,
     if faults:
         raise ConfigError(_all(faults))
     return plain
+
+
+def settled(stored: Mapping[str, Any], given: Mapping[str, Any], schema: Any) -> tuple[Mapping[str, Any], Plan]:
+    """All options of a call, `checked`, and their plan. Remembered: to check them takes as long as a small image."""
+    try:
+        key = pickle.dumps((schema.__module__, schema.__qualname__, stored, given))
+    except Exception:  # whatever an option of the user's raises; `checked` has a word for it
+        key = None
+    found = None if key is None else _settled.get(key)
+    if found is None:
+        plain = checked(given, schema)
+        found = {**stored, **plain}, make_plan(stored, plain)
+        if key is not None:
+            if len(_settled) >= MOST_SETTLED:
+                _settled.clear()
+            _settled[key] = found
+    return found
 
 
 def make_plan(stored: Mapping[str, Any], given: Mapping[str, Any], complete: bool = True) -> Plan:

@@ -17,7 +17,7 @@ from hfvision.processing.base import ImageProcessor
 from hfvision.processing.batch import flattened
 from hfvision.processing.label_batch import flattened_maps, make_labels
 from hfvision.processing.label_map import LabelMap
-from hfvision.processing.options import SegmentationOptions, checked, make_label_plan, make_plan
+from hfvision.processing.options import SegmentationOptions, make_label_plan
 from hfvision.processing.protocols import segmentation_options
 from hfvision.processing.semantic_maps import post_process_semantic_segmentation
 from hfvision.upsampling import Upsampling
@@ -66,9 +66,8 @@ class BaseSegmentationImageProcessor(ImageProcessor):
         """
         if args:
             raise ConfigError(f"options are given by name; got {len(args)} more values after the label maps")
-        stored, given = self._stored_options(), checked(_today(kwargs), self.valid_kwargs)
-        plan = make_plan(stored, given)
-        labels = make_label_plan(stored | given)
+        options, plan = self.settled(_today(kwargs))
+        labels = make_label_plan(options)
         sources = flattened(images)
         maps = [] if segmentation_maps is None else flattened_maps(segmentation_maps, len(sources))
         if segmentation_maps is not None and len(maps) != len(sources):

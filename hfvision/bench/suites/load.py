@@ -20,7 +20,7 @@ import torch; torch.set_num_threads({threads})
 now = time.{clock}()
 model = {name}.from_pretrained({folder!r})
 seconds = time.{clock}() - now
-print(json.dumps([seconds, sum(float(p.detach().double().abs().sum()) for p in model.parameters())]))
+print(json.dumps([seconds, sum(int(p.detach().view(torch.int32).sum()) for p in model.parameters())]))
 """
 
 
@@ -34,7 +34,7 @@ def import_time(setting: Setting) -> Pair:
 
 
 def from_pretrained(setting: Setting) -> Pair:
-    """A ViT-B from a folder, with everything imported; the sum of its weights is compared."""
+    """A ViT-B from a folder, with everything imported; the sum of its bits is compared."""
     from hfvision.bench.clock import default_threads
 
     theirs, _ = twins(f.VIT, Setting(), **f.sizes(f.VIT, setting, f.VIT_BASE))
