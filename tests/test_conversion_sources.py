@@ -170,15 +170,18 @@ def test_a_folder_of_transformers_is_saved_anew_with_processor_card_and_checks(t
     model = plain.ViTForImageClassification(plain.ViTConfig(**sizes, intermediate_size=48, num_labels=3)).eval()
     model.save_pretrained(tmp_path / "theirs")
     (tmp_path / "theirs" / "README.md").write_text("---\nlicense: mit\n---\n\n# Mine\n\n## Why\n\nWords of mine.\n")
-    report = convert(tmp_path / "theirs", tmp_path / "ours", labels=["ant", "bee", "cat"])
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = {"logits": model(pixels).logits}
+    given = {"inputs": {"pixel_values": pixels}, "expected": expected}
+    report = convert(tmp_path / "theirs", tmp_path / "ours", labels=["ant", "bee", "cat"], **given)
+    assert any("the original's outputs on 2 images are reproduced" in line for line in report.checked)
     assert any("had no image processor" in line for line in report.changed)
     assert report.recognised.startswith("a variant of vit-") and report.used == report.tensors
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "ours").eval()
     assert loaded.config.id2label == {0: "ant", 1: "bee", 2: "cat"}
     AutoImageProcessor.from_pretrained(tmp_path / "ours")
-    pixels = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(outputs(loaded, pixels)["logits"], model(pixels).logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(outputs(loaded, pixels)["logits"], expected["logits"], rtol=0, atol=1e-6)
     card = (tmp_path / "ours" / "README.md").read_text()
     assert "license: mit" in card and "Words of mine." in card
 

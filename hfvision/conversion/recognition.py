@@ -176,17 +176,16 @@ def completed(
 
 
 def _is_file_of(checkpoint: Checkpoint, row: CatalogRow) -> bool:
-    """By the name; with the folder where files of many rows are called the same."""
+    """By the name; by the whole path in the repository where several rows' files are called the same."""
     if row.file is None:
         return False
     theirs = PurePosixPath(row.file)
     if theirs.name != checkpoint.name:
         return False
-    alike = [one for one in rows() if one.file is not None and PurePosixPath(one.file).name == theirs.name]
-    if len(alike) == 1:
+    if sum(one.file is not None and PurePosixPath(one.file).name == theirs.name for one in rows()) == 1:
         return True
-    own = Path(checkpoint.path).resolve() if checkpoint.path is not None else Path()
-    return own.parent.name == theirs.parent.name
+    own = () if checkpoint.path is None else Path(checkpoint.path).resolve().parts
+    return own[-len(theirs.parts) :] == theirs.parts
 
 
 def _fitting(candidates: tuple[CatalogRow, ...], plan: Plan) -> tuple[CatalogRow, ...]:

@@ -58,8 +58,8 @@ def resave(
     """
     if given := [name for name, value in unused.items() if value]:
         raise ConfigError(
-            f"{name or folder} is in transformers' format and says itself what it is: {', '.join(given)} cannot be set. "
-            "Leave that out, or load it with from_pretrained, which takes image_size, num_channels and others."
+            f"{name or folder} is in transformers' format and says itself what it is: {', '.join(given)} cannot be "
+            "set. Leave that out, or load it with from_pretrained, which takes image_size, num_channels and others."
         )
     check_folder(Path(out), overwrite)
     if folder.resolve() == Path(out).resolve():
@@ -114,7 +114,7 @@ def resave(
             checked=(
                 f"{len(written.tensors)} tensors on disk equal those loaded",
                 f"{same} of them equal the source's bit for bit",
-                *compare_example(work, example),
+                *compare_example(work, example, load(reference)),
             ),
             dtype=dtype_name(model.dtype),
             recognised=str(before.get("recognised") or recognition.line()),

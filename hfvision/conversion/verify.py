@@ -109,11 +109,14 @@ def read_example(inputs: str | Path | Arrays | None, expected: str | Path | Arra
     return Example(given["pixel_values"].float(), answered, given.get("pixel_mask"))
 
 
-def compare_example(folder: str | Path, example: Example | None) -> tuple[str, ...]:
-    """Lines about each output that was compared. Raises ConversionError where the model computes something else."""
+def compare_example(folder: str | Path, example: Example | None, model_class: Any = None) -> tuple[str, ...]:
+    """Lines about each output that was compared, of a converted model or one of `model_class`.
+
+    Raises ConversionError where the model computes something else, UnknownNameError where it has none of the outputs.
+    """
     if example is None:
         return ()
-    model = load_model(folder)
+    model = load_model(folder) if model_class is None else model_class.from_pretrained(folder).eval()
     named = outputs(model, example.pixel_values, example.pixel_mask)
     known = {name: values for name, values in example.expected.items() if name in named}
     if not known:
