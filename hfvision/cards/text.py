@@ -49,6 +49,8 @@ def _setting(name: str, value: object) -> str:
         return Image.Resampling(value).name.lower()
     if isinstance(value, Mapping) and value.keys() == {"height", "width"}:
         return f"{value['height']} x {value['width']}"
+    if isinstance(value, Mapping) and value.keys() == {"shortest_edge"}:
+        return f"short side {value['shortest_edge']}"
     if isinstance(value, Mapping) and value.keys() == {"shortest_edge", "longest_edge"}:
         return f"short side {value['shortest_edge']}, long side at most {value['longest_edge']}"
     if isinstance(value, list | tuple):
