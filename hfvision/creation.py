@@ -71,18 +71,13 @@ def costs_of(name: str) -> Costs:
     """
     found = row(name)
     with torch.device("meta"):
-        model = create(name).eval()
+        model: Any = create(name).eval()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     model.requires_grad_(False)  # the counter follows modules by hooks on gradients
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, model_channels(model), *found.input_size, device="meta"))
+        channels = type(model).input_config(model.config).num_channels
+        model(torch.empty(1, channels, *found.input_size, device="meta"))
     return Costs(parameters, counter.get_total_flops())
-
-
-def model_channels(model: PreTrainedModel) -> int:
-    config: Any = model.config
-    channels: int = getattr(config, "num_channels", None) or config.backbone_config.num_channels
-    return channels
 
 
 def _model(found: CatalogRow, task: str | None) -> str:

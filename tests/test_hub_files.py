@@ -13,7 +13,6 @@ import transformers
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, pipeline
 
-from hfvision.publishing.code import auto_class_of
 from hfvision.registry import ARCHITECTURES
 from tests.models import pixels, tiny_config, tiny_model
 from tests.peers import assert_same_outputs, call, peer_model, plain_transformers
@@ -241,7 +240,7 @@ def test_a_model_with_the_config_of_an_early_file_computes_what_transformers_com
     if "backbone_config" in stored:
         early["backbone_config"] = stored["backbone_config"] | added["backbone_config"]
     write(tmp_path, early, "config.json")
-    auto = auto_class_of(ARCHITECTURES[peer.config.model_type], [name])
+    auto, _ = ARCHITECTURES[peer.config.model_type].named([name])
     ours = getattr(transformers, auto).from_pretrained(tmp_path).eval()
     assert type(ours).__module__.startswith("hfvision.")
     assert ours.config.id2label == dict(enumerate("abcde"))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hfvision.registry import ARCHITECTURES, class_name
+from hfvision.registry import ARCHITECTURES
 
 TASKS = {  # the Hub's, by the auto class that gives the model
     "AutoModel": "image-feature-extraction",
@@ -18,13 +18,8 @@ TASKS = {  # the Hub's, by the auto class that gives the model
 def auto_class_of(config: Any) -> str | None:
     """The auto class that gives the class in `architectures`; None where hfvision has no such class."""
     known = ARCHITECTURES.get(config.model_type)
-    wanted = (config.architectures or [None])[0]
-    if known is None:
-        return None
-    for auto_class, model in known.models.items():
-        if auto_class in TASKS and wanted in map(class_name, (model, *known.also.get(auto_class, ()))):
-            return auto_class
-    return None
+    found = known.named((config.architectures or [])[:1]) if known else None
+    return found[0] if found and found[0] in TASKS else None
 
 
 def task_of(config: Any) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hfvision.conversion.formats import Plan
 from hfvision.errors import ConfigError, ConversionError
-from hfvision.labels import label_set, label_sets
+from hfvision.labels import label_set, label_sets, numbers_of
 from hfvision.processing.label_map import LabelMap
 from hfvision.registry import ARCHITECTURES, SEMANTIC_SEGMENTATION
 
@@ -48,11 +48,11 @@ def with_labels(plan: Plan, labels: Labels) -> Plan:
 
 
 def label_fields(plan: Plan) -> dict[str, Any]:
-    """id2label and label2id; of names that occur twice the first has the id."""
+    """id2label and label2id."""
     if not plan.labels:
         return {}
     id2label = dict(enumerate(plan.labels))
-    return {"id2label": id2label, "label2id": {name: index for index, name in reversed(id2label.items())}}
+    return {"id2label": id2label, "label2id": numbers_of(id2label)}
 
 
 def _coloured(plan: Plan, label_map: Any) -> Plan:

@@ -136,10 +136,8 @@ def _record(folder: Path) -> dict[str, Any]:
 def _model_of(row: Architecture, config: Mapping[str, Any]) -> tuple[str, str]:
     """The auto class and the class of the name in `architectures`. Raises ConversionError for a name that is none."""
     names = config.get("architectures") or []
-    for auto_class, model in row.models.items():
-        for reference in (model, *row.also.get(auto_class, ())):
-            if class_name(reference) in names:
-                return auto_class, reference
+    if found := row.named(names):
+        return found
     known = sorted({class_name(reference) for reference in row.models.values()})
     raise ConversionError(
         f"config.json names {', '.join(names) or 'no class'} under architectures; of this model_type there are "

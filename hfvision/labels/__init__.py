@@ -37,6 +37,11 @@ class LabelSet:
     is_label_map: bool = False  # whether `LabelMap.named` reads it, so that a processor can name it
 
 
+def numbers_of(names: Mapping[Any, str]) -> dict[str, int]:
+    """{id: name} -> {name: id}; a name that several classes have means the first of them."""
+    return {name: int(index) for index, name in reversed(dict(names).items())}
+
+
 def label_sets() -> tuple[str, ...]:
     """The names of all sets."""
     return tuple(sorted(path.stem for folder in (FOLDER, FOLDER / "classes") for path in folder.glob("*.json")))

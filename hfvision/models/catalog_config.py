@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from hfvision.catalog import CatalogRow, row
 from hfvision.errors import ConfigError, UnknownNameError, numbered
-from hfvision.labels import label_set
+from hfvision.labels import label_set, numbers_of
 
 LABEL_FIELDS = ("num_labels", "id2label", "label2id")
 FURTHER_FIELDS = ("out_features", "out_indices", "attn_implementation", "output_attentions")  # no dataclass fields
@@ -53,9 +53,7 @@ def _settings(found: CatalogRow, overrides: Mapping[str, Any]) -> dict[str, Any]
     elif found.labels is not None and settings["num_labels"] == found.num_labels:
         settings["id2label"] = dict(enumerate(label_set(found.labels).names))
     if "id2label" in settings and "label2id" not in overrides:
-        names = dict(settings["id2label"])
-        # Where two classes have the same name, the name means the first of them.
-        settings["label2id"] = {label: int(index) for index, label in reversed(names.items())}
+        settings["label2id"] = numbers_of(settings["id2label"])
     return settings
 
 

@@ -81,15 +81,6 @@ def auto_map_of(contents: dict[str, Any]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def auto_class_of(row: Architecture, architectures: list[str]) -> str | None:
-    """The Auto class that gives the class a checkpoint names; None where it names none of this row."""
-    for auto_class, reference in row.models.items():
-        offered = {class_name(one) for one in (reference, *row.also.get(auto_class, ()))}
-        if offered & set(architectures):
-            return auto_class
-    return None
-
-
 def processor_class(settings: Mapping[str, Any], row: Architecture) -> str | None:
     """Our class for what a processor's file names, in any spelling of any version; else the architecture's own."""
     ours = [one.processor for one in ARCHITECTURES.values() if one.processor] + list(OWN_PROCESSORS)
@@ -103,8 +94,8 @@ def processor_class(settings: Mapping[str, Any], row: Architecture) -> str | Non
 def _model_classes(row: Architecture, architectures: list[str]) -> dict[str, str]:
     """Auto class -> class, for the trunk and for what the checkpoint's own class is found behind."""
     found = {}
-    for auto_class, reference in row.models.items():
-        offered = [class_name(one) for one in (reference, *row.also.get(auto_class, ()))]
+    for auto_class in row.models:
+        offered = [class_name(one) for one in row.offered(auto_class)]
         named = [name for name in offered if name in architectures]
         if named or auto_class == "AutoModel":
             found[auto_class] = named[0] if named else offered[0]

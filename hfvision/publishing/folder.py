@@ -24,7 +24,6 @@ from hfvision.publishing.code import (
     MODULE,
     PROCESSOR_FILES,
     add_code,
-    auto_class_of,
     auto_map_of,
     read_json,
     row_of,
@@ -228,10 +227,11 @@ def _try(stage: Staged) -> list[str]:
     """Load the staged model through the Auto classes and run one image through it; what went wrong."""
     config = read_json(stage.folder / CONFIG)
     architectures = config.get("architectures") or []
-    auto_class = auto_class_of(row_of(config, stage.folder), architectures)
-    if auto_class is None:
+    found = row_of(config, stage.folder).named(architectures)
+    if found is None:
         return [f"{CONFIG} names no class of {config['model_type']} in architectures (got {architectures})"]
     stage.model_type, stage.model_class = config["model_type"], architectures[0]
+    auto_class, _ = found
     auto: Any = getattr(transformers, auto_class)
     if auto_class == "AutoBackbone":  # whose from_pretrained takes no folders
         auto = transformers.AutoBackbone._model_mapping[type(transformers.AutoConfig.from_pretrained(stage.folder))]
