@@ -17,6 +17,7 @@ import transformers
 
 from hfvision.cards import check_card
 from hfvision.cards.existing import split_sections
+from hfvision.cards.model_card import CARD
 from hfvision.errors import PublishError, numbered
 from hfvision.licences import LicenceReport, trace, write_licence_files
 from hfvision.publishing.code import (
@@ -30,7 +31,6 @@ from hfvision.publishing.code import (
     settings_of,
 )
 
-CARD = "README.md"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 RECORDS = ("hfvision_conversion.json",)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".pyth", ".npz", ".h5", ".msgpack")

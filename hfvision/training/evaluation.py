@@ -27,6 +27,7 @@ from hfvision.data.detection import DetectionData, prepare_detection
 from hfvision.data.segmentation import SegmentationData, prepare_segmentation
 from hfvision.data.sources import Source
 from hfvision.errors import CheckpointReadError, ConfigError, DatasetError
+from hfvision.labels import numbers_of
 from hfvision.registry import IMAGE_CLASSIFICATION, IMAGE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
 from hfvision.reporting import report
 from hfvision.starters import resolve
@@ -218,7 +219,7 @@ def _numbers(name: str, theirs: Sequence[str], ours: Sequence[str], by_number: b
         if len(theirs) > len(ours):
             raise DatasetError(f"{name} has {len(theirs)} classes and the model {len(ours)}: they are not the same.")
         return np.arange(len(theirs))
-    number = {one: position for position, one in reversed(list(enumerate(ours)))}
+    number = numbers_of(dict(enumerate(ours)))
     if unknown := [one for one in theirs if one not in number]:
         raise DatasetError(
             f"{len(unknown)} of {len(theirs)} classes of {name} are none of the model's: {_listed(unknown)}; the model "
