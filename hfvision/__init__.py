@@ -92,12 +92,17 @@ _HOME = {
     "ViTImageProcessor": "hfvision.processing.classification",
     "ViTModel": "hfvision.models.vit",
     "attention_map": "hfvision.plots",
+    "check_card": "hfvision.cards",
     "convert": "hfvision.conversion",
     "convert_back": "hfvision.conversion",
+    "create": "hfvision.creation",
+    "create_processor": "hfvision.creation",
     "detection_overlay": "hfvision.plots",
     "detection_sheet": "hfvision.plots",
     "diagnose": "hfvision.doctor",
+    "evaluate": "hfvision.training.evaluation",
     "explain_attention": "hfvision.plots",
+    "licence_of": "hfvision.licences",
     "linear_backend": "hfvision.layers.linear",
     "load_digit_scenes": "hfvision.data",
     "load_digits": "hfvision.data",
@@ -112,6 +117,7 @@ _HOME = {
     "prediction_sheet": "hfvision.plots",
     "prepare_detection": "hfvision.data",
     "prepare_segmentation": "hfvision.data",
+    "push": "hfvision.publishing",
     "segment_raster": "hfvision.pipelines.raster",
     "segmentation_overlay": "hfvision.plots",
     "segmentation_sheet": "hfvision.plots",
@@ -120,6 +126,7 @@ _HOME = {
     "train_panoptic": "hfvision.training.panoptic",
     "train_segmentation": "hfvision.training.segmentation",
     "verify": "hfvision.conversion",
+    "write_folder_card": "hfvision.cards",
 }
 __all__ = ["__version__", "register", "unregister", *_HOME]
 

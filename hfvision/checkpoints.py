@@ -7,19 +7,14 @@ whatever else a file holds is listed in `Checkpoint.left_out`. Every defect ends
 import hashlib
 import json
 import math
-import pickle
-import pickletools
 import re
-import warnings
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -27,21 +22,14 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hfvision.containers import ENOUGH, FORMATS, foreign, foreign_archive, foreign_folder
 from hfvision.errors import CheckpointReadError, numbered
-
-FORMATS = "a NumPy .npz archive, a torch .pth/.pt/.bin file or a .safetensors file"
-# Entries of training files that hold the weights, in the order in which they are taken; averaged weights come last.
-WRAPPERS = ("model", "state_dict", "model_state", "model_ema", "state_dict_ema")
-PREFIXES = ("module.", "_orig_mod.")  # of all keys, where the model was saved inside torch's parallel or compiled one
-
-# A pickle that names one of these wants to run code, not to describe a training state.
-CODE_MODULES = {"os", "posix", "nt", "sys", "subprocess", "shutil", "importlib", "runpy", "pty", "socket", "ctypes"}
-CODE_MODULES |= {"builtins", "commands", "pickle", "marshal", "code", "webbrowser", "operator"}
-PLAIN_TYPES = {"set", "frozenset", "list", "dict", "tuple", "bytearray", "bytes", "str", "int", "float", "bool"}
-PLAIN_TYPES |= {"complex", "slice", "range", "object"}
-PYTHON_2_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # in which pickles of torch's are written
+from hfvision.torch_files import Contents, read_torch
 
 MOST_SETTINGS = 2**20  # bytes of a YAML file
+INDEX = ".index.json"  # the end of the name of a file that lists shards
+SUFFIXES = (".npz", ".pth", ".pt", ".bin", ".ckpt", ".pyth", ".safetensors")  # of originals in a folder
+SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<of>\d+)(?P<suffix>\.\w+)")
 BOMB_BYTES, BOMB_RATIO = 2**30, 100  # an archive that unpacks to more than both is refused before it is unpacked
 
 
@@ -61,19 +49,25 @@ class Checkpoint:
 
 
 def read(source: str | Path, entry: str | None = None) -> Checkpoint:
-    """Read a checkpoint file, or a folder as `from_pretrained` takes it.
+    """Read a checkpoint: a file, the index of its shards, a folder as `from_pretrained` takes it, or a folder with the
+    shards or the one file of an original.
 
-    `entry` chooses among the weights of a training file ("model_ema"), by default the first of WRAPPERS that is there.
-    Raises CheckpointReadError.
+    `entry` chooses among the weights of a training file ("model_ema"), by default the first of `torch_files.WRAPPERS`
+    that is there. Raises CheckpointReadError.
     """
     path = Path(source)
     if path.is_dir():
-        return read_folder(path)
+        if (path / "config.json").is_file():
+            return read_folder(path)
+        found = _weights_in(path)
+        return _read_together(path, found) if isinstance(found, list) else read(found, entry)
     if not path.exists():
         raise CheckpointReadError(f"{path} does not exist; give the path of {FORMATS}.")
+    if path.name.endswith(INDEX):
+        return _read_shards(path.parent, path, {})
     with _reading(path, "a checkpoint"):
         with path.open("rb") as stream:
-            start = stream.read(9)
+            start = stream.read(ENOUGH)
             stream.seek(0)
             digest = hashlib.sha256()
             while block := stream.read(2**20):
@@ -95,14 +89,7 @@ def read_folder(folder: Path) -> Checkpoint:
 
     Raises CheckpointReadError.
     """
-    if not (folder / "config.json").is_file():
-        raise CheckpointReadError(
-            f"{folder} has no config.json; wanted a folder written by save_pretrained, or {FORMATS}."
-        )
-    with _reading(folder / "config.json", "JSON"):
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError(f"a JSON object is wanted, got {type(config).__name__}")
+    config = read_config_file(folder)
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             one = read(folder / name)
@@ -112,14 +99,59 @@ def read_folder(folder: Path) -> Checkpoint:
     raise CheckpointReadError(f"{folder} has a config.json but no model.safetensors; save the model there again.")
 
 
-def download(repo_id: str) -> Path:
-    """The local folder of a Hub model: config and weights. Raises CheckpointReadError."""
+def read_config_file(folder: Path) -> dict[str, Any]:
+    """A folder's config.json. Raises CheckpointReadError."""
+    if not (folder / "config.json").is_file():
+        raise CheckpointReadError(
+            f"{folder} has no config.json; wanted a folder written by save_pretrained, or {FORMATS}."
+        )
+    with _reading(folder / "config.json", "JSON"):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"a JSON object is wanted, got {type(config).__name__}")
+    return config
+
+
+def _weights_in(folder: Path) -> Path | list[Path]:
+    """What a folder without a config.json is read by: the index of shards, one file, or shards without an index."""
+    with _reading(folder, "a folder"):
+        paths = sorted(path for path in folder.iterdir() if path.is_file())
+        if kind := foreign_folder(folder):
+            raise CheckpointReadError(f"{folder} is {kind}")
+    if indices := [path for path in paths if path.name.endswith(INDEX)]:
+        found = indices
+    else:
+        found = [path for path in paths if path.suffix in SUFFIXES]
+        shards = [SHARD.fullmatch(path.name) for path in found]
+        if found and all(shards):
+            sets = {(shard["stem"], int(shard["of"]), shard["suffix"]) for shard in shards if shard}
+            if len(sets) == 1 and len(found) == next(iter(sets))[1]:
+                return found
+            raise CheckpointReadError(
+                f"{folder} has {len(found)} shards of {' and '.join(str(of) for _, of, _ in sorted(sets))}: "
+                f"{', '.join(path.name for path in found)}. Copy all of one checkpoint there."
+            )
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(path.name for path in found) or "none"
+    raise CheckpointReadError(
+        f"{folder} has no config.json, and of checkpoint files: {there}. Give the one file that is meant, {FORMATS}, "
+        "or a folder written by save_pretrained."
+    )
+
+
+def download(repo_id: str, also: Sequence[str] = ()) -> Path:
+    """The local folder of a Hub model: config and weights, and files of the patterns in `also`.
+
+    Raises CheckpointReadError.
+    """
     from huggingface_hub import snapshot_download
 
+    small = ["config.json", *also]
     try:
-        folder = Path(snapshot_download(repo_id, allow_patterns=["config.json", "model*.safetensors*"]))
+        folder = Path(snapshot_download(repo_id, allow_patterns=[*small, "model*.safetensors*"]))
         if not any(folder.glob("model*.safetensors")):  # uploads from before 2023
-            folder = Path(snapshot_download(repo_id, allow_patterns=["config.json", "pytorch_model*.bin*"]))
+            folder = Path(snapshot_download(repo_id, allow_patterns=[*small, "pytorch_model*.bin*"]))
         return folder
     except (OSError, ValueError) as error:  # HTTP errors, offline mode and malformed ids are among these
         raise CheckpointReadError(f"{repo_id} is no folder here, and the Hub did not give it: {error}") from error
@@ -127,7 +159,8 @@ def download(repo_id: str) -> Path:
 
 def looks_like_repo_id(source: str | Path) -> bool:
     """Whether this reads "owner/name" and nothing of that name is here."""
-    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)) is not None and not Path(source).exists()
+    named = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)) is not None
+    return named and Path(source).suffix not in SUFFIXES and not Path(source).exists()
 
 
 class _SettingsLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
@@ -177,15 +210,6 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file({key: tensors[key].detach().cpu().contiguous() for key in sorted(tensors)}, path)
 
 
-class Contents(NamedTuple):
-    """What a reader finds in a file; see Checkpoint."""
-
-    tensors: dict[str, Tensor]
-    left_out: Sequence[str] = ()
-    entry: str | None = None
-    meta: Mapping[str, Any] = MappingProxyType({})
-
-
 Reader = Callable[[Path], Contents]
 
 
@@ -197,23 +221,18 @@ def _container(path: Path, start: bytes, entry: str | None) -> tuple[str, Reader
             names = archive.namelist()
         if names and all(name.endswith(".npy") for name in names):
             return "npz", _read_npz
+        if kind := foreign_archive(names):
+            raise CheckpointReadError(f"{path} is {kind}")
         if any(name.endswith("/data.pkl") for name in names):
-            return "torch", partial(_read_torch, entry=entry)
+            return "torch", partial(read_torch, entry=entry)
         raise CheckpointReadError(
             f"{path} is a ZIP archive of other things ({', '.join(names[:3])}); wanted {FORMATS}."
         )
     if len(start) > 8 and start[8:9] == b"{":
         return "safetensors", _read_safetensors
     if start[0] == 0x80 and start[1] <= 5:  # a pickle, as torch wrote before version 1.6
-        return "torch", partial(_read_torch, entry=entry)
-    known = {
-        b"\x93NUMPY": "a single NumPy array",
-        b"\x89HDF": "an HDF5 file",
-        b"\x1f\x8b": "a gzip file",
-        b"\x89PNG": "a PNG",
-    }
-    kind = next((kind for magic, kind in known.items() if start.startswith(magic)), f"bytes that begin with {start!r}")
-    raise CheckpointReadError(f"{path} is {kind}; wanted {FORMATS}.")
+        return "torch", partial(read_torch, entry=entry)
+    raise CheckpointReadError(f"{path} is {foreign(path, start)}")
 
 
 def _read_shards(folder: Path, index: Path, config: dict[str, Any]) -> Checkpoint:
@@ -222,19 +241,30 @@ def _read_shards(folder: Path, index: Path, config: dict[str, Any]) -> Checkpoin
         files = sorted(set(where.values()))
         if any(Path(name).name != name for name in files):
             raise ValueError("it points outside of its folder")
-    tensors: dict[str, Tensor] = {}
-    left_out: list[str] = []
-    digest = hashlib.sha256()
-    for name in files:
-        shard = read(folder / name)
-        tensors |= shard.tensors
-        left_out += shard.left_out
-        digest.update(shard.sha256.encode())
-    if lacking := sorted(where.keys() - tensors.keys()):
+    whole = _read_together(folder, [folder / name for name in files], config)
+    if lacking := sorted(where.keys() - whole.tensors.keys()):
         raise CheckpointReadError(
             f"{folder} lacks tensors that {index.name} lists: {', '.join(lacking)}. Copy it again."
         )
-    return Checkpoint(tensors, folder.name, "folder", digest.hexdigest(), tuple(left_out), config)
+    return whole
+
+
+def _read_together(folder: Path, shards: list[Path], config: dict[str, Any] | None = None) -> Checkpoint:
+    """Raises CheckpointReadError for a shard that cannot be read, and for a tensor that two of them have."""
+    tensors: dict[str, Tensor] = {}
+    left_out: list[str] = []
+    digest = hashlib.sha256()
+    for path in shards:
+        shard = read(path)
+        if double := sorted(tensors.keys() & shard.tensors.keys()):
+            raise CheckpointReadError(
+                f"{path} has {len(double)} tensors that another shard has, too ({double[0]}); "
+                "the shards are of several checkpoints. Keep those of one."
+            )
+        tensors |= shard.tensors
+        left_out += shard.left_out
+        digest.update(shard.sha256.encode())
+    return Checkpoint(tensors, folder.name, "folder", digest.hexdigest(), tuple(left_out), config or {})
 
 
 @contextmanager
@@ -283,6 +313,17 @@ def _read_npz(path: Path) -> Contents:
     return Contents(tensors)
 
 
+def read_npy(path: Path) -> Tensor:
+    """The one array of a `.npy` file. Raises CheckpointReadError."""
+    if not path.is_file():
+        raise CheckpointReadError(f"{path} does not exist; give the path of a .npy file.")
+    with _reading(path, "a .npy file"), path.open("rb") as stream:
+        try:
+            return _read_array(stream, path.stat().st_size)
+        except _ForeignArrayError as error:
+            raise CheckpointReadError(f"{path} {error}. Save plain arrays of numbers only.") from error
+
+
 class _ForeignArrayError(Exception):
     """An array that is no plain block of numbers; the message continues the array's name."""
 
@@ -311,110 +352,3 @@ def _read_array(stream: IO[bytes], size: int) -> Tensor:
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(shape)
     tensor = torch.from_numpy(array)
     return tensor.view(torch.bfloat16) if bfloat16 else tensor
-
-
-def _read_torch(path: Path, entry: str | None) -> Contents:
-    names = _pickled_names(path)
-    if runs := sorted(name for name in names if _runs_code(name)):
-        raise CheckpointReadError(
-            f"{path} tries to run code when it is opened: it calls {', '.join(runs)}. Nothing was run; do not trust it."
-        )
-    met: set[str] = set()
-    inert: list[Any] = [(_placeholder(name, met), name) for name in sorted(names)]
-    with warnings.catch_warnings(), torch.serialization.safe_globals(inert):
-        warnings.simplefilter("ignore")  # about the pickle protocol and old storages; the result is checked below
-        try:
-            with path.open("rb") as stream:  # a path would be read by its suffix
-                content = torch.load(stream, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:  # torch's advice to run the code of the file is left out
-            raise ValueError(str(error).rpartition("WeightsUnpickler error: ")[2]) from error
-    left_out = [f"objects of {name}, a class that was not imported" for name in sorted(met)]
-    weights, meta = content, {}
-    bare = not isinstance(content, Mapping) or any(isinstance(value, Tensor) for value in content.values())
-    if entry is not None or not bare:
-        wanted = WRAPPERS if entry is None else (entry,)
-        entry = None if bare else next((key for key in wanted if isinstance(content.get(key), Mapping)), None)
-        if entry is None:
-            entries = "the weights themselves" if bare else ", ".join(map(str, content))
-            entries = entries or f"an object of {' or '.join(sorted(met)) or 'no class'}"
-            raise CheckpointReadError(
-                f"{path} has no entry {' or '.join(wanted)} with weights; it has {entries}. Save model.state_dict()."
-            )
-        weights = content[entry]
-        if isinstance(content.get("meta"), Mapping):
-            meta = _plain(content["meta"])
-        left_out = [f"entry {key!r} of the file" for key in content if key != entry] + left_out
-    if not isinstance(weights, Mapping):
-        raise CheckpointReadError(
-            f"{path} holds a {type(weights).__name__}, not a mapping of weights; save model.state_dict() instead."
-        )
-    tensors = {str(key): value.detach() for key, value in weights.items() if isinstance(value, Tensor)}
-    left_out += [f"{key}, which is no tensor" for key, value in weights.items() if not isinstance(value, Tensor)]
-    while tensors and (prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in tensors)), None)):
-        tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
-        left_out.append(f"{prefix!r} at the beginning of every key")
-    if odd := sorted(key for key, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_quantized):
-        raise CheckpointReadError(
-            f"{path} has sparse or quantized tensors: {', '.join(odd)}. Save them dense and unquantized."
-        )
-    return Contents(tensors, left_out, entry, meta)
-
-
-def _plain(value: Any) -> Any:
-    """Text, numbers, and lists and mappings of them; None in the place of anything else."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return value if isinstance(value, str | int | float) else None
-
-
-def _pickled_names(path: Path) -> set[str]:
-    """All "module.name" that the pickles of a torch file refer to, found without unpickling."""
-    names: set[str] = set()
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.namelist():
-                if entry.endswith(".pkl"):
-                    with archive.open(entry) as stream:
-                        names |= _global_names(stream)
-    else:  # magic number, protocol, system information, content: one pickle each, and then the raw storages
-        with path.open("rb") as stream:
-            for _ in range(4):
-                names |= _global_names(stream)
-                if not stream.peek(1):
-                    break
-    return names
-
-
-def _global_names(stream: IO[bytes]) -> set[str]:
-    names, strings = set(), ["", ""]
-    for opcode, argument, _ in pickletools.genops(stream):
-        if opcode.name in ("GLOBAL", "INST"):
-            module, name = str(argument).split(" ", 1)
-            names.add(f"{PYTHON_2_NAMES.get(module, module)}.{name}")
-        elif opcode.name == "STACK_GLOBAL":  # module and name are the strings that came last
-            names.add(".".join(strings[-2:]))
-        elif isinstance(argument, str):
-            strings.append(argument)
-    return names
-
-
-def _runs_code(name: str) -> bool:
-    module, _, function = name.rpartition(".")
-    return module.split(".")[0] in CODE_MODULES and not (
-        module in ("builtins", "__builtin__") and function in PLAIN_TYPES
-    )
-
-
-def _placeholder(name: str, met: set[str]) -> type:
-    """A class to put in the place of `name`: it takes any arguments and keeps none of NumPy's.
-
-    Other classes become ordered dictionaries, because torch's reader lets only those take items.
-    """
-
-    def make(cls: type, *args: object, **kwargs: object) -> object:
-        met.add(name)
-        return object.__new__(cls) if name.startswith("numpy") else OrderedDict()
-
-    return type("Placeholder", (), {"__new__": make, "__setstate__": lambda self, state: None})

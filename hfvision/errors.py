@@ -54,6 +54,10 @@ class HubAccessError(HfvisionError, OSError):
     """A Hub cannot be reached, refuses what was asked of it, or sends something else than it promised."""
 
 
+class PublishError(HfvisionError, OSError):
+    """A model cannot be put on the Hub, or what arrived there is not what was sent; the message says what landed."""
+
+
 def numbered(what: str, problems: Iterable[str], most: int | None = None) -> str:
     """One message for all faults of a call: "3 mismatches:" and one line each, `most` of them written out."""
     problems = list(problems)

@@ -8,7 +8,7 @@ transformers offers no way to undo a registration, so this file (and only this f
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
@@ -36,8 +36,17 @@ class Architecture:
 
     def model(self, auto_class: str, name: str | None = None) -> str:
         """The reference of the auto class's model, or of that among them whose class is called `name`."""
-        found = (self.models[auto_class], *self.also.get(auto_class, ()))
+        found = self.offered(auto_class)
         return next((one for one in found if class_name(one) == name), found[0])
+
+    def offered(self, auto_class: str) -> tuple[str, ...]:
+        """The references of all model classes that the auto class may give."""
+        return (self.models[auto_class], *self.also.get(auto_class, ()))
+
+    def named(self, architectures: Collection[str]) -> tuple[str, str] | None:
+        """The auto class and the reference of the model class that a config names; None where it names none of ours."""
+        offered = ((auto_class, one) for auto_class in self.models for one in self.offered(auto_class))
+        return next(((auto_class, one) for auto_class, one in offered if class_name(one) in architectures), None)
 
 
 _TINY_VIT = {
@@ -347,8 +356,8 @@ def families() -> list[dict[str, Any]]:
             "model_type": model_type,
             "config": class_name(row.config),
             "models": {
-                auto_class: [class_name(reference) for reference in (model, *row.also.get(auto_class, ()))]
-                for auto_class, model in row.models.items()
+                auto_class: [class_name(reference) for reference in row.offered(auto_class)]
+                for auto_class in row.models
             },
             "processor": class_name(row.processor) if row.processor else None,
         }
@@ -445,9 +454,14 @@ def _load_all(references: tuple[str, ...]) -> tuple[Any, ...]:
 def _processor_classes(reference: str) -> dict[str, Any]:
     """By backend, as AutoImageProcessor wants them. The processors learn here whose they are, see their base class."""
     processor = load(reference)
-    processor.served_model_types.update(name for name, row in ARCHITECTURES.items() if row.processor)
+    tell_whom_to_serve(processor)
     classes: dict[str, Any] = processor.auto_classes()
     return classes
+
+
+def tell_whom_to_serve(processor: Any) -> None:
+    """Let an image processor's class know for which model types AutoImageProcessor is to give ours."""
+    processor.served_model_types.update(name for name, row in ARCHITECTURES.items() if row.processor)
 
 
 def register() -> None:

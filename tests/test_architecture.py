@@ -11,26 +11,31 @@ PACKAGE = Path(__file__).parents[1] / "hfvision"
 
 # For each part, the parts that it may import besides itself. A part is a module or folder directly in hfvision.
 GROUND = {"checkpoints", "confinement", "errors", "reporting", "writing"}
-MODELS = {*GROUND, "geometry", "layers", "losses", "models", "upsampling"}
+MODELS = {*GROUND, "catalog", "geometry", "labels", "layers", "losses", "models", "upsampling"}
 PROCESSING = {*GROUND, "geometry", "objects", "processing", "upsampling"}
 REGISTRY = {*MODELS, *PROCESSING, "detections", "metrics", "registry"}
-TOOLS = {*REGISTRY, "data", "pipelines", "plots", "starters"}
+TOOLS = {*REGISTRY, "creation", "data", "pipelines", "plots", "starters"}
 MAY_IMPORT = {
-    "checkpoints": {"errors"},
     "confinement": set(),
+    "checkpoints": {"containers", "errors", "torch_files"},
+    "containers": set(),
+    "torch_files": {"errors"},
     "errors": set(),
     "reporting": set(),
     "writing": {"errors"},
+    "catalog": {"errors"},
+    "labels": {"errors"},
     "geometry": {"errors"},
     "detections": {"errors", "geometry"},
     "objects": {"errors", "geometry", "reporting"},
     "upsampling": set(),
     "layers": {*GROUND, "geometry", "upsampling"},
     "losses": {*GROUND, "geometry", "layers", "upsampling"},
-    "models": {*GROUND, "geometry", "layers", "losses", "upsampling"},
+    "models": MODELS,
     "processing": {*GROUND, "geometry", "objects", "upsampling"},
     "metrics": {"errors", "geometry"},
     "registry": REGISTRY,
+    "creation": REGISTRY,
     "_import_hook": {"registry"},
     "data": REGISTRY,
     "optimizing": {*REGISTRY, "data"},
@@ -42,11 +47,17 @@ MAY_IMPORT = {
     "seeding": {*TOOLS, "hub_access"},
     "mirroring": {"errors", "hub_access"},
     "doctor": TOOLS,
-    "cards": TOOLS,
+    "licences": {"catalog", "errors", "starters"},
+    "cards": {*TOOLS, "catalog", "licences"},
+    "remote": {"registry"},
+    "publishing": {*TOOLS, "cards", "licences"},
     "conversion": {*TOOLS, "cards"},
-    "training": {*TOOLS, "cards"},
+    "training": {*TOOLS, "cards", "licences"},
     "bench": {*TOOLS, "conversion", "optimizing", "__version__"},
-    "cli": {*TOOLS, "bench", "cards", "conversion", "doctor", "hub", "mirroring", "seeding", "training", "__version__"},
+    "cli": {
+        *{*TOOLS, "bench", "cards", "conversion", "doctor", "hub", "licences", "mirroring", "publishing", "seeding"},
+        *{"training", "__version__"},
+    },
 }
 
 

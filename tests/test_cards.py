@@ -10,6 +10,7 @@ from hfvision.models.vit import ViTConfig
 
 ACCURACY = Result("image-classification", "me/beans", "test", "accuracy", 0.97123, 128)
 LOSS = Result("image-classification", "me/beans", "test", "loss", 0.12, 128)
+URL = "https://example.org/results"
 QUOTED = Result("image-classification", "imagenet-1k", "validation", "accuracy", 0.8198, 50_000, source="the paper")
 
 
@@ -57,6 +58,23 @@ def test_quoted_results_are_marked_and_stay_out_of_the_model_index():
     assert front(card(results=[QUOTED])).eval_results is None
 
 
+def test_quoted_results_with_an_address_are_in_the_model_index_with_their_source():
+    percent = Result(
+        *["image-classification", "me/beans", "test", "top-1 accuracy", 83.4], source="R", url=URL, percent=True
+    )
+    text = card(results=[ACCURACY, percent])
+    measured, quoted = front(text).eval_results
+    assert (measured.metric_value, measured.source_url, measured.verified) == (0.97123, None, None)
+    assert (quoted.metric_type, quoted.metric_value, quoted.source_name, quoted.source_url) == (
+        "accuracy",
+        83.4,
+        "R",
+        URL,
+    )
+    assert (quoted.verified, "quoted, not measured" in quoted.metric_name) == (False, True)
+    assert f"| top-1 accuracy | 83.4 % | not said | quoted from [R]({URL}), not measured |" in text
+
+
 def test_without_results_the_card_says_that_nothing_was_measured():
     assert "No figure was measured" in card()
     assert "## Results" not in card()
@@ -90,7 +108,7 @@ def test_the_body_has_sizes_labels_provenance_training_and_notes():
         "- The position table was resampled.",
         "| size | 224 x 256 |",
         "| resample | bilinear |",
-        "| image_mean | [0.5, 0.5, 0.5] |",
+        "| image_mean | 0.5, 0.5, 0.5 |",
     ):
         assert words in text
     assert "do_center_crop" not in text

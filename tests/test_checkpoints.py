@@ -300,6 +300,71 @@ def test_other_kinds_of_files_are_named(tmp_path):
     refused(tmp_path / "w.zip", r"a ZIP archive of other things \(readme.txt\)")
 
 
+FOREIGN = {
+    "model.h5": (b"\x89HDF\r\n\x1a\n" + bytes(64), "an HDF5 file.*from_tf=True"),
+    "model.msgpack": (b"\x81\xa6params\x82\xa4cls_" + bytes(64), "msgpack, as Flax writes.*from_flax=True"),
+    "large.msgpack": (b"\xde\x00\x20\xa7encoder" + bytes(64), "msgpack, as Flax writes"),
+    "model.onnx": (b"\x08\x08\x12\x07pytorch" + bytes(64), "an ONNX model.*from which it was exported"),
+    "saved_model.pb": (b"\x08\x01\x12\xff" + bytes(64), "a TensorFlow graph or SavedModel"),
+    "model.ckpt.index": (b"\x00\x00\x02" + bytes(64) + bytes.fromhex("57fb808b247547db"), "index of a TensorFlow"),
+    "model.ckpt.data-00000-of-00001": (b"\x3f\x80\x00" + bytes(64), "a part of a TensorFlow checkpoint"),
+    "model.tflite": (b"\x1c\x00\x00\x00TFL3" + bytes(64), "a TensorFlow Lite model"),
+    "pointer.pth": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer.*git lfs pull"),
+    "page.pth": (b"<!DOCTYPE html><html>404", "a web page.*Download it again"),
+    "model.gguf": (b"GGUF\x03\x00\x00\x00" + bytes(64), "a GGUF file"),
+    "model.tar": (bytes([0x61]) * 257 + b"ustar\x0000" + bytes(250), "a tar archive.*Unpack"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_of_other_frameworks_are_named_with_what_to_do(name, tmp_path):
+    content, said = FOREIGN[name]
+    (tmp_path / name).write_bytes(content)
+    refused(tmp_path / name, said)
+    (tmp_path / "renamed.pth").write_bytes(content)
+    if ".data-" not in name:  # raw numbers, which only their name tells
+        refused(tmp_path / "renamed.pth", said)
+
+
+def test_archives_and_folders_of_other_frameworks_are_named_with_what_to_do(tmp_path):
+    with pytest.warns(DeprecationWarning):
+        torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "scripted.pt")
+    refused(tmp_path / "scripted.pt", "a TorchScript program.*torch.jit.load")
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+        archive.writestr("model.weights.h5", b"")
+    refused(tmp_path / "model.keras", "a Keras model")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"\x08\x01\x12")
+    refused(tmp_path / "saved", "a TensorFlow checkpoint")
+    (tmp_path / "orbax").mkdir()
+    (tmp_path / "orbax" / "_METADATA").write_text("{}")
+    refused(tmp_path / "orbax", "a checkpoint of Orbax")
+
+
+def test_a_folder_of_several_files_or_of_some_of_the_shards_is_refused(tmp_path):
+    for name in ("a.pth", "b.pth"):
+        torch.save(WEIGHTS, tmp_path / name)
+    refused(tmp_path, "of checkpoint files: a.pth, b.pth. Give the one file that is meant")
+    (tmp_path / "shards").mkdir()
+    for number in (1, 3):
+        save_file(WEIGHTS, tmp_path / "shards" / f"w-0000{number}-of-00003.safetensors")
+    refused(tmp_path / "shards", "has 2 shards of 3: w-00001-of-00003.safetensors")
+    save_file(WEIGHTS, tmp_path / "shards" / "w-00002-of-00003.safetensors")
+    refused(tmp_path / "shards", "tensors that another shard has, too .a/kernel")
+
+
+def test_an_entry_can_be_chosen_by_its_path(tmp_path):
+    other = {key: tensor + 1 for key, tensor in WEIGHTS.items()}
+    torch.save({"model": WEIGHTS, "ema": {"module": other, "decay": 0.9}}, tmp_path / "w.pth")
+    assert_weights(read(tmp_path / "w.pth"))
+    for entry in ("ema", "ema.module"):
+        chosen = read(tmp_path / "w.pth", entry)
+        torch.testing.assert_close(chosen.tensors, other, rtol=0, atol=0)
+        assert chosen.entry == "ema.module" and "entry 'ema.decay' of the file" in chosen.left_out
+    with pytest.raises(CheckpointReadError, match=r"no entry shadow with weights; it has model, ema"):
+        read(tmp_path / "w.pth", "shadow")
+
+
 def test_arrays_that_are_no_numbers_are_all_named(tmp_path):
     np.savez(
         tmp_path / "w.npz", names=np.array(["a", "b"]), pairs=np.zeros(2, [("x", "f4")]), waves=np.zeros(2, complex)

@@ -621,8 +621,8 @@ def test_a_folder_or_file_in_the_wrong_place_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="other things than a model"):
         convert(source, tmp_path / "photos", overwrite=True)
     convert(source, tmp_path / "model")
-    with pytest.raises(ConversionError, match="is a Hugging Face folder already"):
-        convert(tmp_path / "model", tmp_path / "other")
+    with pytest.raises(ConfigError, match="is the source itself"):
+        convert(tmp_path / "model", tmp_path / "model", overwrite=True)
 
 
 def test_weights_that_are_written_wrong_are_found_and_not_kept(tmp_path, monkeypatch):

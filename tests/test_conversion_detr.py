@@ -122,7 +122,7 @@ def test_every_published_file_converts_in_shape_and_back(name, by_timm):
     stored, told = meta_tensors(manifest), manifest["config"]
     said = {"dilation": "dc5" in manifest["file"]}
     plan = detr.plan(stored, {"use_timm_backbone": by_timm}, None, said)
-    made, _, config = convert_tensors(stored, detr.FORMAT, plan, plan.labels)
+    made, _, config = convert_tensors(stored, detr.FORMAT, plan)
     assert config.model_type == ("facebook_detr" if told["dilation"] and not by_timm else "detr")
     assert (config.dilation, config.d_model, config.num_queries) == (
         told["dilation"],

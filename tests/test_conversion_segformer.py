@@ -125,7 +125,7 @@ def test_what_the_training_file_does_not_say_is_assumed(config, tmp_path):
 def test_the_card_names_the_licence_of_the_published_weights(tmp_path):
     converted("seg_64", tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "license: other\nlicense_name: nvidia-source-code-license-for-segformer" in card
+    assert "license: other\nlicense_name: nvidia-source-code-license-segformer" in card
     assert "pipeline_tag: image-segmentation" in card
     convert(GOLDENS / "seg_64" / "checkpoint.pth", tmp_path / "own", license="mit")
     assert "license: mit" in (tmp_path / "own" / "README.md").read_text().partition("license_name")[0]

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import flop_registry
 from hfvision.bench.case import Setting
 from hfvision.bench.clock import Clock
 from hfvision.bench.report import Peaks
+from hfvision.layers.linear import onednn_product
 
 SIDE, TINY_SIDE, GPU_SIDE = 1536, 128, 8192  # of the matrices
 ROUNDS = 5
@@ -28,7 +29,7 @@ def measure_peaks(setting: Setting, clock: Clock) -> Peaks:
     a, b = (torch.randn(side, side).to(setting.device, getattr(torch, setting.dtype)) for _ in range(2))
     calls: dict[str, Callable[[], Any]] = {"torch": lambda: torch.nn.functional.linear(a, b)}
     if setting.device == "cpu" and _onednn_works(a[:8, :8], b[:8, :8]):
-        calls["onednn"] = lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+        calls["onednn"] = lambda: onednn_product(a, b, None)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     with torch.inference_mode():
         for _ in range(1 + ROUNDS):
@@ -40,7 +41,7 @@ def measure_peaks(setting: Setting, clock: Clock) -> Peaks:
 
 def _onednn_works(a: Tensor, b: Tensor) -> bool:
     try:
-        got = torch.ops.mkldnn._linear_pointwise(a.contiguous(), b.contiguous(), None, "none", [], "")
+        got = onednn_product(a.contiguous(), b.contiguous(), None)
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):  # the operator is private: it may be gone
         return False
     return bool(torch.allclose(got.float(), (a.float() @ b.float().T), rtol=0.05, atol=0.05))

@@ -23,7 +23,13 @@ class PositionRule(str, Enum):
 
 
 def run(
-    source: Annotated[str, typer.Argument(help="The checkpoint file; with --to original a folder or a Hub id.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="The checkpoint: a file, the index or folder of its shards, or a model in transformers' format "
+            "(folder or Hub id), which is saved anew; with --to original such a model."
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="The folder to write; with --to original the file.")],
     to: Annotated[Direction, typer.Option(help="The format to write.")] = Direction.huggingface,
     family: Annotated[str | None, typer.Option(help="The original's family, where its keys do not tell.")] = None,
@@ -36,7 +42,18 @@ def run(
         typer.Option(help="How a position table is resampled for another image_size; by default as the original does."),
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Names of the classes: a JSON list, or an object {id: name}.")
+        str | None,
+        typer.Option(
+            help="Names of the classes: a label set, ade20k-150 for one, or a JSON file with a list or {id: name}."
+        ),
+    ] = None,
+    input_: Annotated[
+        Path | None,
+        typer.Option("--input", help="Pixel values that the original was given: .npy (N, C, H, W), or .npz."),
+    ] = None,
+    expected: Annotated[
+        Path | None,
+        typer.Option(help="What it answered, to compare with: .npz with logits and others by name, or .npy of logits."),
     ] = None,
     license: Annotated[
         str | None,
@@ -51,8 +68,9 @@ def run(
     """The report goes to stderr, the files written to stdout; with --json the whole report goes to stdout."""
     overrides = dict(map(parse_setting, set_ or []))
     if to is Direction.original:
-        given = {"--set": set_, "--position-rule": position_rule, "--labels": labels, "--license": license}
-        given |= {"--entry": entry}
+        given: dict[str, object] = {"--set": set_, "--labels": labels, "--license": license}
+        given |= {"--position-rule": position_rule}
+        given |= {"--entry": entry, "--input": input_, "--expected": expected}
         if unused := [option for option, value in given.items() if value]:
             raise ConfigError(f"{', '.join(unused)} cannot be used with --to original: the folder says it all.")
 
@@ -72,6 +90,8 @@ def run(
             license=license,
             entry=entry,
             overwrite=overwrite,
+            inputs=input_,
+            expected=expected,
         )
         files = [out / name for name in report.files]
     if not as_json:

@@ -152,10 +152,10 @@ def apply(
             result.tensors[rule.target] = rule.make()
             result.added[rule.target] = rule.because
             continue
-        groups = _groups(rule.sources, checkpoint)
-        if not groups and isinstance(rule, Rule) and not rule.optional:
+        matched = groups(rule.sources, checkpoint)
+        if not matched and isinstance(rule, Rule) and not rule.optional:
             unmatched.append(rule)
-        for holes in groups:
+        for holes in matched:
             keys = [_fill(pattern, holes) for pattern in rule.sources]
             for key in keys:
                 claims.get(key, []).append(rule)
@@ -243,7 +243,7 @@ def _against(
     return problems
 
 
-def _groups(patterns: tuple[str, ...], keys: Iterable[str]) -> list[dict[str, str]]:
+def groups(patterns: tuple[str, ...], keys: Iterable[str]) -> list[dict[str, str]]:
     """The distinct hole values for which at least one of the patterns is present."""
     found: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
     for key in keys:

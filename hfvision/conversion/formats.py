@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from hfvision.checkpoints import Checkpoint
-from hfvision.conversion.engine import AnyRule
+from hfvision.conversion.engine import AnyRule, Unused
 from hfvision.errors import ConversionError, UnknownNameError, numbered
 
 
@@ -42,6 +42,7 @@ class BackPlan:
     bare: bool = False  # whether the weights are the file's content, with no entry around them
     extra: tuple[AnyRule, ...] = ()  # for the way back only: what the original format has no place for
     beside: Mapping[str, str] = field(default_factory=dict)  # name -> text of further files that the original reads
+    stored: Mapping[str, Unused] = field(default_factory=dict)  # what the original's model has besides and never uses
     notes: tuple[str, ...] = ()  # where the original code will compute something else, one line each
 
 

@@ -5,10 +5,13 @@ its literal settings and never run.
 """
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
+
 from hfvision.checkpoints import Checkpoint
+from hfvision.conversion.engine import Unused
 from hfvision.layers.patch_embedding import by
 from hfvision.processing.protocols import segmentation_options
 from hfvision.upsampling import Size
@@ -63,6 +66,12 @@ def evaluation(
         options |= {name: [0.5] * channels for name in ("image_mean", "image_std")}
         said.append(f"mean and deviation 0.5 for {channels} channels")
     return options, said
+
+
+def unused_classifiers(heads: Iterable[str], labels: int, channels: int) -> dict[str, Unused]:
+    """The classifier that every head's base class makes, of those heads that have another: see BackPlan.stored."""
+    shapes = {"weight": (labels, channels, 1, 1), "bias": (labels,)}
+    return {f"{head}.conv_seg.{part}": Unused(shape, torch.float32) for head in heads for part, shape in shapes.items()}
 
 
 def _settings(source: Any) -> Iterator[Mapping[str, Any]]:

@@ -33,13 +33,18 @@ class ConversionReport:
     checked: tuple[str, ...] = ()  # what was compared after writing
     files: tuple[str, ...] = ()  # written, without their path
     entry: str | None = None  # of a training file, that held the weights
+    dtype: str = ""  # of all weights written
+    recognised: str = ""  # which row of the catalogue the source is, or what of it differs; in words
+    recognition: Mapping[str, Any] = field(default_factory=dict)  # the same as data
+    catalog_row: str | None = None  # the row's name, where the source is the published file itself
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def record(self) -> str:
         """JSON to keep beside the model: without this machine's path, and without what config.json says."""
-        kept = {key: value for key, value in self.to_dict().items() if key not in ("out", "config")}
+        left = {"out", "config"} if self.catalog_row else {"out", "config", "catalog_row"}
+        kept = {key: value for key, value in self.to_dict().items() if key not in left}
         return json.dumps(kept, indent=2, ensure_ascii=False) + "\n"
 
     def text(self) -> str:
@@ -48,14 +53,17 @@ class ConversionReport:
         lines = [
             f"{self.source} (sha256 {self.sha256[:12]}{inside}) {self.direction}, format {self.format}",
             f"{self.model_class} ({self.model_type}): {self.used} of {self.tensors} tensors used, "
-            f"{self.parameters:,} parameters written",
+            f"{self.parameters:,} parameters written{f' as {self.dtype}' if self.dtype else ''}",
         ]
+        if self.recognised:
+            lines.append(f"catalogue: {self.recognised}")
         lines += [f"dropped: {keys}: {reason}" for reason, keys in _by_reason(self.dropped)]
         lines += [f"filled in: {keys}: {reason}" for reason, keys in _by_reason(self.added)]
         if self.assumed:
             lines.append(f"assumed, since the tensors cannot tell: {', '.join(self.assumed)}")
         lists = {
             "left in the file": self.left_out,
+            "from the catalogue": self.recognition.get("taken", ()),
             "changed": self.changed,
             "note": self.notes,
             "checked": self.checked,

@@ -1,27 +1,28 @@
 """An original checkpoint becomes a folder that `from_pretrained` loads."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
-from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
 from huggingface_hub import save_torch_state_dict
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 import hfvision
 from hfvision import checkpoints
 from hfvision.cards import model_card, write_card
-from hfvision.conversion.engine import Converted, Shape, apply, reverse
+from hfvision.conversion.engine import Converted, apply, reverse
 from hfvision.conversion.formats import Format, Plan, check_fields
-from hfvision.conversion.report import RECORD_FIELD, RECORD_FILE, ConversionReport
-from hfvision.conversion.tables import recognise
-from hfvision.conversion.writing import check_folder, new_folder
-from hfvision.errors import ConfigError, ConversionError, HfvisionError, numbered
+from hfvision.conversion.labelling import Labels, with_labels
+from hfvision.conversion.recognition import Recognition, completed, identify, settled
+from hfvision.conversion.report import ConversionReport
+from hfvision.conversion.resave import SEEN, resave
+from hfvision.conversion.tensors import convert_tensors, dtype_changes, dtype_name, tied, unequal
+from hfvision.conversion.unwrapping import unwrap
+from hfvision.conversion.verify import Arrays, compare_example, read_example
+from hfvision.conversion.writing import check_folder, new_folder, write_record
+from hfvision.errors import ConfigError, ConversionError, numbered
 from hfvision.layers.position import PositionRule
 from hfvision.registry import (
     ARCHITECTURES,
@@ -38,9 +39,6 @@ TASKS = {  # on the Hub
     OBJECT_DETECTION: "object-detection",
     IMAGE_SEGMENTATION: "image-segmentation",
 }
-COUNTER = ".num_batches_tracked"  # of batch norm: a whole number, which stays one
-
-Labels = str | Path | Sequence[str] | Mapping[int, str] | Mapping[str, str]
 
 
 def convert(
@@ -54,14 +52,21 @@ def convert(
     license: str | None = None,
     entry: str | None = None,
     overwrite: bool = False,
+    inputs: str | Path | Arrays | None = None,
+    expected: str | Path | Arrays | None = None,
 ) -> ConversionReport:
     """Convert the original checkpoint `source` to the Hugging Face folder `out`.
 
+    `source` is a file, the index of its shards, or a folder with either; a folder or Hub id in transformers' own format
+    is loaded and saved anew (`resave`). The report names the row of the catalogue that the checkpoint is.
+
     `family` names the format where the keys do not; `overrides` sets config fields that tensors cannot tell;
     `position_rule` says how position tables are resampled for another image_size, by default as the original does it;
-    `labels` names the classes: a list, a mapping from ids, or a JSON file with either. `license` is the Hub's
+    `labels` names the classes: a label set ("ade20k-150"), a list, a mapping from ids, or a JSON file with either; see
+    `labelling.with_labels`. `license` is the Hub's
     identifier of the weights' licence, by default that of the files which the format's authors published. `entry`
-    chooses among the weights of a training file, "model_ema" for one; see `checkpoints.read`.
+    chooses among the weights of a training file, "model_ema" for one; see `checkpoints.read`. `inputs` and `expected`
+    are what the original was given and what it answered: a .npy or .npz file or arrays by name, compared by `verify`.
 
     Raises CheckpointReadError, ConversionError, UnknownNameError (family, config field) and ConfigError; `out` is then
     as it was.
@@ -70,18 +75,25 @@ def convert(
     check_folder(out, overwrite)
     if position_rule is not None and position_rule not in get_args(PositionRule):
         raise ConfigError(f"position_rule is {' or '.join(get_args(PositionRule))}; got {position_rule!r}.")
-    if (Path(source) / "config.json").is_file():
-        raise ConversionError(
-            f"{source} is a Hugging Face folder already; for the way back use convert_back (--to original)."
+    example = read_example(inputs, expected)
+    on_hub = checkpoints.looks_like_repo_id(source)
+    path = checkpoints.download(str(source), SEEN) if on_hub else Path(source)
+    if (path / "config.json").is_file() and "model_type" in checkpoints.read_config_file(path):
+        unused = {"family": family, "config fields": overrides, "position_rule": position_rule, "entry": entry}
+        name = str(source) if on_hub else None
+        return resave(
+            path, out, unused, name=name, labels=labels, license=license, overwrite=overwrite, example=example
         )
-    checkpoint = checkpoints.read(source, entry)
-    format = recognise(checkpoint.tensors, family, checkpoint.entry)
+    checkpoint, format, presumed = unwrap(checkpoints.read(path, entry), family)
+    if checkpoint.config:  # another library's, beside keys of an original
+        said = "config.json, which is not of transformers: what it says of labels and images was not read"
+        checkpoint = replace(checkpoint, left_out=(*checkpoint.left_out, said))
+    if on_hub:
+        checkpoint = replace(checkpoint, name=str(source))
     overrides = dict(overrides or {})
     check_fields(overrides, format.fields(), "config field")
-    facts = () if format.facts is None else (format.facts(checkpoint),)
-    plan = format.plan(checkpoint.tensors, overrides, position_rule, *facts)
-    labels = labels or plan.labels or None
-    converted, dtype, config = convert_tensors(checkpoint.tensors, format, plan, labels)
+    plan, recognition = recognised_plan(checkpoint, format, overrides, position_rule, labels)
+    converted, dtype, config = convert_tensors(checkpoint.tensors, format, plan)
     architecture = ARCHITECTURES[plan.model_type]
     name, sha256 = checkpoint.name, checkpoint.sha256
     task = TASKS.get(plan.auto_class, "image-feature-extraction")
@@ -101,6 +113,7 @@ def convert(
                 "sha256": sha256,
                 **({"entry": checkpoint.entry} if checkpoint.entry else {}),
                 "format": format.title,
+                "catalogue": recognition.line(),
                 "converted by": f"hfvision {hfvision.__version__}",
                 "date": datetime.now(timezone.utc).date().isoformat(),
             },
@@ -112,7 +125,10 @@ def convert(
             preprocessing=plan.preprocessing,
         )
         write_card(folder, card)
-        checked = _check_written(folder, converted, checkpoint.tensors, plan)
+        checked = (
+            *_check_written(folder, converted, checkpoint.tensors, plan),
+            *compare_example(folder, example),
+        )
         report = ConversionReport(
             direction="to huggingface",
             format=format.name,
@@ -128,69 +144,44 @@ def convert(
             dropped=converted.dropped,
             added=converted.added,
             left_out=checkpoint.left_out,
-            assumed=plan.assumed,
-            changed=plan.changed + _dtype_changes(checkpoint.tensors, converted, dtype),
+            assumed=(*presumed, *plan.assumed),
+            changed=plan.changed + dtype_changes(checkpoint.tensors, converted, dtype) + tied(checkpoint.tensors),
             notes=plan.notes,
             checked=checked,
             entry=checkpoint.entry,
-            files=(*sorted(path.name for path in folder.iterdir()), RECORD_FILE),
+            dtype=dtype_name(dtype),
+            recognised=recognition.line(),
+            recognition=recognition.to_dict(),
+            catalog_row=recognition.rows[0].name if recognition.published else None,
         )
-        (folder / RECORD_FILE).write_text(report.record(), encoding="utf-8")
+        report = write_record(folder, report, out.resolve().name, license)
     return report
 
 
-def convert_tensors(
-    tensors: Mapping[str, Tensor], format: Format, plan: Plan, labels: Labels | None = None
-) -> tuple[Converted, torch.dtype, Any]:
-    """The model's tensors, their dtype and the config, with nothing written. Works on the meta device.
+def recognised_plan(
+    checkpoint: checkpoints.Checkpoint,
+    format: Format,
+    overrides: Mapping[str, Any],
+    position_rule: PositionRule | None = None,
+    labels: Labels | None = None,
+) -> tuple[Plan, Recognition]:
+    """How to convert, with what the catalogue knows of this file; and which of its rows that is.
 
-    Raises ConversionError that lists every mismatch, ConfigError for values that no config can have.
+    Raises ConversionError and UnknownNameError.
     """
-    architecture = ARCHITECTURES[plan.model_type]
-    with config_errors():
-        config = load(architecture.config)(**{**plan.config, **_label_fields(labels, plan)})
-    model_class = load(architecture.model(plan.auto_class, plan.model_name))
-    expected = expected_shapes(model_class, config, plan.model_options)
-    try:
-        converted = apply(tensors, plan.rules, expected)
-    except ConversionError as error:
-        raise ConversionError(f"{error}\nThe checkpoint was read as {format.name}: {format.title}.") from error
-    weights = {key: tensors[key] for key in sorted(converted.used) if not key.endswith(COUNTER)}
-    dtype = _common_dtype(weights)
-    record: dict[str, Any] = {"format": format.name}
-    if dropped := {key: tensors[key] for key in converted.dropped}:
-        record["unused"] = {key: {"shape": list(t.shape), "dtype": _dtype_name(t.dtype)} for key, t in dropped.items()}
-    if mixed := {key: tensor.dtype for key, tensor in weights.items() if tensor.dtype != dtype}:
-        record["dtypes"] = {key: _dtype_name(stored) for key, stored in mixed.items()}
-    if plan.changed:
-        record["changed"] = list(plan.changed)
-    if plan.kept:
-        record["kept"] = dict(plan.kept)
-    converted.tensors = {
-        key: tensor if key.endswith(COUNTER) else tensor.to(dtype) for key, tensor in converted.tensors.items()
-    }
-    config.architectures = [model_class.__name__]
-    config.dtype = dtype
-    setattr(config, RECORD_FIELD, record)
-    return converted, dtype, config
-
-
-@contextmanager
-def config_errors() -> Iterator[None]:
-    """Values of the wrong type, that contradict each other or that name nothing end in ConfigError."""
-    try:
-        yield
-    except HfvisionError:
-        raise
-    except (StrictDataclassError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"no model can be built from these values: {' '.join(str(error).split())}") from error
-
-
-def expected_shapes(model_class: Any, config: Any, options: Mapping[str, Any]) -> dict[str, Shape]:
-    """The names and shapes of the model's weights; nothing is allocated. Raises ConfigError."""
-    with config_errors(), torch.device("meta"):
-        model = model_class(config, **options)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    facts = {} if format.facts is None else dict(format.facts(checkpoint))
+    said = () if format.facts is None else (facts,)
+    plan = format.plan(checkpoint.tensors, overrides, position_rule, *said)
+    recognition = identify(checkpoint, format, plan)
+    fields, taken = settled(recognition, format, overrides, plan)
+    if fields:
+        plan = format.plan(checkpoint.tensors, {**overrides, **fields}, position_rule, *said)
+        recognition = replace(recognition, taken=tuple(taken))
+    told = bool(facts.keys() - {"labels", "dilation"})  # how images are prepared
+    plan, recognition = completed(recognition, plan, overrides, told, labels is not None)
+    if recognition.published:  # what was assumed is what its authors published
+        plan = replace(plan, assumed=())
+    return (plan if labels is None else with_labels(plan, labels)), recognition
 
 
 def _check_written(folder: Path, converted: Converted, original: Mapping[str, Tensor], plan: Plan) -> tuple[str, ...]:
@@ -209,77 +200,8 @@ def _check_written(folder: Path, converted: Converted, original: Mapping[str, Te
     )
 
 
-def unequal(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> list[str]:
-    """Keys whose tensors differ in one bit at least (NaN equals the same NaN)."""
-    bad = []
-    for key, tensor in wanted.items():
-        other = got.get(key)
-        same = other is not None and other.shape == tensor.shape and other.dtype == tensor.dtype
-        if other is None or not same or not torch.equal(_bits(tensor), _bits(other)):
-            bad.append(key)
-    return bad
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().flatten().view(torch.uint8)
-
-
-def _common_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    """The narrowest dtype that holds all tensors exactly: a model has one."""
-    if problems := [
-        f"{key} is of type {_dtype_name(tensor.dtype)}; weights are floating point"
-        for key, tensor in tensors.items()
-        if not tensor.is_floating_point()
-    ]:
-        raise ConversionError(numbered("mismatch", problems))
-    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
-
-
-def _dtype_changes(original: Mapping[str, Tensor], converted: Converted, dtype: torch.dtype) -> tuple[str, ...]:
-    widened = [key for key in converted.used if original[key].dtype != dtype and not key.endswith(COUNTER)]
-    if not widened:
-        return ()
-    return (f"{len(widened)} tensors were widened to {_dtype_name(dtype)}, because a model has one type for all",)
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _license_note(license: str | None, format: Format) -> list[str]:
     published = (
         f"The licence is that of the files published at {format.repository}; weights trained elsewhere keep theirs."
     )
     return [] if license else [published]
-
-
-def _label_fields(labels: Labels | None, plan: Plan) -> dict[str, Any]:
-    """id2label and label2id. Raises ConversionError unless there is one label for each of the head's outputs."""
-    if labels is None:
-        return {}
-    wanted = plan.config.get("num_labels")
-    if wanted is None:
-        raise ConversionError("labels were given, but the converted model has no head that could use them.")
-    content: Any = _read_labels(Path(labels)) if isinstance(labels, str | Path) else labels
-    names = (
-        dict(enumerate(content)) if not isinstance(content, Mapping) else {int(key): content[key] for key in content}
-    )
-    if sorted(names) != list(range(wanted)):
-        raise ConversionError(
-            f"the head has {wanted} outputs, so labels have ids 0 to {wanted - 1}; "
-            f"got {len(names)} labels with ids {min(names, default=None)} to {max(names, default=None)}."
-        )
-    id2label = {index: str(names[index]) for index in range(wanted)}
-    return {"id2label": id2label, "label2id": {name: index for index, name in reversed(id2label.items())}}
-
-
-def _read_labels(path: Path) -> Any:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConversionError(f"{path} cannot be read as a JSON list of labels: {error}") from error
-    if isinstance(content, dict) and "labels" in content:
-        content = content["labels"]
-    if not isinstance(content, list | dict):
-        raise ConversionError(f"{path} should hold a JSON list of labels or an object {{id: label}}.")
-    return content

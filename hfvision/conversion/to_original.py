@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hfvision.conversion.engine import Converted, Unused, apply, reverse
 from hfvision.conversion.formats import BackPlan, Format
 from hfvision.conversion.report import RECORD_FIELD, ConversionReport
 from hfvision.conversion.tables import recognise_folder
-from hfvision.conversion.to_hub import config_errors, expected_shapes, unequal
+from hfvision.conversion.tensors import config_errors, expected_shapes, unequal
 from hfvision.conversion.writing import check_file
 from hfvision.errors import ConversionError, numbered
 from hfvision.registry import ARCHITECTURES, architecture, class_name, load
@@ -27,7 +28,8 @@ def convert_back(
     """Convert the folder (or Hub id) `source` to the file `out` in the format of the original repository.
 
     Every tensor that the model uses is written as it is, bit for bit. What the original stored and never used comes
-    back as zeros, named in `ConversionReport.added`; for that the folder's config remembers names and shapes.
+    back as zeros, named in `ConversionReport.added`: the folder's config remembers its names and shapes, and a model
+    that was never converted gets what the original's own files have, so that its code loads the file.
 
     Raises CheckpointReadError, ConversionError, UnknownNameError and ConfigError; `out` is then as it was.
     """
@@ -72,7 +74,7 @@ def convert_back(
         used=len(converted.used),
         parameters=sum(tensor.numel() for tensor in converted.tensors.values()),
         dropped=converted.dropped,
-        added={key: f"zeros: {reason}" for key, reason in converted.added.items()},
+        added={key: f"{_filling(converted.tensors[key])}: {why}" for key, why in converted.added.items()},
         left_out=checkpoint.left_out,
         changed=tuple(f"not undone: {line}" for line in _record(config).get("changed", ())),
         notes=plan.notes,
@@ -117,6 +119,7 @@ def revert_tensors(tensors: Mapping[str, Tensor], config: Any, format: Format) -
         dtypes = {key: _dtype(name) for key, name in record.get("dtypes", {}).items()}
         if sum(math.prod(was.shape) for was in unused.values()) > MOST_ZEROS:
             raise ValueError(f"more than {MOST_ZEROS:,} zeros to fill in")
+    unused = _stored_besides(plan, unused, format, record, tensors)
     converted = apply(tensors, (*reverse(plan.rules, unused), *plan.extra))
     for key in dtypes.keys() & converted.tensors.keys():
         tensor = converted.tensors[key]
@@ -126,10 +129,38 @@ def revert_tensors(tensors: Mapping[str, Tensor], config: Any, format: Format) -
     return converted, plan
 
 
+def _stored_besides(
+    plan: BackPlan,
+    recorded: Mapping[str, Unused],
+    format: Format,
+    record: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+) -> dict[str, Unused]:
+    """What to fill in: what the file had that the model comes from, else what the original's own files have.
+
+    What has a row for each label has as many as the model has labels by now, else the original could not load it.
+    """
+    dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.float32)
+    if record.get("format") != format.name:
+        return {
+            key: replace(wanted, dtype=dtype if wanted.dtype.is_floating_point else wanted.dtype)
+            for key, wanted in plan.stored.items()
+        }
+    stored = dict(recorded)
+    for key, wanted in plan.stored.items():
+        if key in stored and wanted.shape:
+            stored[key] = replace(stored[key], shape=(wanted.shape[0], *stored[key].shape[1:]))
+    return stored
+
+
 def _record(config: Any) -> Mapping[str, Any]:
     """What the way there left in config.json; nothing for models that were never converted."""
     record = getattr(config, RECORD_FIELD, None)
     return record if isinstance(record, dict) else {}
+
+
+def _filling(tensor: Tensor) -> str:
+    return "computed" if bool(tensor.any()) else "zeros"
 
 
 def _dtype(name: str) -> torch.dtype:

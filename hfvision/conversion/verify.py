@@ -1,6 +1,7 @@
 """Does a converted model give the numbers of the original? One tolerance for all of hfvision."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from torch import Tensor
 from hfvision import checkpoints
 from hfvision.conversion.tables import recognise_folder
 from hfvision.conversion.to_original import read_config
-from hfvision.errors import ConversionError, UnknownNameError, numbered
+from hfvision.errors import ConfigError, ConversionError, UnknownNameError, numbered
 from hfvision.models.detr import DetrPreTrainedModel
 from hfvision.models.semantic import SemanticModel
 from hfvision.registry import architecture, load
+
+Arrays = Mapping[str, Tensor | np.ndarray[Any, Any]]  # by name
 
 SCALE = 1e-5  # of the largest value expected: float32 sums in another order
 SCALE_WITHOUT_ROUNDING = 2e-5  # where the rounding of the expected values was not measured
@@ -33,7 +36,7 @@ def tolerance(expected: Tensor, rounding: float | None = None) -> float:
 def verify(
     folder: str | Path,
     pixel_values: Tensor,
-    expected: Mapping[str, Tensor | np.ndarray[Any, Any]],
+    expected: Arrays,
     rounding: Mapping[str, float] | None = None,
     *,
     pixel_mask: Tensor | None = None,
@@ -50,6 +53,15 @@ def verify(
     tolerance.
     """
     ours = outputs(load_model(folder), pixel_values, pixel_mask)
+    return _compare(folder, ours, expected, rounding or {})
+
+
+def _compare(
+    folder: str | Path,
+    ours: Mapping[str, Tensor],
+    expected: Arrays,
+    rounding: Mapping[str, float],
+) -> dict[str, float]:
     if unknown := [name for name in expected if name not in ours]:
         raise UnknownNameError(f"the model has no output {', '.join(unknown)}; it has {', '.join(ours)}.")
     differences, problems = {}, []
@@ -58,7 +70,7 @@ def verify(
         if ours[name].shape != theirs.shape:
             problems.append(f"{name} is {tuple(ours[name].shape)}, expected is {tuple(theirs.shape)}")
             continue
-        allowed = tolerance(theirs, None if rounding is None else rounding.get(name))
+        allowed = tolerance(theirs, rounding.get(name))
         difference = float((ours[name].double() - theirs.double()).abs().max()) if theirs.numel() else 0.0
         differences[name] = difference
         if not difference <= allowed:  # NaN is not
@@ -66,6 +78,70 @@ def verify(
     if problems:
         raise ConversionError(f"{folder} does not compute what the original does, {numbered('mismatch', problems)}")
     return differences
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the original was given, pixel values (B, C, H, W), and what it answered."""
+
+    pixel_values: Tensor
+    expected: Mapping[str, Tensor]
+    pixel_mask: Tensor | None = None  # (B, H, W), 0 where images are padded
+
+
+def read_example(inputs: str | Path | Arrays | None, expected: str | Path | Arrays | None) -> Example | None:
+    """From a .npy or .npz file each, or arrays by name: "pixel_values" and, for detectors, "pixel_mask"; the outputs by
+    the names of `verify`. One array alone is the pixel values, or the logits.
+
+    Raises ConfigError where one is given without the other, CheckpointReadError for files that cannot be read.
+    """
+    if inputs is None and expected is None:
+        return None
+    if inputs is None or expected is None:
+        raise ConfigError(
+            "what the original was given and what it answered belong together: give inputs and expected (--input and "
+            "--expected), or neither."
+        )
+    given, answered = _arrays(inputs, "pixel_values"), _arrays(expected, "logits")
+    if "pixel_values" not in given or given["pixel_values"].ndim != 4:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in given.items()) or "nothing"
+        raise ConfigError(f"the input is pixel_values of shape (images, channels, height, width); got {shapes}.")
+    return Example(given["pixel_values"].float(), answered, given.get("pixel_mask"))
+
+
+def compare_example(folder: str | Path, example: Example | None, model_class: Any = None) -> tuple[str, ...]:
+    """Lines about each output that was compared, of a converted model or one of `model_class`.
+
+    Raises ConversionError where the model computes something else, UnknownNameError where it has none of the outputs.
+    """
+    if example is None:
+        return ()
+    model = load_model(folder) if model_class is None else model_class.from_pretrained(folder).eval()
+    named = outputs(model, example.pixel_values, example.pixel_mask)
+    known = {name: values for name, values in example.expected.items() if name in named}
+    if not known:
+        raise UnknownNameError(
+            f"none of the expected outputs, {', '.join(example.expected)}, is one of this model's: {', '.join(named)}. "
+            "Rename them in the file."
+        )
+    differences = _compare(folder, named, known, {})
+    lines = [f"{name} differ{'s' * (name[-1] != 's')} by at most {value:.2g}" for name, value in differences.items()]
+    left = [name for name in example.expected if name not in known]
+    return (
+        f"the original's outputs on {len(example.pixel_values)} images are reproduced: {', '.join(lines)}",
+        *((f"not compared, since the model has no such output: {', '.join(left)}",) if left else ()),
+    )
+
+
+def _arrays(given: str | Path | Arrays, alone: str) -> dict[str, Tensor]:
+    if isinstance(given, Mapping):
+        return {name: torch.as_tensor(values) for name, values in given.items()}
+    if not isinstance(given, str | Path):  # one array or tensor
+        return {alone: torch.as_tensor(given)}
+    path = Path(given)
+    if path.suffix == ".npy":
+        return {alone: checkpoints.read_npy(path)}
+    return checkpoints.read(path).tensors
 
 
 def load_model(folder: str | Path) -> Any:

@@ -4,8 +4,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from hfvision.cards import write_folder_card
+from hfvision.conversion.report import RECORD_FILE, ConversionReport
 from hfvision.errors import ConfigError, ConversionError
 from hfvision.writing import umask, write_errors
 
@@ -63,3 +66,12 @@ def new_folder(out: Path) -> Iterator[Path]:
                     old.unlink()
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def write_record(folder: Path, report: ConversionReport, name: str, license: str | None = None) -> ConversionReport:
+    """Write the report beside the model, and let the card say what the record adds to it."""
+    (folder / RECORD_FILE).write_text(report.record(), encoding="utf-8")
+    write_folder_card(folder, name=name, license=license)
+    report = replace(report, files=tuple(sorted(path.name for path in folder.iterdir())))
+    (folder / RECORD_FILE).write_text(report.record(), encoding="utf-8")
+    return report

@@ -89,6 +89,7 @@ def prepare_classification(
     held_out: float = 0.1,
     drop_empty_classes: bool = False,
     check_images: int = 20_000,
+    evaluate_only: bool = False,
 ) -> ClassificationData:
     """Read a source (see `load_image_dataset`), choose splits, number the labels, and check everything.
 
@@ -97,13 +98,18 @@ def prepare_classification(
     text and whole numbers are sorted. Up to `check_images` images of each split are decoded beforehand, evenly spread
     if there are more (reported); 0 decodes none, and a bad one then stops the training when its turn comes.
 
+    With `evaluate_only` nothing is trained on: the classes and all checks are of the split to measure with, and nothing
+    is held out.
+
     Raises DatasetError listing all of: missing labels, classes that occur in evaluation but not in training, classes
     without a training image (`drop_empty_classes` takes them out instead), fewer than two classes, unreadable images.
     """
     check_number_of_images(check_images)
     splits = load_image_dataset(source, image_column=image_column, label_column=label_column, config_name=config_name)
     name = name_of(source)
-    train, evaluation = choose_splits(name, splits, train_split, eval_split, lambda split: _is_labelled(splits, split))
+    train, evaluation = choose_splits(
+        name, splits, train_split, eval_split, lambda split: _is_labelled(splits, split), evaluate_only
+    )
     names = _class_names(splits[train])
     problems: list[str] = []
     parts = {split: _numbered_labels(split, splits[split], names, problems) for split in (train, evaluation) if split}

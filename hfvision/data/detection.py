@@ -84,6 +84,7 @@ def prepare_detection(
     map_column: str | None = None,
     config_name: str | None = None,
     check_images: int = 20_000,
+    evaluate_only: bool = False,
 ) -> DetectionData:
     """Read a source of images and objects, choose splits, number the classes, and check everything.
 
@@ -106,6 +107,9 @@ def prepare_detection(
     are marked as crowds, too, unless `difficult` is "object". Boxes without area are dropped or kept (`empty`); boxes
     that stick out by more than rounding are an error or are cut (`outside="clip"`). All that is reported with counts.
 
+    With `evaluate_only` nothing is trained on: the classes and all checks are of the split to measure with, and nothing
+    is held out.
+
     Boxes of all images are checked. Up to `check_images` images of each split are decoded beforehand, with their
     masks if they are wanted, evenly spread if there are more (reported); 0 decodes none. Raises DatasetError with all
     that is wrong: files that are missing or cannot be read, annotations without image, ids given twice, boxes that are
@@ -124,7 +128,7 @@ def prepare_detection(
             return False
         return True
 
-    train, evaluation = choose_splits(name, opened, train_split, eval_split, has_objects)
+    train, evaluation = choose_splits(name, opened, train_split, eval_split, has_objects, evaluate_only)
     problems: list[str] = []
     for split in (train, evaluation):
         if split and split not in stored:
@@ -133,7 +137,7 @@ def prepare_detection(
     for split, found in splits.items():
         problems.extend(found.faults)
         splits[split] = _with_images(split, found, problems)
-    if len(splits) == 1 and (len(splits[train]) > 1 or not problems):
+    if len(splits) == 1 and not evaluate_only and (len(splits[train]) > 1 or not problems):
         rows, held = hold_out(train, [np.arange(len(splits[train]))], held_out)
         whole = splits[train]
         splits = {train: whole.take_images(rows), held_out_name(train, held_out): whole.take_images(held)}

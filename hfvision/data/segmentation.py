@@ -163,6 +163,7 @@ def prepare_segmentation(
     names: str | os.PathLike[str] | Sequence[str] | Mapping[Any, str] | None = None,
     ignore_index: int = 255,
     check_images: int = 20_000,
+    evaluate_only: bool = False,
 ) -> SegmentationData:
     """Read a source of images and masks, choose splits, find the classes, and check everything.
 
@@ -181,6 +182,9 @@ def prepare_segmentation(
     or those of classes.txt, id2label.json or labels.json in the folder, or "class 0", "class 1", ... as far as the
     masks go (reported). One name is a binary task: 1 where the class is, 0 elsewhere.
 
+    With `evaluate_only` nothing is trained on: the classes and all checks are of the split to measure with, and nothing
+    is held out.
+
     Up to `check_images` pairs of each split are decoded beforehand, evenly spread if there are more (reported); 0
     decodes none, and a bad one then stops the training when its turn comes. Classes that occur in no training mask
     are reported. Raises DatasetError listing all of: images without masks, masks without images, unreadable ones,
@@ -193,12 +197,16 @@ def prepare_segmentation(
         split: _two_columns(data, image_column, mask_column)
         for split, data in open_source(source, MASKS, config_name).items()
     }
-    train, evaluation = choose_splits(name, splits, train_split, eval_split, lambda split: _has_masks(splits, split))
+    train, evaluation = choose_splits(
+        name, splits, train_split, eval_split, lambda split: _has_masks(splits, split), evaluate_only
+    )
     problems: list[str] = []
     parts = [
-        _complete(SegmentedImages(split, splits[split], coding), problems) for split in (train, evaluation) if split
+        _complete(SegmentedImages(split, splits[split], coding), problems)
+        for split in dict.fromkeys((train, evaluation))
+        if split
     ]
-    if len(parts) == 1 and (len(parts[0]) > 1 or not problems):
+    if len(parts) == 1 and not evaluate_only and (len(parts[0]) > 1 or not problems):
         parts = list(_cut_off(parts[0], held_out))
     counts = [_inspect(part, check_images, problems) for part in parts]
     classes = _class_names(names, coding, folder, name, counts, problems)
@@ -211,11 +219,11 @@ def prepare_segmentation(
     if check_images:
         _report_unseen(pixel_counts, classes, parts[0].split)
     info = splits[train].info
-    train_part, evaluation_part = (replace(part, coding=coding) for part in parts)
+    parts = [replace(part, coding=coding) for part in parts]
     return SegmentationData(
         name,
-        train_part,
-        evaluation_part,
+        parts[0],
+        parts[-1],
         classes,
         pixel_counts,
         ignore_index,

@@ -21,8 +21,10 @@ def choose_splits(
     train: str | None,
     evaluation: str | None,
     is_labelled: Callable[[str], bool],
+    evaluate_only: bool = False,
 ) -> tuple[str, str | None]:
-    """The splits to train on and to measure with, as asked for or by their names; None: none to measure with.
+    """The splits to train on and to measure with, as asked for or by their names; None: none to measure with. With
+    `evaluate_only` nothing is trained: both are the split to measure with, a data set's only one among them.
 
     Raises DatasetError for splits that do not exist, that are the same, or between which names do not decide.
     """
@@ -33,6 +35,12 @@ def choose_splits(
     ]
     if wrong:
         raise DatasetError(f"{name} has no split for {' and '.join(wrong)}; it has {', '.join(splits)}.")
+    if evaluate_only:
+        measured = evaluation or next((s for s in EVALUATION_SPLITS if s in splits and is_labelled(s)), None)
+        if measured is None and len(splits) > 1:
+            raise DatasetError(f"{name} has the splits {', '.join(splits)}; say which to measure on: eval_split=...")
+        measured = measured or next(iter(splits))
+        return measured, measured
     if train is None:
         candidates = [split for split in TRAIN_SPLITS if split in splits] or [s for s in splits if s != evaluation]
         if len(candidates) > 1 and candidates[0] not in TRAIN_SPLITS:

@@ -58,9 +58,10 @@ def sdpa_attention(
 
     Takes and returns what the interface's "sdpa" does, for which it stands in; that has no maps.
     """
-    is_plain = attention_mask is None and not dropout and all(kwargs.get(name) is None for name in NOT_IN_STRIPS)
-    if is_plain and _products_are_faster(query, key, value):
-        return _attention_in_strips(query, key, value, scaling), None
+    if query.shape[2] >= FEWEST_QUERIES and attention_mask is None and not dropout:
+        is_plain = all(kwargs.get(name) is None for name in NOT_IN_STRIPS)
+        if is_plain and _products_are_faster(query, key, value):
+            return _attention_in_strips(query, key, value, scaling), None
     mixed, _ = sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
     )
@@ -69,7 +70,7 @@ def sdpa_attention(
 
 def _products_are_faster(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Long sequences of which no gradients are wanted, where torch's fused attention has the slower of two kernels."""
-    if query.shape[2] < FEWEST_QUERIES or not query.numel() or key.dtype is not value.dtype:
+    if not query.numel() or key.dtype is not value.dtype:
         return False
     if torch.is_grad_enabled() and any(tokens.requires_grad for tokens in (query, key, value)):
         return False  # the maps of all strips would have to be kept: together they are quadratic

@@ -64,7 +64,8 @@ class ConvAndNorm(NamedTuple):
 
     def _convolved(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         conv = self.conv
-        if x.is_cpu and not torch.compiler.is_compiling():
+        # With gradients, torch's own convolution is faster there and back.
+        if x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             if conv.kernel_size == (1, 1):
                 read = x[:, :, :: conv.stride[0], :: conv.stride[1]]
                 return conv_of_patches(read.contiguous(memory_format=torch.channels_last), kernel, bias)

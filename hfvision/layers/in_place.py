@@ -25,7 +25,7 @@ SMALL = 3 << 20  # bytes that a second block for costs nothing
 def activated(layer: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
     """activation(layer(x)), for a linear map or a convolution."""
     y: Tensor = layer(x)
-    in_place = WRITTEN_OVER.get(type(activation))
+    in_place = None if torch.compiler.is_compiling() else WRITTEN_OVER.get(type(activation))  # sizes may be symbols
     if in_place is None or y.numel() * y.element_size() < SMALL or not _is_fresh(y, layer, activation):
         return activation(y)
     written: Tensor = in_place(y)
@@ -41,6 +41,8 @@ def in_strips(x: Tensor, first: nn.Module, *others: nn.Module) -> Tensor:
 
     In strips if what the first one makes is large, `first.out_features` values for each row.
     """
+    if torch.compiler.is_compiling():  # sizes may be symbols
+        return _after(x, first, *others)
     width = getattr(first, "out_features", 0)
     rows = x.shape[:-1].numel()
     if rows * width * x.element_size() <= LARGE or not x.is_cpu or not _is_unseen(x, first, *others):
@@ -57,12 +59,11 @@ def _after(x: Tensor, *steps: nn.Module) -> Tensor:
 
 
 def _is_unseen(x: Tensor, *steps: nn.Module) -> bool:
-    """Whether nobody looks at what lies between the steps: gradients, hooks, a compiler or a tracer."""
+    """Whether nobody looks at what lies between the steps: gradients, hooks, a tracer."""
     return (
-        not torch.compiler.is_compiling()
-        and not torch.is_grad_enabled()
+        not torch.is_grad_enabled()
         and type(x) in (Tensor, nn.Parameter)
-        and not torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+        and not torch_module._has_any_global_hook()
         and not any(_is_hooked(part) for step in steps for part in step.modules())
         and not is_observed()
     )

@@ -10,13 +10,14 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hfvision.errors import ConfigError, numbered
+from hfvision.models.catalog_config import CatalogConfig
 
 OLDER_FIELDS = ("use_timm_backbone", "use_pretrained_backbone", "backbone")
 TOLD_BY_NAME = ("num_channels", "out_indices", "output_stride")  # of a trunk that is named and no more said of it
 
 
 @strict
-class DetrConfig(PreTrainedConfig):
+class DetrConfig(CatalogConfig, PreTrainedConfig):
     """Trunk and sizes of a DETR; the defaults are DETR-R50 (41 M parameters with 91 classes).
 
     A published example: [facebook/detr-resnet-50](https://huggingface.co/facebook/detr-resnet-50).

@@ -28,10 +28,11 @@ from hfvision.layers.linear import Linear
 from hfvision.layers.patch_embedding import PatchEmbedding, by, pair
 from hfvision.layers.position import Grid
 from hfvision.models.base import InputGeometry, InputPart, VisionModel
+from hfvision.models.catalog_config import CatalogConfig
 
 
 @strict
-class MlpMixerConfig(PreTrainedConfig):
+class MlpMixerConfig(CatalogConfig, PreTrainedConfig):
     """Sizes of a Mixer; the defaults are Mixer-B/16 at 224 pixels (59.9 M parameters with 1,000 labels)."""
 
     model_type = "mlp_mixer"

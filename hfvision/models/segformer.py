@@ -37,6 +37,7 @@ from hfvision.layers.linear import Linear
 from hfvision.layers.patch_embedding import called, check_images, with_channels
 from hfvision.losses.segmentation import PixelAverage, SegmentationLoss
 from hfvision.models.base import InputGeometry, InputPart, LayerGroup, VisionModel
+from hfvision.models.catalog_config import CatalogConfig
 from hfvision.models.segformer_decoder import SegformerDecodeHead
 from hfvision.models.semantic import SemanticModel, SemanticOutput
 from hfvision.upsampling import Size, Upsampling
@@ -54,7 +55,7 @@ PER_STAGE = (
 
 
 @strict
-class SegformerConfig(BackboneConfigMixin, PreTrainedConfig):
+class SegformerConfig(CatalogConfig, BackboneConfigMixin, PreTrainedConfig):
     """Sizes of a SegFormer; the defaults are MiT-b0 (3.8 M parameters with the decoder for 150 classes).
 
     A published example:

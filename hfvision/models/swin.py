@@ -35,12 +35,13 @@ from hfvision.layers.masked_image import hide_patches
 from hfvision.layers.patch_embedding import PatchEmbedding, by, grid_of, pair
 from hfvision.layers.position import Grid, fit_bias_table, resample_position_table
 from hfvision.models.base import InputGeometry, InputPart, LayerGroup, VisionModel
+from hfvision.models.catalog_config import CatalogConfig
 from hfvision.models.swin_windows import WindowPlan, halved, merging_plan, shrunk_windows, window_plan
 from hfvision.reporting import report_once
 
 
 @strict
-class SwinConfig(BackboneConfigMixin, PreTrainedConfig):
+class SwinConfig(CatalogConfig, BackboneConfigMixin, PreTrainedConfig):
     """Sizes of a Swin; the defaults are Swin-T at 224 pixels (28 M parameters).
 
     A published example:

@@ -25,6 +25,7 @@ from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.conv import ConvNormRelu, PatchConv, resize
 from hfvision.losses.segmentation import SegmentationLoss
 from hfvision.models.base import LayerGroup, VisionModel
+from hfvision.models.catalog_config import CatalogConfig
 from hfvision.models.semantic import SemanticModel, SemanticOutput
 from hfvision.upsampling import upsample as to_pixels
 
@@ -32,7 +33,7 @@ AUXILIARY_MAP = 2  # of the trunk's maps, that the auxiliary head reads
 
 
 @strict
-class UperNetConfig(PreTrainedConfig):
+class UperNetConfig(CatalogConfig, PreTrainedConfig):
     """Trunk and sizes of a UPerNet; the defaults are those of transformers, with a ResNet-50.
 
     A published example: [openmmlab/upernet-swin-tiny](https://huggingface.co/openmmlab/upernet-swin-tiny).

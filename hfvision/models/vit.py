@@ -39,11 +39,12 @@ from hfvision.layers.masked_image import PixelDecoder, hide_patches, masked_imag
 from hfvision.layers.patch_embedding import PatchEmbedding, by, grid_of, pair
 from hfvision.layers.position import Grid, PositionRule, resample_position_table
 from hfvision.models.base import InputGeometry, InputPart, VisionModel
+from hfvision.models.catalog_config import CatalogConfig
 from hfvision.reporting import report_once
 
 
 @strict
-class ViTConfig(BackboneConfigMixin, PreTrainedConfig):
+class ViTConfig(CatalogConfig, BackboneConfigMixin, PreTrainedConfig):
     """Sizes of a ViT; the defaults are ViT-B/16 at 224 pixels (86 M parameters).
 
     A published example: [google/vit-base-patch16-224](https://huggingface.co/google/vit-base-patch16-224).

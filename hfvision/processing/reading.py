@@ -39,7 +39,8 @@ class Draft(NamedTuple):
     """What a draft is of."""
 
     size: tuple[int, int]  # (height, width) of the upright image
-    box: tuple[float, ...]  # (left, top, right, bottom) of the draft that is the image: decoders fill up whole pixels
+    # (left, top, right, bottom): where the image is in the draft, which decoders fill up to whole pixels
+    box: tuple[float, float, float, float]
 
 
 DOWNLOAD_SECONDS = 10.0  # without an answer
@@ -182,7 +183,7 @@ def _draft(image: Image.Image, least: Least) -> None:
     fillings = image.size[0] - right, image.size[1] - bottom
     for edge, filling in zip(TURNED_TO.get(orientation, TURNED_TO[1]), fillings, strict=True):
         box[edge] += filling if edge in (LEFT, TOP) else -filling
-    image.info[DRAFT] = Draft(size, tuple(box))
+    image.info[DRAFT] = Draft(size, (box[0], box[1], box[2], box[3]))
 
 
 def draft_of(image: Image.Image) -> Draft | None:

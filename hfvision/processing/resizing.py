@@ -33,7 +33,7 @@ from hfvision.geometry import nearest_places
 from hfvision.processing.reading import Array
 
 Resampling = Image.Resampling
-Box = tuple[float, ...] | None
+Box = tuple[float, float, float, float] | None
 COLUMNS_MAY_COME_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
 FRACTION = 1 << 22  # Pillow keeps 8-bit weights as 32-bit integers: 8 bits of pixel, 2 of head-room, 22 of fraction
 SIZE_FORMS = "{height, width}, {shortest_edge}, {shortest_edge, longest_edge} or {max_height, max_width} in pixels"

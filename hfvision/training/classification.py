@@ -94,7 +94,7 @@ def train_classification(
             **({} if distillation is None else {"distillation": _listed(distillation.describe())}),
             "augmentation": called(augment) or "none",
         },
-        trainer=partial(QuietTrainer, compute_loss_func=loss, preprocess_logits_for_metrics=_logits_only),
+        trainer=partial(QuietTrainer, compute_loss_func=loss, preprocess_logits_for_metrics=logits_only),
     )
     try:
         return run.train(task, license=license, notes=notes, callbacks=callbacks)
@@ -152,7 +152,7 @@ class AccuracyCounter:
         return dict(self.last)
 
 
-def _logits_only(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
+def logits_only(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
     """What is counted, even if the model's config asks for hidden states or attention maps as well."""
     return logits[0] if isinstance(logits, tuple) else logits
 

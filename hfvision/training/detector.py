@@ -69,6 +69,7 @@ class Detector:
     trunk_rate_factor: float
     mask_rate_factor: float | None  # None: no masks
     trunk_from: str | None  # the name of what the trunk's weights come from, where it is not the model itself
+    trunk_source: str | None = None  # where its files are
 
     def plan(self) -> dict[str, Any]:
         """What decides the weights, as JSON values."""
@@ -114,11 +115,12 @@ def prepare_detector(
     new_head = fit_head(base, data.names) + _missing_of_the_head(base)
     if options.num_queries is not None:
         new_head += resize_queries(model, options.num_queries)
-    trunk_from = None
+    trunk_from = trunk_source = None
     if options.trunk is not None:
         given = options.trunk
         load_trunk(model, given if isinstance(given, nn.Module) else resolve(os.fspath(given)))
         trunk_from = type(given).__name__ if isinstance(given, nn.Module) else Path(given).name
+        trunk_source = _source_of(given)
     new_trunk = has_new_weights and options.trunk is None
     rate = options.trunk_rate_factor
     if rate is None:
@@ -129,7 +131,14 @@ def prepare_detector(
     model.loss_of_all_layers = True
     new_masks = has_new_weights or any(name.startswith("mask_head.") for name in base.missing)
     mask_rate = (NEW_MASK_HEAD_RATE if new_masks else 1.0) if mask_parameters(model) else None
-    return Detector(base, model, list(dict.fromkeys(new_head)), loss, rate, mask_rate, trunk_from)
+    return Detector(base, model, list(dict.fromkeys(new_head)), loss, rate, mask_rate, trunk_from, trunk_source)
+
+
+def _source_of(trunk: Trunk) -> str | None:
+    """What a trunk is called by whoever asks for its licence; None for a model made in memory."""
+    if isinstance(trunk, nn.Module):
+        return getattr(trunk.config, "_name_or_path", "") or None
+    return os.fspath(trunk)
 
 
 def trunk_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeVar
 
 from hfvision.data.detection import DetectedImages, DetectionData
 from hfvision.errors import ConfigError
+from hfvision.licences import shown
 from hfvision.losses.detection import WEIGHTS
 from hfvision.processing.options import make_plan
 from hfvision.training.augmentation import scaled_size
@@ -70,6 +71,7 @@ def detector_task(
         collate=collate,
         counter=counter,
         plan=plan,
+        parents=[(shown(source), source)] if (source := detector.trunk_source) else [],
         described={
             **detector.described(),
             "augmentation": listed(described(augment)),
@@ -80,8 +82,8 @@ def detector_task(
             DetectorTrainer,
             trunk_rate_factor=detector.trunk_rate_factor,
             mask_rate_factor=detector.mask_rate_factor,
-            train_sizes=_sizes(data.train, processor),
-            evaluation_sizes=_sizes(data.evaluation, processor),
+            train_sizes=image_sizes(data.train, processor),
+            evaluation_sizes=image_sizes(data.evaluation, processor),
         ),
         class_figure=run.figure,
         logged=(*logged, *terms),
@@ -89,7 +91,7 @@ def detector_task(
     )
 
 
-def _sizes(part: DetectedImages, processor: Any) -> list[tuple[int, int]]:
+def image_sizes(part: DetectedImages, processor: Any) -> list[tuple[int, int]]:
     """(height, width) of each image as the processor makes it."""
     plan = make_plan(processor.to_dict(), {})
     return [scaled_size((height, width), plan) for height, width in part.sizes()]

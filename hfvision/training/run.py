@@ -22,15 +22,13 @@ from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, set_s
 
 import hfvision
 from hfvision.cards import ClassTable, Result, model_card, write_card
+from hfvision.licences import LicenceReport, inherit, of_parent, write_licence_files
 from hfvision.reporting import report
 from hfvision.training.arguments import TrainingSettings
 from hfvision.training.base import Base
-from hfvision.training.base_card import license_of
 from hfvision.training.loop import Collate, EpochOfSamples, OldCheckpoints, QuietTrainer, Samples
 from hfvision.training.progress import Progress, in_words, no_bars
 from hfvision.training.run_folder import RunFolder
-
-UNKNOWN_LICENSE = "unknown"  # the Hub's word for it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +92,7 @@ class Task(Generic[Outcome]):
     counter: Counter
     plan: Mapping[str, Any]  # what decides the weights beside model, data and settings
     described: Mapping[str, str]  # the same for the card
+    parents: Sequence[tuple[str, str]] = ()  # name and place of models beside the base whose weights are in this one
     trainer: Callable[..., QuietTrainer] = QuietTrainer
     head_rate_factor: float = 1.0  # where the settings leave it open
     class_figure: str | None = None  # what `per_class` is; with it the card has a table of the classes
@@ -157,16 +156,18 @@ class Run:
             raise
         result = self._result(task, trainer, metrics, checkpoint)
         if self.is_main:
-            card = self._card(task, result, license, notes)
+            terms = self._licence(task, result, license)
+            card = self._card(task, result, terms, notes)
 
             def save(to: Path) -> None:
                 task.base.model.save_pretrained(to)
                 task.base.processor.save_pretrained(to)
                 write_card(to, card)
+                write_licence_files(to, terms.all(), terms.repositories())
 
             record = {name: value for name, value in asdict(result).items() if name != "output_dir"}  # it may be moved
             with no_bars():
-                self.folder.finish(save, record)
+                self.folder.finish(save, record, {"licence": terms.to_dict()})
         return result
 
     def _head_rate_factor(self, task: Task[Outcome]) -> float:
@@ -218,12 +219,30 @@ class Run:
             seconds=time.monotonic() - self.started,
         )
 
-    def _card(self, task: Task[Outcome], result: Outcome, license: str | None, notes: Sequence[str]) -> str:
+    def _licence(self, task: Task[Outcome], result: Outcome, license: str | None) -> LicenceReport:
+        """The licence of the result: the strictest of what is stated and what it was made from; overruling is reported.
+
+        What a model's maker states settles parents that state nothing.
+        """
+        base = task.base
+        parents = [of_parent(base.name or "", base.source)] if base.source else []
+        parents += [of_parent(name, source) for name, source in task.parents]
+        terms = inherit(Path(result.output_dir).resolve().name, license, parents)
+        if terms.overruled:
+            stricter = next(parent.model for parent in terms.parents if parent.licence.key == terms.licence.key)
+            report(
+                f"licence: {license!r} was given, but {stricter} is under {terms.licence.name}, which is stricter: "
+                "that holds for this model, too."
+            )
+        if terms.conflict:
+            report(f"licence: {terms.conflict}")
+        return terms
+
+    def _card(self, task: Task[Outcome], result: Outcome, terms: LicenceReport, notes: Sequence[str]) -> str:
         """The model card of the result."""
         base, data = task.base, task.data
-        license = license or (license_of(base.source) if base.source else None)
         remarks = list(notes)
-        if license is None and base.origin != "new":
+        if not terms.licence.stated and base.origin != "new":
             remarks.append(
                 "No licence was stated for the model that this one was made from: ask its authors before use."
             )
@@ -253,7 +272,7 @@ class Run:
         return model_card(
             base.model.config,
             name=Path(result.output_dir).resolve().name,
-            license=license or UNKNOWN_LICENSE,
+            license=terms,
             task=task.name,
             datasets=[data.name],
             base_model=base.parent,

@@ -84,8 +84,11 @@ class RunFolder:
             if not any(self.path.iterdir()):
                 self.path.rmdir()
 
-    def finish(self, save: Callable[[Path], None], result: Mapping[str, Any]) -> None:
-        """Write the final files by `save(folder)` and the result, then remove the checkpoints.
+    def finish(
+        self, save: Callable[[Path], None], result: Mapping[str, Any], further: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write the final files by `save(folder)`, the result and `further` parts of the record, then remove the
+        checkpoints.
 
         Files appear under their names when all of them are complete.
         """
@@ -100,7 +103,7 @@ class RunFolder:
         for path in sorted(saving.iterdir()):
             os.replace(path, self.path / path.name)
         saving.rmdir()
-        self._write_record({"plan": self.plan, "result": dict(result)})
+        self._write_record({"plan": self.plan, "result": dict(result), **(further or {})})
         for path in self._checkpoints():
             shutil.rmtree(path)
 

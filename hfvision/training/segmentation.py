@@ -81,7 +81,7 @@ def train_segmentation(
     settings = settings or TrainingSettings.for_model(model)
     run = Run(output_dir, settings, figure="mean_iou", resume=resume)
     base = load_base(model, processor, AutoModelForSemanticSegmentation, "a semantic segmentation model")
-    model = _checked(base)
+    model = check_model(base)
     data = dataset
     if not isinstance(data, SegmentationData):
         data = prepare_segmentation(data, **(data_options or {}))
@@ -91,7 +91,7 @@ def train_segmentation(
     set_drop_path(base.model, settings.drop_path)
     criterion = _criterion(model, data, loss, class_weights)
     model.pixel_loss = criterion
-    _describe_labels(base, data)
+    describe_labels(base, data)
     train = preparation(base.processor, augment, data.ignore_index)
     task = Task(
         name="image-segmentation",
@@ -235,7 +235,7 @@ class IoUCounter:
         return SegmentationMetric(self.classes, ignore_index=self.ignore_index)
 
 
-def _checked(base: Base) -> SemanticModel:
+def check_model(base: Base) -> SemanticModel:
     """The model. Raises ConfigError where it or the processor is of another task."""
     kinds = {"model": type(base.model).__name__, "processor": type(base.processor).__name__}
     problems = []
@@ -290,7 +290,7 @@ def balanced_weights(pixels: np.ndarray) -> np.ndarray:
     return np.divide(np.median(pixels[present]), pixels, out=np.ones(len(pixels)), where=present)
 
 
-def _describe_labels(base: Base, data: SegmentationData) -> None:
+def describe_labels(base: Base, data: SegmentationData) -> None:
     """Write what the data set's label maps hold into the processor, and the ignored label into the config."""
     processor = base.processor
     if processor.do_reduce_labels:

@@ -47,12 +47,7 @@ def recognise(keys: Iterable[str], family: str | None = None, entry: str | None 
     UnknownNameError for an unknown family, ConversionError if no format or several fit the keys.
     """
     keys = list(keys)
-    candidates = _of_family(family)
-    if family is not None and len(candidates) == 1:
-        return candidates[0]
-    found = [candidate for candidate in candidates if candidate.matches(keys)]
-    if len(found) > 1:
-        found = [candidate for candidate in found if entry in candidate.entries] or found
+    found = candidates(keys, family, entry)
     if len(found) == 1:
         return found[0]
     shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
@@ -60,6 +55,21 @@ def recognise(keys: Iterable[str], family: str | None = None, entry: str | None 
     if found:
         raise ConversionError(f"several formats have the keys {shown}; name one (--family):{known}")
     raise ConversionError(f"no known format has the keys {shown}. Known formats (--family):{known}")
+
+
+def candidates(keys: Iterable[str], family: str | None = None, entry: str | None = None) -> list[Format]:
+    """The formats in question: none, one, or several that the entry does not tell apart either.
+
+    Raises UnknownNameError for an unknown family.
+    """
+    keys = list(keys)
+    possible = _of_family(family)
+    if family is not None and len(possible) == 1:
+        return list(possible)
+    found = [one for one in possible if one.matches(keys)]
+    if len(found) > 1:
+        found = [one for one in found if entry in one.entries] or found
+    return found
 
 
 def recognise_folder(config: Mapping[str, Any], family: str | None = None, suffix: str = "") -> Format:

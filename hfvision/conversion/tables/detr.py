@@ -12,11 +12,9 @@ taken from the file's name unless it is set.
 Shapes: D width, Q queries, K labels.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from torch import Tensor
@@ -29,6 +27,7 @@ from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwi
 from hfvision.conversion.ops import split
 from hfvision.conversion.shapes import block_count, most_frequent
 from hfvision.errors import ConversionError
+from hfvision.labels import label_set
 from hfvision.models.detr_resnet import TIMM_RESNETS, resnet_sizes
 from hfvision.models.facebook_detr import FacebookDetrConfig
 from hfvision.registry import IMAGE_SEGMENTATION, OBJECT_DETECTION
@@ -36,7 +35,6 @@ from hfvision.registry import IMAGE_SEGMENTATION, OBJECT_DETECTION
 CODE = {"activation_function": "relu", "encoder_attention_heads": 8, "decoder_attention_heads": 8}
 SEGMENTER = "detr."  # the beginning of the detector's keys in a panoptic model
 LABELS = {91: "coco-detection-91", 250: "coco-panoptic-133"}  # of the published models, by K
-UNNAMED = "N/A"  # what published files call a class index that COCO does not use
 TIMM, HUB = "timm", "hub"  # layouts of the trunk
 EVALUATION = {"size": {"shortest_edge": 800, "longest_edge": 1333}}  # pixels; the rest is the processor's default
 
@@ -282,12 +280,7 @@ def timm_name(trunk: Mapping[str, Any]) -> str | None:
 
 def labels_of(count: int) -> tuple[str, ...]:
     """COCO's names, where there are as many classes as in the published models: category ids are class indices."""
-    if count not in LABELS:
-        return ()
-    content = json.loads(
-        files("hfvision").joinpath("labels", "classes", f"{LABELS[count]}.json").read_text(encoding="utf-8")
-    )
-    return tuple(content["labels"].get(str(index), UNNAMED) for index in range(count))
+    return label_set(LABELS[count]).names if count in LABELS else ()
 
 
 FORMAT = Format(

@@ -34,6 +34,7 @@ CODE = {"layer_norm_eps": 1e-6, "hidden_act": "gelu"}  # what the original's cod
 PLAIN_EPS = 1e-5  # with which the Hub's format is computed
 HEADS, STRIDES = [1, 2, 5, 8], [4, 2, 2, 2]  # of all published models, for each stage
 PROCESSOR = "hfvision.processing.segmentation:SegmentationImageProcessor"
+UNUSED_CHANNELS = 128  # of the classifier that is stored and never called
 PRETRAINED_SIZE = 224  # pixels, of the classifiers
 
 # How the published files are evaluated, by number of classes: protocol, (long, short) sides, window and stride.
@@ -160,6 +161,7 @@ def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:
         auto_class=SEMANTIC_SEGMENTATION if inside else IMAGE_CLASSIFICATION if classifies else "AutoModel",
         model_options={},
         bare=not inside,
+        stored=mmseg.unused_classifiers(["decode_head"], config.num_labels or 0, UNUSED_CHANNELS) if inside else {},
         rules=rules("backbone." if inside else "", "segformer." if heads else "", config.sr_ratios) + heads,
         notes=computed_otherwise(told),
     )
@@ -235,7 +237,7 @@ FORMAT = Format(
     title="NVlabs/SegFormer (.pth)",
     repository="NVlabs/SegFormer",
     license="other",
-    license_name="nvidia-source-code-license-for-segformer",
+    license_name="nvidia-source-code-license-segformer",
     container="pth",
     entries=("state_dict", None),
     model_types=("segformer", "nvlabs_segformer"),

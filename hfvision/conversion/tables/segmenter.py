@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from hfvision import checkpoints
-from hfvision.conversion.engine import AnyRule, Drop, Rule, within
+from hfvision.conversion.engine import AnyRule, Drop, Rule, Unused, within
 from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
 from hfvision.conversion.ops import Op, same
 from hfvision.conversion.report import RECORD_FIELD
@@ -34,6 +35,7 @@ VARIANT = "variant.yml"
 CODE = {"layer_norm_eps": 1e-5, "hidden_act": "gelu"}  # what the original's code fixes and no tensor shows
 DATASETS = {"ade20k": "ade20k-150", "cityscapes": "cityscapes-19", "pascal_context": "pascal-context-60"}
 BACKBONES = {192: "vit_tiny_patch16_384", 384: "vit_small_patch16_384", 1024: "vit_large_patch16_384"}
+PRETRAINED_CLASSES = 1000  # of the head that is stored and never called
 HEAD_SIZE = 64  # width of a head in the original's decoder
 NORMALIZATIONS = ("vit", "deit")
 
@@ -151,9 +153,17 @@ def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:
         auto_class=SEMANTIC_SEGMENTATION,
         model_options={},
         rules=rules(vars(config)),
+        stored=_pretrained_heads(config),
         beside={VARIANT: checkpoints.yaml_text(_variant_of(config))},
         notes=computed_otherwise(told),
     )
+
+
+def _pretrained_heads(config: SegmenterConfig) -> dict[str, Unused]:
+    """The original's encoder is a classifier with its head, and its loader wants that in the file."""
+    shapes = {"weight": (PRETRAINED_CLASSES, config.hidden_size), "bias": (PRETRAINED_CLASSES,)}
+    heads = ("head", "head_dist") if config.distilled else ("head",)
+    return {f"encoder.{head}.{part}": Unused(shape, torch.float32) for head in heads for part, shape in shapes.items()}
 
 
 def known_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from hfvision.models.setr import MLA_LEVELS, Decoder, SetrConfig, auxiliary_inpu
 from hfvision.registry import SEMANTIC_SEGMENTATION
 
 UNUSED = "the head's base class makes this classifier and the head never calls it"
+UNUSED_CHANNELS = 512  # that it reads
 PUP_CONVOLUTIONS = 4
 AUXILIARY = ("auxiliary_head.{i}", "auxiliary_heads.{i}")
 
@@ -182,10 +183,13 @@ def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:
     """The original has a place for everything that a SETR can be, but for what its code fixes."""
     assert isinstance(config, SetrConfig)
     told = [(field, value, getattr(config, field)) for field, value in timm_vit.CODE.items()]
+    auxiliary = [AUXILIARY[0].format(i=number) for number in range(len(config.auxiliary_indices or []))]
+    heads = ["decode_head", *auxiliary]
     return BackPlan(
         auto_class=SEMANTIC_SEGMENTATION,
         model_options={},
         rules=rules(config.decoder_type, config.qkv_bias),
+        stored=mmseg.unused_classifiers(heads, config.num_labels or 0, UNUSED_CHANNELS),
         notes=computed_otherwise(told),
     )
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from hfvision.conversion import mmseg
-from hfvision.conversion.engine import Add, AnyRule, Drop, Rule, Shape, within
+from hfvision.conversion.engine import Add, AnyRule, Drop, Rule, Shape, Unused, within
 from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settle
 from hfvision.conversion.ops import Op, same
 from hfvision.conversion.shapes import block_count, checked_size, most_frequent
@@ -164,6 +164,11 @@ def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:
         auto_class=SEMANTIC_SEGMENTATION,
         model_options={},
         rules=rules(trunk.to_dict(), table_of_map(trunk.grid) if trunk.use_absolute_embeddings else same),
+        stored={
+            f"backbone.layers.{stage}.blocks.{block}.{swin.INDEX}": Unused((trunk.window_size**2,) * 2, torch.int64)
+            for stage, depth in enumerate(trunk.depths)
+            for block in range(depth)
+        },
         notes=computed_otherwise([*told, ("pool_scales", POOL_SCALES, list(config.pool_scales))]),
     )
 

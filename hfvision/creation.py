@@ -1,0 +1,93 @@
+"""Models of the catalogue with random weights, and what they cost."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hfvision.catalog import TASKS, CatalogRow, row
+from hfvision.errors import ConfigError, UnknownNameError
+from hfvision.models.catalog_config import LABEL_FIELDS
+from hfvision.registry import architecture, class_name, load
+
+
+class Costs(NamedTuple):
+    parameters: int  # numbers in the model's parameters; buffers do not count
+    flops: int  # of one image; see `costs_of`
+
+
+def create(
+    name: str,
+    *,
+    task: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    attn_implementation: str | None = None,
+    **overrides: Any,
+) -> PreTrainedModel:
+    """The model of the catalogue's row `name` with random weights, as `from_config` makes one: in training mode.
+
+    `overrides` are fields of the config (see `CatalogConfig.from_catalog`), num_labels=7 for one. `task`, one of
+    `hfvision.catalog.TASKS`' values, asks for another model of the same architecture than the row's, a classifier
+    of a row without head for one.
+
+    Raises UnknownNameError for a row, task or field that does not exist, and ConfigError for values that cannot work.
+    """
+    found = row(name)
+    reference = _model(found, task)
+    own = class_name(reference) == found.model_class
+    if own and found.num_labels is None and (given := [field for field in LABEL_FIELDS if field in overrides]):
+        raise ConfigError(
+            f"{name} has no head, so {' and '.join(given)} cannot be used; ask for one with "
+            "task='image-classification'."
+        )
+    config: PreTrainedConfig = load(architecture(found.model_type).config).from_catalog(name, **overrides)
+    model_class = load(reference)
+    options = dict(found.model_options) if own else {}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    if dtype is not None:
+        options["dtype"] = dtype
+    model: PreTrainedModel = model_class._from_config(config, **options)
+    return model
+
+
+def create_processor(name: str, **options: Any) -> Any:
+    """The image processor that the converted file of the catalogue's row `name` has; `options` replace its own.
+
+    Raises UnknownNameError for a row that does not exist.
+    """
+    found = row(name)
+    return load(found.processor)(**{**found.preprocessing, **options})
+
+
+def costs_of(name: str) -> Costs:
+    """Parameters and FLOPs of the catalogue's row `name`, from building its model without storage.
+
+    FLOPs are those of the products of matrices and the convolutions in one forward pass of one image of the row's
+    input_size, in evaluation mode; a multiply-add counts as two. They are what this package computes: where it has
+    rewritten a layer into an equal one that needs less, fewer than the authors' code. Raises UnknownNameError for a
+    row that does not exist, ConfigError for a model that cannot run.
+    """
+    found = row(name)
+    with torch.device("meta"):
+        model: Any = create(name).eval()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    model.requires_grad_(False)  # the counter follows modules by hooks on gradients
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        channels = type(model).input_config(model.config).num_channels
+        model(torch.empty(1, channels, *found.input_size, device="meta"))
+    return Costs(parameters, counter.get_total_flops())
+
+
+def _model(found: CatalogRow, task: str | None) -> str:
+    """The reference of the model class. Raises UnknownNameError."""
+    models = architecture(found.model_type)
+    if task is None or task == found.task:
+        return models.model(found.auto_class, found.model_class)
+    possible = {TASKS[auto_class]: auto_class for auto_class in models.models if auto_class in TASKS}
+    if task not in possible:
+        raise UnknownNameError(
+            f"the architecture of {found.name} has no model for {task!r}; it has {', '.join(possible)}."
+        )
+    return models.model(possible[task])

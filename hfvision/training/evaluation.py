@@ -1,0 +1,296 @@
+"""Measuring a model on a data set, with the metrics and readers of training, and a record that its card reads.
+
+result = evaluate("my-model", "photos/")          # also writes my-model/hfvision_evaluation.json
+print(result.metrics)
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import AutoConfig
+
+import hfvision
+from hfvision.cards.records import EVALUATION, read_record, weights_digest
+from hfvision.cards.tasks import TASKS, auto_class_of
+from hfvision.data.classification import ClassificationData, prepare_classification
+from hfvision.data.detection import DetectionData, prepare_detection
+from hfvision.data.segmentation import SegmentationData, prepare_segmentation
+from hfvision.data.sources import Source
+from hfvision.errors import CheckpointReadError, ConfigError, DatasetError
+from hfvision.labels import numbers_of
+from hfvision.registry import IMAGE_CLASSIFICATION, IMAGE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
+from hfvision.reporting import report
+from hfvision.starters import resolve
+from hfvision.training import classification, segmentation
+from hfvision.training.arguments import TrainingSettings
+from hfvision.training.augmentation import Preparation
+from hfvision.training.base import Base, check_images_fit, load_base
+from hfvision.training.detection import APCounter
+from hfvision.training.detection_augmentation import ObjectPreparation
+from hfvision.training.detection_samples import DetectedSamples, collate
+from hfvision.training.detector_task import image_sizes
+from hfvision.training.detector_trainer import DetectorTrainer
+from hfvision.training.head import class_names
+from hfvision.training.loop import QuietTrainer
+from hfvision.training.panoptic import PQCounter
+from hfvision.training.run import digest
+from hfvision.writing import new_file
+
+UNIVERSAL = "AutoModelForUniversalSegmentation"
+NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What was measured, and how: everything that the record says."""
+
+    task: str  # the Hub's
+    dataset: str
+    split: str
+    revision: str  # digest of the data's classes, labels and first images
+    samples: int
+    metrics: dict[str, float]  # shares of 0..1; and the mean loss
+    class_figure: str | None  # what `per_class` is
+    per_class: dict[str, float | None]  # None: no image of that class
+    date: str  # ISO, of the day
+    weights: str  # SHA-256 of the weight files, or a digest of a model in memory
+    versions: dict[str, str]
+    device: str
+    settings: dict[str, Any]
+    seconds: float
+    record: str | None = None  # the file that it was written to
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """How one task is measured."""
+
+    counter: Any
+    trainer: Callable[..., QuietTrainer]
+    samples: Any
+    collate: Callable[..., Any]
+    class_figure: str | None
+
+
+def evaluate(
+    model: str | os.PathLike[str],
+    dataset: Source | ClassificationData | SegmentationData | DetectionData,
+    *,
+    split: str | None = None,
+    by_number: bool = False,
+    threshold: float = 0.5,
+    batch_size: int = 8,
+    precision: str = "fp32",
+    workers: int = 0,
+    data_options: Mapping[str, Any] | None = None,
+    record: str | os.PathLike[str] | bool = True,
+) -> EvaluationResult:
+    """Measure a folder, Hub id or starter on a data set: classification, segmentation, detection or panoptic, whatever
+    the model is for.
+
+    `dataset` and `data_options` go to `prepare_classification`, `prepare_segmentation` or `prepare_detection`; `split`
+    is by default the first of validation and test that has labels, or the only one. Classes are matched by name, so
+    the data may number them otherwise than the model; with `by_number` names do not count. `threshold` is the score
+    from which on a panoptic query counts as a segment.
+
+    Figures are of images prepared by the model's own processor, measured at the size that they are stored at. `record`
+    is the file to add the result to; True: hfvision_evaluation.json in the model's folder, where that is a folder of
+    yours. An earlier result of the same weights on the same data is replaced.
+
+    Raises CheckpointReadError, DatasetError (also where classes do not match) and ConfigError before anything runs.
+    """
+    started = time.monotonic()
+    name = os.fspath(model)
+    source = resolve(name)
+    to = _record_file(name, record)
+    auto_class = _auto_class(source, name)
+    settings = TrainingSettings(batch_size=batch_size, precision=precision, workers=workers)
+    base = load_base(source, None, getattr(transformers, auto_class), "a model that can be measured")
+    if base.missing:
+        raise CheckpointReadError(
+            f"{name!r} lacks {len(base.missing)} tensors of its {type(base.model).__name__}, {base.missing[0]} for "
+            "one: with weights made anew there is nothing to measure. Train it first."
+        )
+    data = _data(auto_class, dataset, split, by_number, base, data_options or {})
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = settings.arguments(Path(scratch), "loss")
+        how = _measuring(auto_class, base, data, arguments, threshold)
+        trainer = how.trainer(
+            model=base.model,
+            args=arguments,
+            eval_dataset=how.samples,
+            data_collator=how.collate,
+            processing_class=base.processor,
+            compute_metrics=how.counter,
+        )
+        found = trainer.evaluate()
+    result = EvaluationResult(
+        task=TASKS[auto_class],
+        dataset=data.name,
+        split=data.evaluation.split,
+        revision=data.fingerprint,
+        samples=how.counter.samples,
+        metrics={**how.counter.last, "loss": found["eval_loss"]},
+        class_figure=how.class_figure,
+        per_class=dict(zip(data.names, how.counter.per_class, strict=True)) if how.class_figure else {},
+        date=datetime.now(timezone.utc).date().isoformat(),
+        weights=weights_digest(Path(source)) if Path(source).is_dir() else digest(base.model, ()),
+        versions={part.__name__: part.__version__ for part in (hfvision, transformers, torch)},
+        device=str(base.model.device),
+        settings={
+            "batch_size": batch_size,
+            "precision": precision,
+            "by_number": by_number,
+            **({"threshold": threshold} if isinstance(how.counter, PQCounter) else {}),
+        },
+        seconds=round(time.monotonic() - started, 2),
+        record=None if to is None else str(to),
+    )
+    if to is not None:
+        _add(to, result)
+    return result
+
+
+def _auto_class(source: str, name: str) -> str:
+    """The auto class of the model's own class. Raises CheckpointReadError, and ConfigError for another task."""
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise CheckpointReadError(f"cannot load a model from {name!r}: {error}") from error
+    found = auto_class_of(config)
+    measured = {IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION, OBJECT_DETECTION, IMAGE_SEGMENTATION, UNIVERSAL}
+    if found not in measured:
+        raise ConfigError(
+            f"{name!r} is a {(config.architectures or ['model without a class'])[0]}; what is measured classifies, "
+            "segments or detects. Fine-tune it for such a task first (hfvision train)."
+        )
+    return UNIVERSAL if found == IMAGE_SEGMENTATION else found
+
+
+def _data(
+    auto_class: str, dataset: Any, split: str | None, by_number: bool, base: Base, options: Mapping[str, Any]
+) -> Any:
+    """The data set with the model's classes."""
+    names = class_names(base.model)
+    options = {"eval_split": split, "evaluate_only": True, **options}
+    if auto_class == IMAGE_CLASSIFICATION:
+        kind, prepare = ClassificationData, prepare_classification
+    elif auto_class == SEMANTIC_SEGMENTATION:
+        kind, prepare = SegmentationData, prepare_segmentation  # type: ignore[assignment]
+        if by_number:
+            options.setdefault("names", names)
+    else:
+        kind, prepare = DetectionData, prepare_detection  # type: ignore[assignment]
+        if auto_class == UNIVERSAL:
+            options.setdefault("panoptic", True)
+    found: Any = dataset if isinstance(dataset, kind) else prepare(dataset, **options)
+    numbers = _numbers(found.name, found.names, names, by_number)
+    if auto_class == IMAGE_CLASSIFICATION:
+        part = replace(found.evaluation, labels=numbers[found.evaluation.labels])
+    elif auto_class == SEMANTIC_SEGMENTATION:
+        if not np.array_equal(numbers, np.arange(len(names))):
+            raise DatasetError(
+                f"{found.name} has the classes {_listed(found.names)} and the model {_listed(names)}. Masks are "
+                "compared by number: give names=... in the model's order, a label_map=... that numbers them so, or "
+                "by_number."
+            )
+        part = found.evaluation
+    else:
+        objects = found.evaluation.objects
+        part = replace(found.evaluation, objects=replace(objects, classes=numbers[objects.classes]))
+        if found.things is not None:
+            found = replace(found, things=tuple(numbers[list(found.things)].tolist()))
+    return replace(found, evaluation=part, names=names)
+
+
+def _numbers(name: str, theirs: Sequence[str], ours: Sequence[str], by_number: bool) -> np.ndarray:
+    """(K,) int64: the model's number of each class of the data. Raises DatasetError for classes it does not have."""
+    if by_number:
+        if len(theirs) > len(ours):
+            raise DatasetError(f"{name} has {len(theirs)} classes and the model {len(ours)}: they are not the same.")
+        return np.arange(len(theirs))
+    number = numbers_of(dict(enumerate(ours)))
+    if unknown := [one for one in theirs if one not in number]:
+        raise DatasetError(
+            f"{len(unknown)} of {len(theirs)} classes of {name} are none of the model's: {_listed(unknown)}; the model "
+            f"has {_listed(ours)}. Rename them, or compare by number where both count alike (by_number, --by-number)."
+        )
+    return np.array([number[one] for one in theirs], dtype=np.int64)
+
+
+def _measuring(auto_class: str, base: Base, data: Any, arguments: Any, threshold: float) -> _Measuring:
+    part, processor = data.evaluation, base.processor
+    if auto_class == IMAGE_CLASSIFICATION:
+        check_images_fit(base, part.split, len(part), part.read)
+        base.model.config.problem_type = "single_label_classification"
+        return _Measuring(
+            classification.AccuracyCounter(len(data.names), arguments),
+            lambda **given: QuietTrainer(preprocess_logits_for_metrics=classification.logits_only, **given),
+            classification.LabelledSamples(part),
+            classification.Collator(processor),
+            "accuracy",
+        )
+    check_images_fit(base, part.split, len(part), lambda row: part.read(row)[0])
+    if auto_class == SEMANTIC_SEGMENTATION:
+        segmentation.check_model(base)
+        segmentation.describe_labels(base, data)
+        return _Measuring(
+            segmentation.IoUCounter(data, arguments),
+            segmentation.SegmentationTrainer,
+            segmentation.SegmentedSamples(part, Preparation(processor), stored_masks=True),
+            segmentation.Collator(data.ignore_index),
+            "IoU",
+        )
+    panoptic = auto_class == UNIVERSAL
+    return _Measuring(
+        PQCounter(len(data.names), data.things, threshold) if panoptic else APCounter(len(data.names)),
+        lambda **given: DetectorTrainer(
+            trunk_rate_factor=1.0,
+            mask_rate_factor=None,
+            train_sizes=[],
+            evaluation_sizes=image_sizes(part, processor),
+            **given,
+        ),
+        DetectedSamples(part, ObjectPreparation(processor, masks=panoptic), stored=True),
+        collate,
+        "PQ" if panoptic else "AP",
+    )
+
+
+def _record_file(model: str, record: str | os.PathLike[str] | bool) -> Path | None:
+    """Where the result goes; None for nowhere. Raises ConfigError for a file that holds something else."""
+    if isinstance(record, bool):
+        file = Path(model, EVALUATION) if record and Path(model).is_dir() else None
+    else:
+        file = Path(record)
+    if file is not None and file.exists() and not read_record(file).get("evaluations"):
+        raise ConfigError(f"{file} is there and holds no evaluations. Name another file for the record.")
+    return file
+
+
+def _add(file: Path, result: EvaluationResult) -> None:
+    """Into the record, in the place of an earlier result of the same weights on the same data."""
+    before = read_record(file).get("evaluations", [])
+    entry = {name: value for name, value in asdict(result).items() if name != "record"}
+    same = ("task", "dataset", "split", "revision", "weights")
+    kept = [one for one in before if any(one.get(name) != entry[name] for name in same)]
+    if len(kept) < len(before):
+        report(f"{file}: an earlier result of these weights on {result.dataset} ({result.split}) was replaced.")
+    with new_file(file, ConfigError) as work:
+        text = json.dumps({"evaluations": [*kept, entry]}, indent=2, ensure_ascii=False)
+        work.write_text(text + "\n", encoding="utf-8")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(map(repr, names[:NAMES_SHOWN])) + (f" and {more:,} more" if more > 0 else "")
