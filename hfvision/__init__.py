@@ -11,7 +11,7 @@ from importlib import import_module
 from hfvision import _import_hook
 from hfvision.registry import register, unregister
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 _HOME = {
     "BitImageProcessor": "hfvision.processing.classification",

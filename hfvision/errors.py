@@ -18,6 +18,10 @@ class ConfigError(HfvisionError, ValueError):
     """A config, option or argument has a value that cannot work, or two that do not fit together."""
 
 
+class NotInstalledError(HfvisionError, ImportError):
+    """A part of hfvision needs packages of an extra that is not installed."""
+
+
 class UnknownNameError(HfvisionError, KeyError):
     """A model, family, field, label or command of that name does not exist; the message lists those that do."""
 

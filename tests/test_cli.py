@@ -85,3 +85,11 @@ def test_doctor_finds_a_working_installation():
     assert document["healthy"] and done.returncode == 0, document
     names = {check["name"] for check in document["checks"]}
     assert {"python", "hfvision", "compute", "linear", "torchvision", "hub", "registration", "prediction"} <= names
+
+
+def test_the_hub_without_its_extra_says_what_to_install():
+    code = "import sys; sys.modules['obstore'] = sys.modules['nh3'] = None\n"
+    code += "from hfvision.cli import main; sys.argv[1:] = ['hub', 'serve']; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "NotInstalledError: The hub needs nh3, obstore: pip install 'hfvision[hub]'\n"

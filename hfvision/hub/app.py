@@ -22,7 +22,7 @@ from hfvision.hub.instance import Hub, open_hub
 from hfvision.hub.operation import Operation
 from hfvision.hub.routing import BadPathError, Route, Router
 from hfvision.hub.settings import HubSettings
-from hfvision.hub.web.pages import Pages
+from hfvision.hub.web.pages import Pages, nowhere, wants_page
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +112,8 @@ class HubApp:
 
     async def answer(self, request: Request) -> Response:
         base_url(request)  # a Host that cannot be echoed is refused before anything is done
+        if b"%00" in request.scope["query_string"]:  # PostgreSQL takes no text with one, not even to look for it
+            raise BadRequest("The query has a NUL character.")
         match = self.router.match(request.scope["raw_path"], request.method)
         request.scope["route"] = match.pattern  # what metrics and logs name this request by
         request.scope["path_params"] = match.holes
@@ -119,6 +121,8 @@ class HubApp:
             if match.allowed:
                 allow = ", ".join(sorted(match.allowed))
                 return json_answer({"error": f"This address takes {allow}."}, 405, {"Allow": allow})
+            if wants_page(request):
+                return await nowhere(request)
             raise NotFound("Nothing is at this address.")
         return await match.handler(request)
 

@@ -1,8 +1,9 @@
 """Commits: apply operations to a branch atomically, history, squash, differences (protocol section 6)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, insert, literal, select, update
 from sqlalchemy import func as sql
@@ -12,11 +13,11 @@ from hfvision.hub.accounts import Caller
 from hfvision.hub.clock import now_ms
 from hfvision.hub.database import insert_new, obj, pull, ref, repo_commit, repo_lfs
 from hfvision.hub.database import repo as repo_table
-from hfvision.hub.errors import BadPath, BadRequest, EntryNotFound, LoginNeeded, ParentMismatch
+from hfvision.hub.errors import BadPath, BadRequest, Conflict, EntryNotFound, LoginNeeded, ParentMismatch
 from hfvision.hub.gitobjects import FILE_MODE, CommitObject, TreeEditor, TreeItem, changes, encode_pointer, object_id
 from hfvision.hub.instance import Hub
 from hfvision.hub.large_files import held_in, key
-from hfvision.hub.lookup import CONTENT, MAIN, SEE, WRITE, Page, Repo, find_in
+from hfvision.hub.lookup import CONTENT, MAIN, PROPOSE, WRITE, Page, Repo, find_in
 from hfvision.hub.names import check_name, check_path
 from hfvision.hub.refs import Ref, find_ref, printable, resolve_in
 from hfvision.hub.repositories import create_in, email
@@ -68,6 +69,15 @@ Operation = AddFile | AddLargeFile | DeleteFile | DeleteFolder | CopyFile
 
 
 @dataclass(frozen=True)
+class Draft:
+    """A commit that has been looked at and not yet applied: what can be done before a transaction is done."""
+
+    operations: tuple[Operation, ...]
+    blobs: dict[str, bytes]
+    message: str
+
+
+@dataclass(frozen=True)
 class Commit:
     """One commit as shown to clients."""
 
@@ -112,8 +122,16 @@ def apply(
     the head is by then. Raises Forbidden, RevisionNotFound, BadPath, EntryNotFound, BadRequest (a large file that this
     repository does not hold). A tag or hash is no branch: BadRequest.
     """
-    message = _message(summary, description)
-    operations = list(operations)
+    made = draft(hub, operations, summary, description)
+    with hub.writing() as connection:
+        repo, branch = lock_branch(connection, caller, repo, revision)
+        return apply_in(hub, connection, caller, repo, branch, made, parent)
+
+
+def draft(hub: Hub, operations: Iterable[Operation], summary: str, description: str = "") -> Draft:
+    """Check paths, hash contents, read cards and headers of weights. Raises BadPath, BadRequest."""
+    message = message_of(summary, description)
+    operations = tuple(operations)
     blobs: dict[str, bytes] = {}
     for one in operations:
         if not isinstance(one, (DeleteFile, DeleteFolder)):
@@ -124,40 +142,61 @@ def apply(
             metadata.prepare(hub, one.path, oid, one.content)
         elif isinstance(one, AddLargeFile) and "/" not in one.path and one.path.endswith(".safetensors"):
             metadata.prepare_tensors(hub, one.sha256, key(one.sha256))
-    with hub.writing() as connection:
-        repo, branch = lock_branch(connection, caller, repo, revision)
-        if parent is not None and not (len(parent) >= 5 and branch.commit.startswith(parent.lower())):
-            raise ParentMismatch
-        before = objects.read_commit(connection, branch.commit).tree
-        editor = TreeEditor(objects.tree_reader(hub, connection), before)
-        large = [one for one in operations if isinstance(one, AddLargeFile)]
-        sizes = held_in(connection, repo.id, [one.sha256 for one in large])
-        for one in operations:
-            if isinstance(one, AddFile):
-                editor.put(one.path, TreeItem(FILE_MODE, object_id("blob", one.content)))
-            elif isinstance(one, AddLargeFile):
-                pointer = _pointer(one, sizes)
-                blobs[object_id("blob", pointer)] = pointer
-                editor.put(one.path, TreeItem(FILE_MODE, object_id("blob", pointer)))
-            elif isinstance(one, CopyFile):
-                editor.put(one.path, _copied(hub, connection, repo, one, before, branch.commit))
-            else:
-                _delete(editor, one, branch.commit)
-        tree, trees = editor.write()
-        objects.insert_objects(connection, "blob", blobs)
-        objects.insert_objects(connection, "tree", trees)
-        return advance(
-            hub, connection, caller, repo, branch, tree, branch.commit, message, [one.path for one in operations]
-        )
+    return Draft(operations, blobs, message)
+
+
+def apply_in(
+    hub: Hub, connection: Connection, caller: Caller, repo: Repo, branch: Ref, draft: Draft, parent: str | None
+) -> Commit:
+    """As `apply`, to a branch that this transaction has locked."""
+    if parent is not None and not (len(parent) >= 5 and branch.commit.startswith(parent.lower())):
+        raise ParentMismatch
+    before = objects.read_commit(connection, branch.commit).tree
+    editor = TreeEditor(objects.tree_reader(hub, connection), before)
+    large = [one.sha256 for one in draft.operations if isinstance(one, AddLargeFile)]
+    sizes = held_in(connection, repo.id, large)
+    blobs = dict(draft.blobs)
+    for one in draft.operations:
+        if isinstance(one, AddFile):
+            editor.put(one.path, TreeItem(FILE_MODE, object_id("blob", one.content)))
+        elif isinstance(one, AddLargeFile):
+            pointer = _pointer(one, sizes)
+            blobs[object_id("blob", pointer)] = pointer
+            editor.put(one.path, TreeItem(FILE_MODE, object_id("blob", pointer)))
+        elif isinstance(one, CopyFile):
+            editor.put(one.path, _copied(hub, connection, repo, one, before, branch.commit))
+        else:
+            _delete(editor, one, branch.commit)
+    objects.insert_objects(connection, "blob", blobs)
+    paths = [one.path for one in draft.operations]
+    return store(hub, connection, caller, repo, branch, editor, draft.message, paths)
+
+
+def store(
+    hub: Hub,
+    connection: Connection,
+    caller: Caller,
+    repo: Repo,
+    branch: Ref,
+    editor: TreeEditor,
+    message: str,
+    paths: Collection[str],
+) -> Commit:
+    """Store an edited tree as a commit on the locked branch."""
+    tree, trees = editor.write()
+    objects.insert_objects(connection, "tree", trees)
+    return advance(hub, connection, caller, repo, branch, tree, branch.commit, message, paths)
 
 
 def lock_branch(connection: Connection, caller: Caller, repo: Repo, revision: str) -> tuple[Repo, Ref]:
     """The branch or pull request head to write to, held until the transaction ends.
 
-    Raises what `find` raises for a writer, RevisionNotFound, and BadRequest for what is no branch.
+    Raises what `find` raises for a writer, or for the author of the pull request; RevisionNotFound, BadRequest for
+    what is no branch, Conflict for a pull request that is not open.
     """
-    own_pull = revision.startswith("refs/pr/") and _is_authors(connection, caller, repo, revision)
-    repo = find_in(connection, caller, repo.kind, repo.full_name, SEE if own_pull else WRITE)
+    request = _pull(connection, repo, revision.removeprefix("refs/pr/")) if revision.startswith("refs/pr/") else None
+    mine = request is not None and request.author == caller.name
+    repo = find_in(connection, caller, repo.kind, repo.full_name, PROPOSE if mine else WRITE)
     found = find_ref(connection, repo, revision)
     if found is None or found.kind == "tags":
         resolve_in(connection, repo, revision)
@@ -168,15 +207,19 @@ def lock_branch(connection: Connection, caller: Caller, repo: Repo, revision: st
     if head is None:
         resolve_in(connection, repo, revision)
         raise ParentMismatch
+    if found.kind == "pr":
+        request = _pull(connection, repo, found.name)  # again under the lock, as it may just have been merged
+        if request is None or request.status != "open":
+            raise Conflict(f"Pull request {found.name} is not open any more: put these changes into a new one.")
     return repo, Ref(found.kind, found.name, head)
 
 
-def _is_authors(connection: Connection, caller: Caller, repo: Repo, revision: str) -> bool:
-    number = revision.removeprefix("refs/pr/")
-    if caller.anonymous or not number.isdecimal() or len(number) > 9:
-        return False
-    author = connection.scalar(select(pull.c.author).where(pull.c.repo == repo.id, pull.c.number == int(number)))
-    return author == caller.name and caller.may_propose(repo.kind, repo.namespace, repo.name)
+def _pull(connection: Connection, repo: Repo, number: str) -> Any:
+    """Author and status of a pull request, or None."""
+    if not number.isdecimal() or len(number) > 9:
+        return None
+    mine = pull.c.repo == repo.id, pull.c.number == int(number)
+    return connection.execute(select(pull.c.author, pull.c.status).where(*mine)).first()
 
 
 def advance(
@@ -188,7 +231,7 @@ def advance(
     tree: str,
     parent: str | None,
     message: str,
-    paths: Sequence[str] | None = None,
+    paths: Collection[str] | None = None,
 ) -> Commit:
     """Store a commit and move the locked branch to it; `paths` are those that may have changed (None: any)."""
     oid, commit = objects.insert_commit(connection, tree, parent, caller.name, email(caller), message)
@@ -203,7 +246,8 @@ def advance(
     return to_commit(oid, commit)
 
 
-def _message(summary: str, description: str) -> str:
+def message_of(summary: str, description: str) -> str:
+    """The message of a commit. Raises BadRequest for an empty summary."""
     title = " ".join(summary.split())
     if not title:
         raise BadRequest("a commit needs a summary")
@@ -274,7 +318,9 @@ def squash(hub: Hub, caller: Caller, repo: Repo, branch: str, message: str = "")
     with hub.writing() as connection:
         repo, found = lock_branch(connection, caller, repo, branch)
         tree = objects.read_commit(connection, found.commit).tree
-        return advance(hub, connection, caller, repo, found, tree, None, _message(message or "Super-squash branch", ""))
+        return advance(
+            hub, connection, caller, repo, found, tree, None, message_of(message or "Super-squash branch", "")
+        )
 
 
 def duplicate(
@@ -307,12 +353,9 @@ def diff(hub: Hub, repo: Repo, old: str | None, new: str) -> list[Change]:
         after = objects.read_commit(connection, resolve_in(connection, repo, new))
         start = resolve_in(connection, repo, old) if old is not None else (after.parents or (None,))[0]
         before = objects.read_commit(connection, start).tree if start is not None else None
-        return [
-            Change(
-                path,
-                "added" if one is None else "deleted" if two is None else "modified",
-                one.oid if one else None,
-                two.oid if two else None,
-            )
-            for path, one, two in changes(objects.tree_reader(hub, connection), before, after.tree)
-        ]
+        return [to_change(*one) for one in changes(objects.tree_reader(hub, connection), before, after.tree)]
+
+
+def to_change(path: str, old: TreeItem | None, new: TreeItem | None) -> Change:
+    status = "added" if old is None else "deleted" if new is None else "modified"
+    return Change(path, status, old.oid if old else None, new.oid if new else None)

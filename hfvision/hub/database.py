@@ -25,9 +25,10 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
+    func,
     inspect,
     make_url,
-    text,
+    select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
@@ -36,6 +37,7 @@ from hfvision.errors import ConfigError
 
 SCHEMA = 1
 BUSY_SECONDS = 60  # how long a writer waits for its turn in SQLite
+MIGRATION, WRITERS = 823740211, 823740212  # PostgreSQL's advisory locks that the hub takes
 IN_LIMIT = 500  # values in one IN (...)
 
 metadata = MetaData()
@@ -145,7 +147,20 @@ pull = Table(
     Column("description", Text, nullable=False),
     Column("author", String(96), nullable=False),
     Column("base", String(250), nullable=False),
-    Column("status", String(8), nullable=False),
+    Column("status", String(8), nullable=False),  # open | merged | closed
+    Column("created", BigInteger, nullable=False),
+    Column("merged_as", String(40)),  # the commit on its base
+)
+
+pull_event = Table(
+    "pull_event",
+    metadata,
+    Column("repo", ForeignKey("repo.id", ondelete="CASCADE"), primary_key=True),
+    Column("pull", Integer, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("kind", String(16), nullable=False),  # comment | status-change
+    Column("author", String(96), nullable=False),
+    Column("text", Text, nullable=False),  # of the comment, or the new status
     Column("created", BigInteger, nullable=False),
 )
 
@@ -255,7 +270,7 @@ def migrate(engine: Engine, new: Mapping[str, str]) -> dict[str, str]:
     try:
         with engine.connect().execution_options(writes=True) as connection, connection.begin():
             if engine.dialect.name == "postgresql":  # processes that start together take turns
-                connection.execute(text("SELECT pg_advisory_xact_lock(823740211)"))
+                connection.execute(select(func.pg_advisory_xact_lock(MIGRATION)))
             if not inspect(connection).has_table("setting"):
                 metadata.create_all(connection)
                 new = {**new, "schema": str(SCHEMA)}

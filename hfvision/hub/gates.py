@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, update
 
 from hfvision.hub.accounts import Caller
 from hfvision.hub.clock import now_ms, to_datetime
@@ -20,8 +20,18 @@ def request_access(hub: Hub, caller: Caller, found: Repo) -> str:
     values = {"repo": found.id, "account": caller.account.id, "status": status, "asked": now_ms()}
     mine = access.c.repo == found.id, access.c.account == caller.account.id
     with hub.writing() as connection:
-        insert_new(connection, access, [values])
+        if not insert_new(connection, access, [values]) and status == "accepted":  # it was manual when they asked
+            connection.execute(update(access).where(*mine, access.c.status == "pending").values(status=status))
         return connection.execute(select(access.c.status).where(*mine)).scalar_one()
+
+
+def access_status(hub: Hub, caller: Caller, found: Repo) -> str | None:
+    """How the caller's own request stands: pending, accepted or rejected; None where they never asked."""
+    if caller.account is None:
+        return None
+    mine = select(access.c.status).where(access.c.repo == found.id, access.c.account == caller.account.id)
+    with hub.reading() as connection:
+        return connection.scalar(mine)
 
 
 def access_requests(hub: Hub, caller: Caller, found: Repo) -> list[tuple[str, str, datetime]]:

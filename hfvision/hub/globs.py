@@ -4,7 +4,7 @@ Regular expressions made from such patterns can be made to take for ever by whoe
 star is tried greedily with one point to come back to, so a match costs at most length of pattern times length of name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 MOST_PATTERNS = 500
@@ -47,10 +47,14 @@ def ignore_rules(text: str) -> list[tuple[Pattern, bool]]:
     return [rule for line in text.splitlines() if (rule := _rule(line)) is not None][:MOST_PATTERNS]
 
 
-def is_ignored(rules: Sequence[tuple[Pattern, bool]], path: str) -> bool:
-    """Whether a file is excluded; a folder that is excluded takes all it holds with it."""
+def is_ignored(rules: Sequence[tuple[Pattern, bool]], path: str, tick: Callable[[], None] = lambda: None) -> bool:
+    """Whether a file is excluded; a folder that is excluded takes all it holds with it.
+
+    Matches each folder on the way with each rule: `tick` is called in between, for who wants to end what takes long.
+    """
     parts = path.split("/")
     for depth in range(1, len(parts) + 1):
+        tick()
         verdict = False
         for pattern, excludes in rules:
             if verdict != excludes and pattern.matches(parts[:depth], depth < len(parts)):

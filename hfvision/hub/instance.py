@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, func, select
 
 from hfvision.errors import ConfigError
-from hfvision.hub.database import migrate, open_engine, setting
+from hfvision.hub.database import WRITERS, migrate, open_engine
 from hfvision.hub.gitobjects import Tree
 from hfvision.hub.settings import HubSettings
 from hfvision.hub.store import Store
@@ -81,8 +81,9 @@ class Hub:
         """
         with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
             if self._postgres:  # SQLite has one writer at a time anyway
-                row = select(setting.c.value).where(setting.c.key == "instance")
-                connection.execute(row.with_for_update(read=not sweeping))
+                # a queue, unlike locks on a row: writers who come later cannot keep a sweeper waiting for ever
+                lock = func.pg_advisory_xact_lock if sweeping else func.pg_advisory_xact_lock_shared
+                connection.execute(select(lock(WRITERS)))
             yield connection
 
     @property

@@ -18,11 +18,11 @@ from sqlalchemy.exc import IntegrityError
 from hfvision.hub import objects
 from hfvision.hub.accounts import Caller
 from hfvision.hub.clock import now_ms, to_datetime
-from hfvision.hub.database import batches, insert_new, lfs, lock, part, repo_lfs, session
+from hfvision.hub.database import batches, insert_new, lfs, lock, part, ref, repo_lfs, session
 from hfvision.hub.errors import BadRequest, Conflict, Forbidden, HubError, NotFound, RepoNotFound, TooLarge
-from hfvision.hub.gitobjects import walk
+from hfvision.hub.gitobjects import encode_pointer, object_id
 from hfvision.hub.instance import Hub
-from hfvision.hub.lookup import ADMIN, CONTENT, WRITE, Page, Repo, find_in
+from hfvision.hub.lookup import CONTENT, MAIN, WRITE, Page, Repo, find_in
 from hfvision.hub.names import check_path
 from hfvision.hub.store import Check
 
@@ -43,6 +43,17 @@ class Part:
     number: int  # from 1
     size: int
     etag: str  # without quotes
+
+
+@dataclass(frozen=True)
+class Held:
+    """A large file that a repository links to; `path` and `ref` say where one of its heads has it, if any does."""
+
+    sha256: str
+    size: int  # bytes
+    linked: datetime
+    path: str | None
+    ref: str | None  # such as main or refs/tags/v1
 
 
 @dataclass(frozen=True)
@@ -223,27 +234,43 @@ def _part_key(session_id: str, number: int) -> str:
 
 
 def listing(hub: Hub, repo: Repo, limit: int = 1000, cursor: str | None = None) -> Page:
-    """(path on main or "", sha256, size, linked when, author) of the large files that the repository links to."""
+    """What the repository links to (`Held`), by sha256."""
     joined = select(lfs.c.sha256, lfs.c.size, repo_lfs.c.linked).join(repo_lfs, repo_lfs.c.sha256 == lfs.c.sha256)
     joined = joined.where(repo_lfs.c.repo == repo.id, lfs.c.sha256 > (cursor or "")).order_by(lfs.c.sha256)
     with hub.reading() as connection:
         rows = connection.execute(joined.limit(limit + 1)).all()
-        tree = objects.read_commit(connection, repo.sha).tree
-        files = [
-            (path, item.oid) for path, item in walk(objects.tree_reader(hub, connection), tree) if not item.is_tree
-        ]
-        blobs = objects.blobs(connection, repo.id, [oid for _, oid in files])
-    paths = {blobs[oid].sha256: path for path, oid in reversed(files) if blobs[oid].sha256}
-    items = [(paths.get(one.sha256, ""), one.sha256, one.size, to_datetime(one.linked), "") for one in rows[:limit]]
+        places = _places(hub, connection, repo, {one.sha256: one.size for one in rows[:limit]})
+    nowhere = None, None
+    items = [
+        Held(one.sha256, one.size, to_datetime(one.linked), *places.get(one.sha256, nowhere)) for one in rows[:limit]
+    ]
     return Page(items, rows[limit - 1].sha256 if len(rows) > limit else None)
 
 
-def purge(hub: Hub, caller: Caller, repo: Repo, hashes: Sequence[str]) -> None:
-    """Unlink large files for good: paths that still name them stay as pointer text. Needs the right to administer."""
-    with hub.writing() as connection:
-        repo = find_in(connection, caller, repo.kind, repo.full_name, ADMIN)
-        for batch in batches(hashes):
-            connection.execute(delete(repo_lfs).where(repo_lfs.c.repo == repo.id, repo_lfs.c.sha256.in_(batch)))
+def _places(hub: Hub, connection: Connection, repo: Repo, sizes: dict[str, int]) -> dict[str, tuple[str, str]]:
+    """sha256 -> (path, reference) where heads of branches, tags or pull requests have these files; main goes first."""
+    wanted = {object_id("blob", encode_pointer(sha256, size)): sha256 for sha256, size in sizes.items()}
+    found: dict[str, tuple[str, str]] = {}
+    seen: set[str] = set()  # folders are mostly the same in all of them
+    read = objects.tree_reader(hub, connection)
+
+    def look(tree: str, prefix: str, name: str) -> None:
+        if tree in seen or len(found) == len(wanted):
+            return
+        seen.add(tree)
+        for entry, item in read(tree).items():
+            if item.is_tree:
+                look(item.oid, f"{prefix}{entry}/", name)
+            elif item.oid in wanted:
+                found.setdefault(wanted[item.oid], (prefix + entry, name))
+
+    rows = connection.execute(select(ref.c.kind, ref.c.name, ref.c.oid).where(ref.c.repo == repo.id)).all()
+    order = {"heads": 0, "tags": 1, "pr": 2}
+    for row in sorted(rows, key=lambda row: (order[row.kind], row.oid != repo.sha, row.name != MAIN, row.name)):
+        name = row.name if row.kind == "heads" else f"refs/{row.kind}/{row.name}"
+        if len(found) < len(wanted):
+            look(objects.read_commit(connection, row.oid).tree, "", name)
+    return found
 
 
 def copy_links(hub: Hub, caller: Caller, source: Repo, target: Repo, hashes: Sequence[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ MAIN = "main"
 # What a caller wants to do; `find` checks it.
 SEE = "see"  # name, card, list of files
 CONTENT = "content"  # bytes of files: gated repositories ask for consent
+PROPOSE = "propose"  # pull requests: whoever sees the repository, with a token that may write
 WRITE = "write"
 ADMIN = "admin"
 
@@ -133,12 +134,13 @@ def find_in(connection: Connection, caller: Caller, kind: str, full_name: str, n
     name = (found.kind, found.namespace, found.name)
     if found.private and not caller.may_read(*name):
         raise RepoNotFound(caller.anonymous)
-    if need in (WRITE, ADMIN):
+    if need in (PROPOSE, WRITE, ADMIN):
         if caller.anonymous:
             raise LoginNeeded
-        if not (caller.may_write(*name) if need == WRITE else caller.may_administer(*name)):
+        rights = {PROPOSE: caller.may_propose, WRITE: caller.may_write, ADMIN: caller.may_administer}
+        if not rights[need](*name):
             raise Forbidden(f"You may not change {found.kind} {found.full_name}: it needs a token with the write role.")
-    if found.disabled and need in (CONTENT, WRITE):
+    if found.disabled and need in (CONTENT, PROPOSE, WRITE):
         raise DisabledRepo
     if need == CONTENT and found.gated and not caller.may_read(*name) and not _let_in(connection, caller, found):
         raise GatedRepo(found.kind, found.full_name, caller.anonymous)

@@ -1,5 +1,6 @@
-"""What is kept beside a repository about its main branch: `cards` applied to its files, and the tags of lists."""
+"""What a revision's files say of their repository: `cards` applied to them; main's is kept, with tags for lists."""
 
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
@@ -8,6 +9,7 @@ from hfvision.hub import cards, objects
 from hfvision.hub.database import insert_new, lfs, repo, tag
 from hfvision.hub.gitobjects import Tree, walk
 from hfvision.hub.instance import Hub
+from hfvision.hub.lookup import Repo
 
 CARD = "README.md"
 CONFIG = "config.json"
@@ -52,7 +54,25 @@ def prepare_tensors(hub: Hub, sha256: str, key: str) -> None:
 
 
 def refresh(hub: Hub, connection: Connection, repo_id: int, kind: str, tree_id: str) -> None:
-    """Work out and keep what a tree says about its repository; part of the commit's transaction."""
+    """Work out and keep what main's tree says about its repository; part of the commit's transaction."""
+    meta = _describe(hub, connection, repo_id, kind, tree_id)
+    total = (meta["safetensors"] or {"total": 0})["total"]
+    values = {"meta": meta, "parameters": total if 0 < total < 2**62 else None}
+    connection.execute(update(repo).where(repo.c.id == repo_id).values(**values))
+    connection.execute(delete(tag).where(tag.c.repo == repo_id))
+    insert_new(connection, tag, [{"repo": repo_id, "tag": one} for one in meta["tags"]])
+
+
+def at_commit(hub: Hub, found: Repo, commit: str) -> Repo:
+    """The repository as the files of one of its commits describe it: card, config, tags, weights."""
+    if commit == found.sha:
+        return found
+    with hub.reading() as connection:
+        tree = objects.read_commit(connection, commit).tree
+        return replace(found, sha=commit, meta=_describe(hub, connection, found.id, found.kind, tree))
+
+
+def _describe(hub: Hub, connection: Connection, repo_id: int, kind: str, tree_id: str) -> dict[str, Any]:
     read = objects.tree_reader(hub, connection)
     root = read(tree_id)
     card = _read(hub, connection, repo_id, root, CARD, _card) or cards.Card()
@@ -70,20 +90,14 @@ def refresh(hub: Hub, connection: Connection, repo_id: int, kind: str, tree_id: 
         library = cards.infer_library(card.data, config, files)
         task = cards.infer_task(card.data, config, library)
     counts = _tensors(hub, connection, repo_id, root) if kind == "model" else {}
-    total = sum(counts.values())
-    found = cards.tags(kind, card.data, config, library, task, files)
-    meta = {
+    return {
         "card": card.data or None,
         "config": config,
         "library_name": library,
         "pipeline_tag": task,
-        "safetensors": {"parameters": counts, "total": total} if counts else None,
-        "tags": found,
+        "safetensors": {"parameters": counts, "total": sum(counts.values())} if counts else None,
+        "tags": cards.tags(kind, card.data, config, library, task, files),
     }
-    values = {"meta": meta, "parameters": total if 0 < total < 2**62 else None}
-    connection.execute(update(repo).where(repo.c.id == repo_id).values(**values))
-    connection.execute(delete(tag).where(tag.c.repo == repo_id))
-    insert_new(connection, tag, [{"repo": repo_id, "tag": one} for one in found])
 
 
 def _tensors(hub: Hub, connection: Connection, repo_id: int, root: Tree) -> dict[str, int]:

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 from sqlalchemy import Connection, case, literal, null, select
 
-from hfvision.hub.database import batches, insert_new, obj, repo_lfs
+from hfvision.hub.database import batches, insert_new, lfs, obj, repo_lfs
 from hfvision.hub.gitobjects import (
     POINTER_LIMIT,
     CommitObject,
@@ -83,14 +83,16 @@ def blobs(connection: Connection, repo_id: int, oids: Iterable[str]) -> dict[str
             pointer = decode_pointer(bytes(row.data)) if row.data is not None else None
             if pointer is not None:
                 pointers[row.oid] = pointer
-    held: set[str] = set()
+    held: dict[str, int] = {}
+    linked = select(lfs.c.sha256, lfs.c.size).join(repo_lfs, repo_lfs.c.sha256 == lfs.c.sha256)
     for batch in batches({sha for sha, _ in pointers.values()}):
-        query = select(repo_lfs.c.sha256).where(repo_lfs.c.repo == repo_id, repo_lfs.c.sha256.in_(batch))
-        held.update(connection.scalars(query))
+        query = linked.where(repo_lfs.c.repo == repo_id, lfs.c.sha256.in_(batch))
+        held.update((row.sha256, row.size) for row in connection.execute(query))
     found = {}
     for oid, size in sizes.items():
         sha256, real = pointers.get(oid, ("", size))
-        found[oid] = Blob(real, size, sha256) if sha256 in held else Blob(size, size, None)
+        # anyone can write the text of a pointer; one that tells another size than the file has is just text
+        found[oid] = Blob(real, size, sha256) if held.get(sha256) == real else Blob(size, size, None)
     return found
 
 

@@ -1,23 +1,17 @@
-"""Branches, tags, pull request heads, and what a revision means (protocol section 4.3)."""
+"""Branches, tags, heads of pull requests, and what a revision means (protocol section 4.3)."""
 
 import re
-from dataclasses import asdict, dataclass
-from datetime import datetime
-from typing import Any
+from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, select
 
 from hfvision.hub.accounts import Caller
-from hfvision.hub.clock import now_ms, to_datetime
-from hfvision.hub.database import insert_new, pull, ref, repo_commit
-from hfvision.hub.database import repo as repo_table
-from hfvision.hub.errors import Conflict, Forbidden, LoginNeeded, NotFound, RevisionNotFound
+from hfvision.hub.database import insert_new, ref, repo_commit
+from hfvision.hub.errors import Conflict, Forbidden, RevisionNotFound
 from hfvision.hub.instance import Hub
 from hfvision.hub.lookup import MAIN, WRITE, Repo, find_in
 from hfvision.hub.names import check_ref
 
-MOST_TITLE = 500
-MOST_DESCRIPTION = 65_536
 _HASH = re.compile(r"[0-9a-f]{7,40}")
 
 
@@ -33,19 +27,6 @@ class Ref:
     def path(self) -> str:
         """refs/heads/main"""
         return f"refs/{self.kind}/{self.name}"
-
-
-@dataclass(frozen=True)
-class Pull:
-    """A pull request: a branch of its own at refs/pr/<number>, with a title."""
-
-    number: int
-    title: str
-    description: str
-    author: str
-    base: str  # branch it was opened against
-    status: str  # open | merged | closed
-    created: datetime
 
 
 def list_refs(hub: Hub, repo: Repo) -> list[Ref]:
@@ -131,65 +112,6 @@ def _delete(hub: Hub, caller: Caller, repo: Repo, kind: str, name: str) -> None:
         where = ref.c.repo == repo.id, ref.c.kind == kind, ref.c.name == name.replace("\0", "\ufffd")
         if not connection.execute(delete(ref).where(*where)).rowcount:
             raise RevisionNotFound("Invalid rev id: " + printable(name))
-
-
-def open_pull(hub: Hub, caller: Caller, repo: Repo, title: str, description: str = "", base: str = MAIN) -> Pull:
-    """A new pull request whose head is the base's; anyone who sees the repository and has a write token may open one.
-
-    Raises LoginNeeded, Forbidden (a token that only reads), RevisionNotFound.
-    """
-    if caller.anonymous:
-        raise LoginNeeded
-    if not caller.may_propose(repo.kind, repo.namespace, repo.name):
-        raise Forbidden("Opening a pull request needs a token with the write role.")
-    with hub.writing() as connection:
-        repo = find_in(connection, caller, repo.kind, repo.full_name)
-        # two pull requests opened at once take turns at the repository's row and get different numbers
-        connection.execute(select(repo_table.c.id).where(repo_table.c.id == repo.id).with_for_update())
-        found = find_ref(connection, repo, base)
-        if found is None or found.kind != "heads":
-            raise RevisionNotFound(f"Invalid rev id: {printable(base)} is no branch")
-        head = found.commit
-        number = 1 + (connection.scalar(select(func.max(pull.c.number)).where(pull.c.repo == repo.id)) or 0)
-        now = now_ms()
-        made = Pull(
-            number, title[:MOST_TITLE], description[:MOST_DESCRIPTION], caller.name, base, "open", to_datetime(now)
-        )
-        connection.execute(insert(pull).values(**{**asdict(made), "repo": repo.id, "created": now}))
-        connection.execute(insert(ref).values(repo=repo.id, kind="pr", name=str(number), oid=head))
-        return made
-
-
-def withdraw_pull(hub: Hub, repo: Repo, number: int) -> None:
-    """Take back a pull request whose first commit was refused; one that has moved on stays."""
-    with hub.writing() as connection:
-        where = pull.c.repo == repo.id, pull.c.number == number
-        base = connection.scalar(select(pull.c.base).where(*where))
-        head = find_ref(connection, repo, f"refs/pr/{number}")
-        start = None if base is None else find_ref(connection, repo, f"refs/heads/{base}")
-        if head is not None and start is not None and head.commit == start.commit:
-            connection.execute(delete(ref).where(ref.c.repo == repo.id, ref.c.kind == "pr", ref.c.name == str(number)))
-            connection.execute(delete(pull).where(*where))
-
-
-def pulls(hub: Hub, repo: Repo) -> list[Pull]:
-    """All pull requests, newest first."""
-    with hub.reading() as connection:
-        rows = connection.execute(select(pull).where(pull.c.repo == repo.id).order_by(pull.c.number.desc()))
-        return [_pull(row) for row in rows]
-
-
-def find_pull(hub: Hub, repo: Repo, number: int) -> Pull:
-    """Raises NotFound."""
-    with hub.reading() as connection:
-        row = connection.execute(select(pull).where(pull.c.repo == repo.id, pull.c.number == number)).first()
-    if row is None:
-        raise NotFound(f"{repo.full_name} has no pull request {number}")
-    return _pull(row)
-
-
-def _pull(row: Any) -> Pull:
-    return Pull(row.number, row.title, row.description, row.author, row.base, row.status, to_datetime(row.created))
 
 
 def printable(text: str) -> str:

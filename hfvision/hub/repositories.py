@@ -11,11 +11,11 @@ from hfvision.hub.accounts import KINDS, Caller
 from hfvision.hub.clock import now_ms
 from hfvision.hub.database import account, lfs, ref, repo, repo_alias, repo_commit, repo_lfs
 from hfvision.hub.errors import BadRequest, Conflict, Forbidden, LoginNeeded, NotFound
-from hfvision.hub.gates import access_requests, answer_access, request_access
+from hfvision.hub.gates import access_requests, access_status, answer_access, request_access
 from hfvision.hub.gitobjects import FILE_MODE, TreeItem, encode_tree, object_id
 from hfvision.hub.instance import Hub
 from hfvision.hub.lists import owned, search, tag_counts
-from hfvision.hub.lookup import ADMIN, CONTENT, MAIN, SEE, WRITE, Page, Repo, find_in, from_row, query
+from hfvision.hub.lookup import ADMIN, CONTENT, MAIN, PROPOSE, SEE, WRITE, Page, Repo, find_in, from_row, query
 from hfvision.hub.names import check_name, split_full_name
 
 __all__ = [
@@ -23,11 +23,13 @@ __all__ = [
     "CONTENT",
     "KINDS",
     "MAIN",
+    "PROPOSE",
     "SEE",
     "WRITE",
     "Page",
     "Repo",
     "access_requests",
+    "access_status",
     "answer_access",
     "count_downloads",
     "create",

@@ -19,7 +19,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class BadPathError(ValueError):
-    """A path that is not UTF-8 once unquoted."""
+    """A path that is not UTF-8 once unquoted, or has a NUL character."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Router:
         return [compiled.route for compiled in self._compiled]
 
     def match(self, raw_path: bytes, method: str) -> Match:
-        """The best route for a path as it came over the wire. Raises BadPathError if it is not UTF-8."""
+        """The best route for a path as it came over the wire. Raises BadPathError if it is no text."""
         segments = split_path(raw_path)
         allowed: set[str] = set()
         pattern = ""
@@ -143,6 +143,8 @@ def split_path(raw_path: bytes) -> list[str]:
     raw = raw_path.removeprefix(b"/").split(b"/")
     if raw and not raw[-1]:
         raw.pop()
+    if b"%00" in raw_path or b"\0" in raw_path:  # PostgreSQL takes no such text, not even to look for it
+        raise BadPathError("the path has a NUL character")
     try:
         return [unquote_to_bytes(segment).decode("utf-8") for segment in raw]
     except UnicodeDecodeError:

@@ -27,7 +27,6 @@ class HubSettings:
     regular_limit: int = 1 * MIB  # larger files, and all binary ones, go to the store as large files
     preupload_limit: int = 1 * MIB  # body of one preupload call
     commit_limit: int = 200 * MIB  # body of one commit call
-    json_limit: int = 1 * MIB  # body of any other JSON call
     file_limit: int = 1024 * 1024 * MIB  # one large file
     card_limit: int = 1 * MIB  # README.md or config.json that is read for metadata
     xorb_limit: int = 66 * MIB

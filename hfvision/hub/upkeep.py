@@ -15,7 +15,7 @@ from sqlalchemy import Connection, delete, func, select
 
 from hfvision.hub.backups import backup, restore
 from hfvision.hub.clock import now_ms, to_ms
-from hfvision.hub.database import batches, lfs, obj, ref, repo, repo_commit, repo_lfs, session
+from hfvision.hub.database import batches, lfs, obj, pull, ref, repo, repo_commit, repo_lfs, session
 from hfvision.hub.gitobjects import POINTER_LIMIT, decode_commit, decode_pointer, decode_tree, object_id
 from hfvision.hub.instance import Hub
 from hfvision.hub.large_files import key
@@ -210,7 +210,7 @@ def _check_objects(connection: Connection) -> list[str]:
                 problems.append(f"{who} has a wrong parent beside it")
     known = {(row.repo, row.oid) for row in connection.execute(select(repo_commit))}
     names = {row.id: f"{row.kind} {row.namespace}/{row.name}" for row in connection.execute(select(repo))}
-    heads = set()
+    heads, pulled = set(), set()
     for row in connection.execute(select(ref)):
         who = f"refs/{row.kind}/{row.name} of {names.get(row.repo, row.repo)}"
         want(row.oid, "commit", who)
@@ -218,6 +218,13 @@ def _check_objects(connection: Connection) -> list[str]:
             problems.append(f"{who} leads to a commit that the repository does not know")
         if (row.kind, row.name) == ("heads", MAIN):
             heads.add(row.repo)
+        elif row.kind == "pr":
+            pulled.add((row.repo, row.name))
+    for row in connection.execute(select(pull.c.repo, pull.c.number)):
+        if (row.repo, str(row.number)) not in pulled:
+            problems.append(f"pull request {row.number} of {names.get(row.repo, row.repo)} has no head")
+        pulled.discard((row.repo, str(row.number)))
+    problems += [f"refs/pr/{name} of {names.get(repo_id, repo_id)} has no pull request" for repo_id, name in pulled]
     for repo_id, oid in known:
         want(oid, "commit", names.get(repo_id, str(repo_id)))
     return problems + [f"{name} has no {MAIN} branch" for repo_id, name in names.items() if repo_id not in heads]

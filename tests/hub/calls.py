@@ -4,8 +4,14 @@ import base64
 import hashlib
 import itertools
 import json
+import struct
+
+import lz4.frame
+
+from hfvision.hub.xet_format import hash_bytes, xorb_hash
 
 NUMBERS = itertools.count()
+BOOKEND = b"\xff" * 32 + b"\0" * 16
 
 
 def fresh(client, kind="model", **more):
@@ -69,3 +75,30 @@ def pages(client, address):
         count += 1
         address = answer.links.get("next", {}).get("url")
     return rows, count
+
+
+def chunk(data, scheme):
+    """A chunk of a xorb, packed in one of the three ways."""
+    packed = data
+    if scheme == 2:
+        packed = b"".join(data[plane::4] for plane in range(4))
+    if scheme:
+        packed = lz4.frame.compress(packed)
+    return b"\0" + len(packed).to_bytes(3, "little") + bytes([scheme]) + len(data).to_bytes(3, "little") + packed
+
+
+def small_xorb(data):
+    """Name and bytes of a xorb of one chunk."""
+    body = chunk(data, 0)
+    return xorb_hash(memoryview(body)), body
+
+
+def shard(*files):
+    """A shard as clients upload it. Files are (sha256 or None, [(xorb, bytes, first chunk, end)])."""
+    body = b"HFRepoMetaData".ljust(32, b"\0") + struct.pack("<QQ", 2, 0)
+    for sha256, segments in files:
+        flags = (1 << 31) | ((1 << 30) if sha256 else 0)
+        body += b"\1" * 32 + struct.pack("<IIQ", flags, len(segments), 0)
+        body += b"".join(hash_bytes(xorb) + struct.pack("<4I", 0, *rest) for xorb, *rest in segments)
+        body += b"\2" * 48 * len(segments) + ((hash_bytes(sha256) + b"\0" * 16) if sha256 else b"")
+    return body + BOOKEND + BOOKEND

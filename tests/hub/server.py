@@ -17,7 +17,7 @@ from hfvision.hub.settings import PREFIX, HubSettings
 
 PROJECT = Path(__file__).parents[2]
 CODE = "from hfvision.hub.serving import serve; from hfvision.hub.settings import HubSettings\n"
-CODE += "serve(HubSettings.from_environment(), port=0)"
+CODE += "serve(HubSettings.from_environment(), port={port})"
 SMALL = {"page_size": 3, "multipart_above": 2 << 20, "part_size": 1 << 20}  # lists have pages, large files parts
 TOKENS = {"me": "hf_" + "m" * 32, "you": "hf_" + "y" * 32}  # user -> token that writes
 
@@ -55,8 +55,11 @@ class Server:
 
 
 @contextmanager
-def running(settings: HubSettings, python: str = sys.executable) -> Iterator[Server]:
-    """Serve until the block ends. The process gets its settings through the environment, as an operator gives them."""
+def running(settings: HubSettings, python: str = sys.executable, port: int = 0) -> Iterator[Server]:
+    """Serve until the block ends, on a free port if it is 0.
+
+    The process gets its settings through the environment, as an operator gives them.
+    """
     hub = open_hub(settings)
     settings.root.mkdir(parents=True, exist_ok=True)
     log = settings.root / "server.log"
@@ -67,7 +70,7 @@ def running(settings: HubSettings, python: str = sys.executable) -> Iterator[Ser
             environment[PREFIX + name.upper()] = str(int(value) if isinstance(value, bool) else value)
     environment["PYTHONPATH"] = str(PROJECT)
     with log.open("w") as errors:
-        command = [python, "-c", CODE]
+        command = [python, "-c", CODE.format(port=port)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
     try:
         assert process.stdout is not None

@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from hfvision.data.digits import load_digit_scenes
-from tests.hub.publishing import png, publish, publish_starter
+from hfvision.hub import pulls, repositories
+from hfvision.hub.commits import AddFile
+from tests.hub.publishing import caller_of, png, publish, publish_starter
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
 By = pytest.importorskip("selenium.webdriver.common.by").By
@@ -37,13 +39,58 @@ PAGES = {
     "try": ("/me/seen/try", "choose it, drop it here, or paste it"),
     "login": ("/login", "With one of your tokens"),
     "missing": ("/me/absent", "Repository not found"),
+    "pulls": ("/me/seen/discussions", "Say where the scenes come from"),
+    "pull": ("/me/seen/discussions/1", "2 files changed"),
+    "gated": ("/me/seen-gated", "Sign in to ask for access"),
+    "rich-card": ("/me/seen-rich", "Not for flying"),
 }
+OWN_PAGES = {  # of who is signed in
+    "own-account": ("/me", "seen-gated"),
+    "own-pull": ("/me/seen/discussions/1", "Comment"),
+    "settings": ("/me/seen-gated/settings", "To confirm, type me/seen-gated"),
+    "tokens": ("/settings/tokens", "this session"),
+}
+RICH = """---
+license: other
+license_link: LICENSE
+---
+<h1 align="center">Roofs</h1>
+<p align="center"><img src="roof.png" width="120" alt="A roof"></p>
+
+> [!WARNING]
+> Not for flying.
+
+- [x] trained
+- [ ] tried at night
+
+| Data | Top-1 |
+|:-----|------:|
+| day | 91.2 |
+
+```python
+print("a line that is much wider than the screen of a telephone, so that it has to be scrolled", flush=True)
+```
+<details><summary>More</summary>
+
+inside
+
+</details>
+"""
 
 
 @pytest.fixture(scope="module")
 def published(server):
     publish_starter(server.hub, "segformer-digit-scenes", "me/seen")
     publish(server.hub, "me/seen-data", {"a/1.png": png(), "b/2.png": png(colour=(0, 200, 0))}, "dataset")
+    publish(server.hub, "me/seen-rich", {"README.md": RICH, "roof.png": png(64, 48), "LICENSE": "Ask."})
+    publish(server.hub, "me/seen-gated", {"README.md": "# Ask first"})
+    me, you = caller_of(server.hub), caller_of(server.hub, "you")
+    repositories.update_settings(server.hub, me, "model", "me/seen-gated", gated="manual")
+    seen = repositories.find(server.hub, me, "model", "me/seen")
+    files = [AddFile("README.md", b"# Scenes\nMade by a program.\n"), AddFile("notes.md", b"Notes\n")]
+    pulls.propose(
+        server.hub, you, seen, "main", files, "Say where the scenes come from", "- [x] checked\n\n**Please** read"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +117,18 @@ def complaints(browser):
     return [row["message"] for row in browser.get_log("browser") if "404 (Not Found)" not in row["message"]]
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_shows_its_content_without_a_complaint(server, published, browser, name):
-    path, words = PAGES[name]
-    browser.get(server.endpoint + path)
+@pytest.fixture
+def signed_in(server, browser):
+    browser.get(server.endpoint + "/login")
+    browser.find_element(By.ID, "token").send_keys(server.tokens["me"] + webdriver.Keys.ENTER)
+    WebDriverWait(browser, SECONDS).until(lambda driver: driver.find_elements(By.CSS_SELECTOR, ".who button"))
+    yield
+    browser.delete_all_cookies()
+
+
+def check(browser, name, address, words):
+    """The page has its words, a style, every image, and no reason to complain."""
+    browser.get(address)
     assert words in browser.find_element(By.TAG_NAME, "body").text
     picture = browser.get_screenshot_as_png()
     if folder := os.environ.get("HFVISION_SCREENSHOTS"):
@@ -86,13 +141,24 @@ def test_a_page_shows_its_content_without_a_complaint(server, published, browser
     assert complaints(browser) == []
 
 
-@pytest.mark.parametrize("path", ["/", "/models", "/me/seen", "/me/seen/tree/main", "/me/seen/compare", "/me/seen/try"])
-def test_pages_fit_a_phone(server, published, browser, path):
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_shows_its_content_without_a_complaint(server, published, browser, name):
+    path, words = PAGES[name]
+    check(browser, name, server.endpoint + path, words)
+
+
+def test_pages_of_who_is_signed_in_show_their_content(server, published, browser, signed_in):
+    for name, (path, words) in OWN_PAGES.items():
+        check(browser, name, server.endpoint + path, words)
+
+
+def test_pages_fit_a_phone(server, published, browser, signed_in):
     size = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
-        browser.get(server.endpoint + path)
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+        for path, _ in (*PAGES.values(), *OWN_PAGES.values()):
+            browser.get(server.endpoint + path)
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= 360, path
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
@@ -122,6 +188,28 @@ def test_everything_is_reached_by_keyboard(server, published, browser):
     search.send_keys("seen" + webdriver.Keys.ENTER)
     WebDriverWait(browser, SECONDS).until(lambda driver: "search=seen" in driver.current_url)
     assert "seen" in browser.find_element(By.TAG_NAME, "main").text
+
+
+def test_a_pull_request_is_answered_and_merged_by_keyboard_alone(server, published, browser, signed_in):
+    repo = publish(server.hub, "me/typed", {"a.txt": "a"})
+    you = caller_of(server.hub, "you")
+    pulls.propose(server.hub, you, repo, "main", [AddFile("a.txt", b"b")], "Better")
+    browser.get(server.endpoint + "/me/typed/discussions/1")
+    keys, reached = webdriver.Keys, []
+    while "Comment" not in reached:
+        browser.switch_to.active_element.send_keys(keys.TAB)
+        here = browser.switch_to.active_element
+        reached.append(here.accessible_name)
+        assert len(reached) < 40, reached
+    outline = "return getComputedStyle(document.activeElement).outlineStyle"
+    assert browser.execute_script(outline) != "none"  # readers see where they are
+    here.send_keys("Thank *you*")
+    while browser.switch_to.active_element.accessible_name != "Merge into main":
+        browser.switch_to.active_element.send_keys(keys.TAB)
+    browser.switch_to.active_element.send_keys(keys.ENTER)
+    WebDriverWait(browser, SECONDS).until(lambda driver: "merged this" in driver.find_element(By.TAG_NAME, "main").text)
+    assert browser.find_element(By.CSS_SELECTOR, "article.said em").text == "you"
+    assert pulls.find_pull(server.hub, repo, 1).status == "merged" and complaints(browser) == []
 
 
 def test_an_image_that_is_dropped_is_answered_in_colours(server, published, browser, tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from hfvision.hub import accounts, commits, files, large_files, refs, repositories
+from hfvision.hub import accounts, commits, files, large_files, pulls, refs, repositories
 from hfvision.hub.commits import AddFile, AddLargeFile, CopyFile, DeleteFile, DeleteFolder
 from hfvision.hub.errors import (
     BadPath,
@@ -139,6 +139,27 @@ def test_sixteen_writers_on_one_branch_lose_nothing(hub, owner, repo):
     assert len(paths(hub, repo)) == 17
 
 
+def test_the_same_large_file_sent_by_many_at_once_is_stored_once(hub, owner, repo):
+    repos = [repo, *(repositories.create(hub, owner, "model", f"x{number}") for number in range(3))]
+    barrier, failed = threading.Barrier(8), []
+
+    def send(target):
+        barrier.wait()
+        try:
+            upload(hub, target)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=send, args=(target,)) for target in repos * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert [large_files.held(hub, target, [SHA256]) for target in repos] == [{SHA256: len(LARGE)}] * 4
+    assert [(one.key, one.size) for one in hub.store.listing("")] == [(large_files.key(SHA256), len(LARGE))]
+
+
 def test_a_parent_is_a_prefix_of_the_head(hub, owner, repo):
     head = refs.resolve(hub, repo, "main")
     for wrong in ("0" * 40, head[:4], head + "0", ""):
@@ -165,6 +186,9 @@ def test_large_files_are_had_not_known(hub, owner, other, repo):
     assert large_files.held(hub, thief, [SHA256]) == {}
     upload(hub, thief)  # whoever has the bytes may have them here, too: stored once
     assert files.open_file(hub, thief, "main", "w.bin").key is not None
+    liar = pointer.replace(b"size %d" % len(LARGE), b"size 5")
+    apply(hub, other, thief, AddFile("w.bin", liar))
+    assert files.open_file(hub, thief, "main", "w.bin").data == liar
 
 
 def test_uploads_in_parts_are_joined_and_checked(hub, owner, repo):
@@ -200,7 +224,7 @@ def test_revisions_resolve_as_the_protocol_orders_them(hub, owner, repo):
     refs.create_tag(hub, owner, repo, "both", first)
     refs.create_branch(hub, owner, repo, "both")
     refs.create_branch(hub, owner, repo, "feat/x", first)
-    pull = refs.open_pull(hub, owner, repo, "a pull request")
+    pull = pulls.open_pull(hub, owner, repo, "a pull request")
     wanted = {
         "both": second,
         "refs/tags/both": first,
@@ -301,9 +325,9 @@ def test_who_may_write(hub, owner, other, repo):
             refs.create_branch(hub, caller, repo, "x")
         with pytest.raises(error):
             repositories.delete(hub, caller, "model", "owner/x")
-    pull = refs.open_pull(hub, other, repo, "let me in")
+    pull = pulls.open_pull(hub, other, repo, "let me in")
     apply(hub, other, repo, AddFile("proposed", b""), revision=f"refs/pr/{pull.number}")
     assert (paths(hub, repo), paths(hub, repo, "refs/pr/1")) == ([], ["proposed"])
-    mine = refs.open_pull(hub, owner, repo, "mine")
+    mine = pulls.open_pull(hub, owner, repo, "mine")
     with pytest.raises(Forbidden):
         apply(hub, other, repo, AddFile("x", b""), revision=f"refs/pr/{mine.number}")

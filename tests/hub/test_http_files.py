@@ -105,6 +105,19 @@ def test_a_revision_with_slashes_is_one_segment(me):
     assert me.get(f"/{repo}/resolve/main/a.txt").status_code == 404
 
 
+def test_information_about_a_revision_is_that_revisions(me):
+    repo = fresh(me)
+    card = b"---\nlicense: %s\n---\n"
+    commit(me, repo, file_line("README.md", card % b"mit"), file_line("config.json", b'{"model_type": "vit"}'))
+    old = head_of(me, repo)
+    commit(me, repo, file_line("README.md", card % b"apache-2.0"), delete_line("config.json"))
+    found = [me.get(f"/api/models/{repo}/revision/{revision}").json() for revision in (old, "main")]
+    assert [row["cardData"] for row in found] == [{"license": "mit"}, {"license": "apache-2.0"}]
+    assert [row.get("config") for row in found] == [{"model_type": "vit"}, None]
+    assert ["license:mit" in row["tags"] for row in found] == [True, False]
+    assert [row["sha"] for row in found] == [old, head_of(me, repo)]
+
+
 def test_lists_have_pages_that_show_one_state(me):
     repo = fresh(me)
     commit(me, repo, *(file_line(f"f/{number:02}.txt", b"x") for number in range(8)))

@@ -1,6 +1,6 @@
 """Random paths, headers, queries and bodies: nothing of it ends in a 5xx, and nothing leaves the store.
 
-1,500 requests by default; HFVISION_HUB_FUZZ=100000 says how many instead.
+1,500 requests to the API and as many to the pages by default; HFVISION_HUB_FUZZ=100000 says how many instead.
 """
 
 import asyncio
@@ -8,16 +8,19 @@ import json
 import os
 import random
 from contextlib import suppress
+from urllib.parse import urlencode
 
 import pytest
 
-from hfvision.hub import repositories
+from hfvision.hub import pulls, repositories
 from hfvision.hub.accounts import authenticate
 from hfvision.hub.app import HubApp, api_routes
+from hfvision.hub.commits import AddFile
 from hfvision.hub.errors import Conflict
 from hfvision.hub.http.signing import signed
 from hfvision.hub.instance import open_hub
 from hfvision.hub.settings import HubSettings
+from hfvision.hub.web.pages import Pages
 from tests.hub.server import TOKENS, add_users
 
 REQUESTS = int(os.environ.get("HFVISION_HUB_FUZZ", "1500"))
@@ -33,7 +36,7 @@ KEYS = [
     "name", "organization", "type", "visibility", "fromRepo", "toRepo", "gated", "message", "tag", "startingPoint",
     "files", "gitIgnore", "paths", "expand", "operation", "objects", "oid", "size", "transfers", "ref", "parts",
     "title", "description", "pullRequest", "content", "repoType", "deletions", "target", "repository", "user",
-    "status", "path",
+    "status", "path", "comment", "sha", "rewriteHistory",
 ]  # fmt: skip
 HEADERS = [
     "range", "authorization", "host", "content-type", "x-amzn-trace-id", "if-none-match", "content-length", "cookie",
@@ -45,8 +48,21 @@ HEADER_VALUES = [
 ]  # fmt: skip
 QUERIES = [
     "limit", "cursor", "expand", "search", "filter", "sort", "author", "num_parameters", "create_pr", "recursive",
-    "p", "blobs", "full", "gated", "expires", "sig", "path", "id", "include_prs",
+    "p", "blobs", "full", "gated", "expires", "sig", "path", "id", "include_prs", "status", "before", "row", "file",
+    "old", "new", "revision", "next",
 ]  # fmt: skip
+FORMS = {
+    "visibility": ["public", "private"],
+    "gated": ["no", "auto", "manual"],
+    "user": ["you", "me"],
+    "answer": ["accept", "reject"],
+    "name": ["me/x", "me/y", "a token"],
+    "comment": ["> [!NOTE]\n> *x* <b onx=1>"],
+    "role": ["read", "write"],
+    "days": ["3"],
+    "token": [TOKENS["you"]],
+    "next": ["/me/x"],
+}
 GOOD = {
     "{kinds}": "models",
     "{namespace}": "me",
@@ -54,6 +70,9 @@ GOOD = {
     "{name}.git": "x.git",
     "{revision}": "main",
     "{path...}": ".gitattributes",
+    "{number}": "1",
+    "{branch}": "main side",
+    "{action}": "merge close reopen comment visibility gate access rename delete",
 }
 
 
@@ -63,8 +82,10 @@ def app(tmp_path_factory):
     (folder / "secret.txt").write_bytes(SECRET)
     hub = open_hub(HubSettings(root=folder / "hub"))
     add_users(hub)
-    app = HubApp(hub, api_routes())
+    pages = Pages(hub)
+    app = HubApp(hub, [*api_routes(), *pages.routes()])
     yield app
+    pages.close()
     hub.close()
 
 
@@ -83,7 +104,7 @@ def random_path(random, pattern):
         if not part.startswith("{"):
             segments.append(part if random.random() > 0.02 else random.choice(ODD))
         elif part in GOOD and random.random() < 0.85:
-            segments.append(GOOD[part])
+            segments.append(random.choice(GOOD[part].split()))
         elif part.endswith("...}"):
             segments += [random.choice(ODD) for _ in range(random.randrange(4))]
         else:
@@ -101,8 +122,15 @@ def random_commit(random):
     return b"\n".join(json.dumps(row).encode() for row in rows)
 
 
-def random_request(random, app):
-    route = random.choice([route for route in app.router.routes if not route.fallback or random.random() < 0.1])
+def random_form(random):
+    """What a page's form sends, mostly choices that it offers."""
+    names = random.sample(sorted(FORMS), random.randrange(len(FORMS)))
+    return urlencode([(name, random.choice([*FORMS[name] * 9, *ODD])) for name in names]).encode()
+
+
+def random_request(random, app, area):
+    in_area = [route for route in app.router.routes if (".hub.web." in route.handler.__module__) == (area == "pages")]
+    route = random.choice([route for route in in_area if not route.fallback or random.random() < 0.1])
     path = random_path(random, route.pattern)
     method = random.choice(sorted(route.methods) if random.random() < 0.9 else ["PATCH", "OPTIONS", "DELETE", "POST"])
     query = "&".join(f"{random.choice(QUERIES)}={random.choice(ODD)}" for _ in range(random.randrange(3)))
@@ -113,10 +141,14 @@ def random_request(random, app):
         body = random_commit(random)
     if random.random() < 0.1:
         body = random.randbytes(random.randrange(200))
+    form = area == "pages" and random.random() < 0.8
+    body = random_form(random) if form else body
     headers = [(random.choice(HEADERS).encode(), random.choice(HEADER_VALUES)) for _ in range(random.randrange(3))]
     names = [name for name, _ in headers]
     if b"authorization" not in names and random.random() < 0.7:
         headers.append((b"authorization", f"Bearer {TOKENS[random.choice(['me', 'me', 'you'])]}".encode()))
+    if form and b"content-type" not in names:
+        headers.append((b"content-type", b"application/x-www-form-urlencoded"))
     if b"host" not in names:
         headers.append((b"host", b"127.0.0.1:80"))
     scope = {
@@ -150,7 +182,8 @@ async def ask(app, scope, body):
     return answers[0]["status"], b"".join(message.get("body", b"") for message in answers[1:])
 
 
-def test_no_request_breaks_the_hub_or_leaves_its_store(app, caplog):
+@pytest.mark.parametrize("area", ["api", "pages"])
+def test_no_request_breaks_the_hub_or_leaves_its_store(app, caplog, area):
     chance = random.Random(8)
     folder = app.hub.settings.root.parent
 
@@ -159,9 +192,11 @@ def test_no_request_breaks_the_hub_or_leaves_its_store(app, caplog):
         for number in range(REQUESTS):
             if number % 200 == 0:  # the requests themselves may delete, move or lock it
                 with suppress(Conflict):
-                    repositories.create(app.hub, authenticate(app.hub, TOKENS["me"]), "model", "x")
+                    me = authenticate(app.hub, TOKENS["me"])
+                    made = repositories.create(app.hub, me, "model", "x")
+                    pulls.propose(app.hub, me, made, "main", [AddFile("a/b", b"b")], "A proposal")
             app.bad_tokens.forget()
-            scope, body = random_request(chance, app)
+            scope, body = random_request(chance, app, area)
             status, answer = await ask(app, scope, body)
             shown = (number, scope["method"], scope["path"], scope["query_string"], scope["headers"], body)
             assert status < 500, (status, shown, caplog.text[-3000:])

@@ -4,9 +4,10 @@ import hashlib
 
 import pytest
 
-from hfvision.hub import accounts, commits, files, large_files, repositories, uploads
+from hfvision.hub import accounts, commits, files, large_files, metadata, repositories, uploads
 from hfvision.hub.commits import AddFile, AddLargeFile, DeleteFile
 from hfvision.hub.errors import (
+    BadRequest,
     Conflict,
     Forbidden,
     HubError,
@@ -57,13 +58,21 @@ def test_preupload_decides_by_rules_size_and_bytes(hub, owner, repo):
     assert not sent[0].ignored
 
 
+def test_rules_that_are_written_to_take_for_ever_are_given_up(hub, owner, repo, monkeypatch):
+    monkeypatch.setattr(uploads, "RULES_SECONDS", 0.1)
+    slow = "\n".join(["**/" + "a/**/" * 40 + "b"] * 500)  # twenty seconds for one file
+    deep = uploads.Candidate("/".join("a" * 500), 1, b"x")
+    with pytest.raises(BadRequest, match="use fewer and shorter patterns"):
+        uploads.plan(hub, repo, "main", [deep] * 1000, slow)
+
+
 def test_metadata_follow_the_main_branch(hub, owner, repo):
     header = b'{"w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, '
     header += b'"b": {"dtype": "F16", "shape": [], "data_offsets": [24, 26]}}'
     weights = len(header).to_bytes(8, "little") + header + b"\0" * 26
     upload(hub, repo, weights)
     config = b'{"architectures": ["ViTForImageClassification"], "model_type": "vit", "big": [%s0]}' % (b"1," * 5000)
-    apply(
+    first = apply(
         hub,
         owner,
         repo,
@@ -85,6 +94,9 @@ def test_metadata_follow_the_main_branch(hub, owner, repo):
     apply(hub, owner, repo, DeleteFile("README.md"), DeleteFile("config.json"))
     found = repositories.find(hub, owner, "model", "owner/x")
     assert (found.card, found.config, found.pipeline_tag, "x" in found.tags) == (None, None, None, False)
+    then = metadata.at_commit(hub, found, first.id)
+    assert (then.sha, then.card["license"], then.pipeline_tag) == (first.id, "mit", "image-classification")
+    assert (then.safetensors["total"], "x" in then.tags) == (7, True)
 
 
 @pytest.mark.parametrize(

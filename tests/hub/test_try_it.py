@@ -74,6 +74,37 @@ def test_a_segmenter_colours_every_pixel(server, nobody, scene):
     assert "Share of the image" in answer.text and "data:image/png;base64," in answer.text
 
 
+WIDGET = """---
+pipeline_tag: image-classification
+library_name: transformers
+widget:
+- src: digits/a%20b.png
+  example_title: A <digit>
+- src: https://elsewhere.example/me/try-widget/resolve/main/digits/two.png
+- src: https://elsewhere.example/other/model/resolve/main/digits/three.png
+- src: ../../secret.png
+- {src: [x]}
+- src: digits/missing.png
+- text: words
+---
+"""
+
+
+def test_a_card_offers_images_of_its_own_to_try(server, nobody):
+    digit = bytes_of(load_digits()["test"][0]["image"])
+    publish_starter(server.hub, "vit-digits", "me/try-widget")
+    files = {"digits/a b.png": digit, "digits/two.png": b"damaged", "config.txt": "x", "digits/three.png": digit}
+    publish(server.hub, "me/try-widget", {"README.md": WIDGET, **files})
+    text = nobody.get("/me/try-widget/try").text
+    assert re.findall(r'name="example" value="([^"]*)"', text) == ["digits/a b.png", "digits/two.png"]
+    assert "A &lt;digit&gt;" in text and 'src="/me/try-widget/download/main/digits/a%20b.png"' in text
+    answer = nobody.post("/me/try-widget/try", data={"example": "digits/a b.png"})
+    assert answer.status_code == 200 and f">{load_digits()['test'][0]['label']}<" in answer.text
+    assert nobody.post("/me/try-widget/try", data={"example": "digits/two.png"}).status_code == 422
+    for other in ("config.txt", "digits/three.png", "../../secret.png", ""):
+        assert nobody.post("/me/try-widget/try", data={"example": other}).status_code == 400
+
+
 def test_models_that_cannot_be_tried_say_so(server, nobody):
     config = '{"model_type": "vit", "architectures": ["ViTForImageClassification"]}'
     publish(server.hub, "me/try-none", {"config.json": config, "pytorch_model.bin": b"\x80\x04pickle"})

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import threading
 import time
 from dataclasses import replace
 
@@ -100,6 +101,31 @@ def test_collection_after_a_squash_and_a_deletion(hub, owner, repo, filled):
     age(hub)
     upkeep.collect_garbage(hub)
     assert (stored(hub), rows(hub, obj), rows(hub, lfs), rows(hub, repo_commit)) == (set(), 0, 0, 0)
+
+
+def test_a_sweeper_gets_its_turn_among_writers_who_never_pause(postgres_url, tmp_path):
+    hub = open_hub(HubSettings(root=tmp_path / "hub", database=backends.new_database(postgres_url)))
+    swept, kept_out = threading.Event(), []
+
+    def write(number):
+        time.sleep(number / 200)
+        for _ in range(150):
+            with hub.writing() as connection:
+                connection.execute(select(func.pg_sleep(0.02)))
+            if swept.is_set():
+                return
+        kept_out.append(number)
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(16)]
+    for writer in writers:
+        writer.start()
+    time.sleep(0.05)
+    with hub.writing(sweeping=True):
+        swept.set()
+    for writer in writers:
+        writer.join()
+    hub.close()
+    assert kept_out == []
 
 
 def test_collection_clears_what_died_half_way(hub, owner, repo):

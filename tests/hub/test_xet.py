@@ -3,37 +3,15 @@
 import asyncio
 import hashlib
 import random
-import struct
 
-import lz4.frame
 import pytest
 
 from hfvision.hub import accounts, large_files, repositories, xet
 from hfvision.hub.errors import BadRequest, BadToken, ChecksumMismatch, Forbidden, HubError, NotFound
 from hfvision.hub.xet_format import hash_bytes, hash_text, packed_chunks, parse_shard, unpack, xorb_hash
+from tests.hub.calls import chunk, shard, small_xorb
 
-BOOKEND = b"\xff" * 32 + b"\0" * 16
 SIZES = (9000, 70_001, 131_072, 12_003)
-
-
-def chunk(data, scheme):
-    packed = data
-    if scheme == 2:
-        packed = b"".join(data[plane::4] for plane in range(4))
-    if scheme:
-        packed = lz4.frame.compress(packed)
-    return b"\0" + len(packed).to_bytes(3, "little") + bytes([scheme]) + len(data).to_bytes(3, "little") + packed
-
-
-def shard(*files):
-    """Files are (sha256 or None, [(xorb, bytes, first chunk, end)])."""
-    body = b"HFRepoMetaData".ljust(32, b"\0") + struct.pack("<QQ", 2, 0)
-    for sha256, segments in files:
-        flags = (1 << 31) | ((1 << 30) if sha256 else 0)
-        body += b"\1" * 32 + struct.pack("<IIQ", flags, len(segments), 0)
-        body += b"".join(hash_bytes(xorb) + struct.pack("<4I", 0, *rest) for xorb, *rest in segments)
-        body += b"\2" * 48 * len(segments) + ((hash_bytes(sha256) + b"\0" * 16) if sha256 else b"")
-    return body + BOOKEND + BOOKEND
 
 
 @pytest.fixture
@@ -108,15 +86,10 @@ def test_a_shard_makes_files_of_the_senders_own_xorbs(hub, owner, repo, access, 
     foreign = xet.grant(hub, target.id, thief, "write")[1]
     with pytest.raises(BadRequest, match="has not uploaded"):  # neither another's xorb ...
         xet.receive_shard(hub, foreign, whole)
-    send(hub, foreign, *mine(b"y" * 100))
+    send(hub, foreign, *small_xorb(b"y" * 100))
     with pytest.raises(ChecksumMismatch):  # ... nor the hash of another's file is of any use
-        xet.receive_shard(hub, foreign, shard((sha256, [(mine(b"y" * 100)[0], 100, 0, 1)])))
+        xet.receive_shard(hub, foreign, shard((sha256, [(small_xorb(b"y" * 100)[0], 100, 0, 1)])))
     assert large_files.held(hub, target, [sha256]) == {}
-
-
-def mine(data):
-    body = chunk(data, 0)
-    return xorb_hash(memoryview(body)), body
 
 
 def test_bad_shards_leave_nothing(hub, repo, access, chunks, xorb):

@@ -1,6 +1,7 @@
 """Reading request bodies without trusting their size: every reader counts while it streams and stops at its cap."""
 
 import json
+import re
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,8 @@ from hfvision.hub.errors import BadRequest, TooLarge
 JSON_CAP = 1 << 20  # bytes of an ordinary JSON or form body
 SPOOL_IN_MEMORY = 1 << 20  # bytes that a spooled body may hold before it goes to the disk
 
+NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # as JSON writes it; after an odd number of backslashes it is text
+
 Json = dict[str, Any]
 
 
@@ -25,7 +28,7 @@ def too_large(cap: int) -> TooLarge:
 async def stream(request: Request, cap: int) -> AsyncIterator[bytes]:
     """The body in the pieces that it came in. Raises 413 before or while reading once it is over `cap` bytes."""
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > cap:
+    if declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > cap):
         raise too_large(cap)
     seen = 0
     async for piece in request.stream():
@@ -58,12 +61,14 @@ async def spooled(request: Request, cap: int) -> AsyncIterator[IO[bytes]]:
         yield spool
 
 
-def parse_json(data: bytes, what: str = "body") -> Any:
-    """JSON as Python values. Raises 400 for anything else, for lone surrogates, and for nesting that is a trap."""
+def parse_json(data: bytes, what: str = "body", nul: bool = False) -> Any:
+    """JSON as Python values. Raises 400 for anything else, NUL unless allowed, lone surrogates, nesting as a trap."""
     try:
         value = json.loads(data, parse_constant=refuse_constant)
         if b"\\u" in data:  # an escape can spell half of a character, which nothing later could write down
             json.dumps(value, ensure_ascii=False).encode()
+            if not nul and NUL.search(data):  # PostgreSQL takes no text with one, not even to look for it
+                raise ValueError("it has a NUL character")
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"The {what} is not valid JSON: {str(error)[:200]}") from None
     return value

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import time
 from collections import OrderedDict
 
@@ -14,7 +15,7 @@ from hfvision.hub.errors import BadToken, HubError, LoginNeeded
 
 WINDOW = 60.0  # seconds in which an address may send TRIES bad tokens
 TRIES = 30
-ADDRESSES = 10_000  # addresses remembered; the longest silent one is forgotten first
+ADDRESSES = 10_000  # addresses remembered, and good tokens; the longest silent one is forgotten first
 LONGEST_TOKEN = 512  # characters
 
 
@@ -31,13 +32,22 @@ class TooManyBadTokens(HubError):
 
 
 class BadTokens:
-    """Counts bad tokens per address within a moving window, in this process."""
+    """Counts bad tokens per address within a moving window, in this process.
+
+    Each process counts for itself. A count in the database would let anyone without a token make every process write,
+    in turn with all commits, while it would protect little: with W processes an address has W times as many tries at
+    tokens of 190 random bits. Tokens that were good here keep working from an address that is held off, so that one
+    client with an old token does not lock out those who share its address.
+    """
 
     def __init__(self) -> None:
         self._bad: OrderedDict[str, list[float]] = OrderedDict()
+        self._good: OrderedDict[bytes, None] = OrderedDict()  # sha256 of tokens
 
-    def check(self, address: str) -> None:
-        """Raises TooManyBadTokens if the address has used up its tries."""
+    def check(self, address: str, token: str) -> None:
+        """Raises TooManyBadTokens if the address has used up its tries and the token is not known to be good."""
+        if _digest(token) in self._good:
+            return
         now = time.monotonic()
         times = [moment for moment in self._bad.get(address, ()) if now - moment < WINDOW]
         if len(times) >= TRIES:
@@ -50,9 +60,21 @@ class BadTokens:
         if len(self._bad) > ADDRESSES:
             self._bad.popitem(last=False)
 
+    def good(self, token: str) -> None:
+        """Remember a token that has just been found good; it is looked up again each time all the same."""
+        digest = _digest(token)
+        self._good.pop(digest, None)
+        self._good[digest] = None
+        if len(self._good) > ADDRESSES:
+            self._good.popitem(last=False)
+
     def forget(self) -> None:
         """Let every address try again."""
         self._bad.clear()
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "replace")).digest()
 
 
 def token_of(request: Request) -> str | None:
@@ -87,11 +109,13 @@ async def caller_of(request: Request) -> Caller:
     try:
         token = token_of(request)
         if token is not None:
-            app.bad_tokens.check(address)
+            app.bad_tokens.check(address, token)
         caller = await run_in_threadpool(accounts.authenticate, app.hub, token)
     except BadToken:
         app.bad_tokens.add(address)
         raise
+    if token is not None:
+        app.bad_tokens.good(token)
     request.scope["caller"] = caller
     return caller
 

@@ -9,16 +9,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from hfvision.hub import commits, refs
+from hfvision.hub import commits, pulls
 from hfvision.hub.accounts import Caller
 from hfvision.hub.commits import AddFile, AddLargeFile, Commit, CopyFile, DeleteFile, DeleteFolder, Operation
-from hfvision.hub.errors import BadRequest, HubError
+from hfvision.hub.errors import BadRequest
 from hfvision.hub.http import bodies
 from hfvision.hub.http.answers import json_answer, repo_url
 from hfvision.hub.http.callers import user_of
 from hfvision.hub.http.finding import API, hub_of, repo_to_push_to
 from hfvision.hub.instance import Hub
-from hfvision.hub.refs import Pull
+from hfvision.hub.pulls import Pull
 from hfvision.hub.repositories import Repo
 from hfvision.hub.routing import route
 
@@ -31,9 +31,13 @@ def lines_of(spool: IO[bytes]) -> Iterator[tuple[str, bodies.Json]]:
     for number, line in enumerate(spool, 1):
         if not line.strip():
             continue
-        value = bodies.parse_json(line, f"line {number} of the commit")
+        value = bodies.parse_json(line, f"line {number} of the commit", nul=True)
         if not isinstance(value, dict) or not isinstance(value.get("value"), dict):
             raise BadRequest(f'Line {number} of the commit must be {{"key": ..., "value": {{...}}}}.')
+        for name, text in value["value"].items():
+            # contents may have any character, and a path is refused in its own words; the rest goes to the database
+            if name not in ("content", "path") and isinstance(text, str) and "\0" in text:
+                raise BadRequest(f'"{name[:40]}" in line {number} of the commit has a NUL character.')
         yield bodies.text(value, "key"), value["value"]
 
 
@@ -99,13 +103,7 @@ def apply(
     summary = summary[:SUMMARY]
     if not new_pull:
         return commits.apply(hub, caller, repo, revision, operations, summary, description, parent), None
-    pull = refs.open_pull(hub, caller, repo, summary, description, base=revision)
-    try:
-        head = f"refs/pr/{pull.number}"
-        return commits.apply(hub, caller, repo, head, operations, summary, description, parent), pull
-    except HubError:
-        refs.withdraw_pull(hub, repo, pull.number)
-        raise
+    return pulls.propose(hub, caller, repo, revision, operations, summary, description, parent)
 
 
 async def commit(request: Request) -> Response:

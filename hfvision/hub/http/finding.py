@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hfvision.hub import repositories
-from hfvision.hub.errors import BadRequest, Forbidden, HubError, NotFound, RepoNotFound
-from hfvision.hub.http.callers import caller_of, user_of
+from hfvision.hub.errors import BadRequest, HubError, NotFound, RepoNotFound
+from hfvision.hub.http.callers import caller_of
 from hfvision.hub.instance import Hub
-from hfvision.hub.repositories import KINDS, SEE, WRITE, Repo
+from hfvision.hub.repositories import KINDS, PROPOSE, SEE, WRITE, Repo
 
 KIND_OF = {plural: kind for kind, plural in KINDS.items()}
 API = "/api/{kinds}/{namespace}/{name}"
@@ -75,11 +75,7 @@ async def repo_to_push_to(request: Request, revision: str) -> Repo:
     pull request it is.
     """
     if request.query_params.get("create_pr") in {"1", "true"} or revision.startswith(PULLS):
-        repo = await repo_of(request)
-        caller = await user_of(request)
-        if not caller.may_propose(repo.kind, repo.namespace, repo.name):
-            raise Forbidden("This token only reads; a pull request needs one that writes.")
-        return repo
+        return await repo_of(request, PROPOSE)
     return await repo_of(request, WRITE)
 
 

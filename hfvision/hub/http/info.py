@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from hfvision.hub import files, refs, repositories
+from hfvision.hub import files, metadata, refs, repositories
 from hfvision.hub.errors import BadRequest
 from hfvision.hub.files import Entry
 from hfvision.hub.http import bodies
@@ -104,13 +104,11 @@ async def info(request: Request) -> Response:
 
 
 def describe(hub: Hub, repo: Repo, revision: str, request: Request) -> Row:
-    """One repository at one revision, as clients and web pages show it."""
+    """One repository as one of its revisions describes it."""
     commit = refs.resolve(hub, repo, revision)
     expand = expanded(request)
     blobs = bodies.true(request.query_params.get("blobs"))
-    row = row_of(repo, tuple(expand) if expand else INFO)
-    if not expand or "sha" in expand:
-        row["sha"] = commit
+    row = row_of(metadata.at_commit(hub, repo, commit), tuple(expand) if expand else INFO)
     if not expand or "siblings" in expand:
         row["siblings"] = siblings(hub, repo, commit, blobs)
     if not expand or "usedStorage" in expand:

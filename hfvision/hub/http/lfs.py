@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from hfvision.hub import large_files
-from hfvision.hub.errors import BadRequest, Conflict
+from hfvision.hub.errors import BadRequest, Conflict, NotFound
 from hfvision.hub.http import bodies, signing
 from hfvision.hub.http.answers import PREFIXES, base_url, json_answer, quoted
 from hfvision.hub.http.callers import user_of
@@ -146,12 +146,14 @@ async def download(request: Request) -> Response:
     """A whole object, at an address that a batch has signed."""
     hub, holes = hub_of(request), request.path_params
     signing.check(hub, request)
-    span = span_of(request.headers.get("range"), whole(holes["size"]))
+    key, size = large_files.key(sha256_in(holes["oid"])), whole(holes["size"])
+    if await run_in_threadpool(hub.store.size, key) != size:
+        raise NotFound("This file was deleted after the address had been made.")
+    span = span_of(request.headers.get("range"), size)
     headers = {"Content-Length": str(span.length), "Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
     if span.partial:
         headers["Content-Range"] = span.content_range
-    source = blocks(hub, large_files.key(sha256_in(holes["oid"])), span)
-    return StreamingResponse(source, 206 if span.partial else 200, headers)
+    return StreamingResponse(blocks(hub, key, span), 206 if span.partial else 200, headers)
 
 
 def lock_json(lock: Lock) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from hfvision.hub import large_files, repositories
+from hfvision.hub import large_files, purging, repositories
 from hfvision.hub.errors import BadRequest
 from hfvision.hub.http import bodies
 from hfvision.hub.http.answers import json_answer, page_answer
@@ -28,15 +28,14 @@ async def listing(request: Request) -> Response:
     )
     rows = [
         {
-            "fileOid": sha256,
-            "oid": sha256,
-            "filename": path or sha256,
-            "pushedAt": iso(linked),
-            "ref": "main" if path else None,
-            "size": size,
-            "pusher": author,
+            "fileOid": one.sha256,
+            "oid": one.sha256,
+            "filename": one.path or one.sha256,
+            "pushedAt": iso(one.linked),
+            "ref": one.ref,
+            "size": one.size,
         }
-        for path, sha256, size, linked, author in page.items
+        for one in page.items
     ]
     return page_answer(request, rows, page.cursor)
 
@@ -45,13 +44,16 @@ async def purge(request: Request) -> Response:
     caller, repo = await user_of(request), await repo_of(request, ADMIN)
     deletions = (await bodies.json_object(request)).get("deletions")
     listed = deletions.get("sha") if isinstance(deletions, dict) else None
-    if not isinstance(listed, list) or not all(isinstance(sha256, str) for sha256 in listed):
+    if deletions is None or not isinstance(listed, list) or not all(isinstance(sha256, str) for sha256 in listed):
         raise BadRequest('"deletions" must be {"sha": [...]}.')
     if len(listed) > FILES_PER_CALL:
         raise BadRequest(f"{FILES_PER_CALL} files at most can be removed in one call, got {len(listed)}.")
+    rewrite = deletions.get("rewriteHistory", False)
+    if not isinstance(rewrite, bool):
+        raise BadRequest(f'"rewriteHistory" must be true or false, got {bodies.shown(rewrite)}.')
     hashes = [sha256_in(sha256) for sha256 in listed]
-    await run_in_threadpool(large_files.purge, hub_of(request), caller, repo, hashes)
-    return json_answer({"success": True})
+    count = await run_in_threadpool(purging.purge, hub_of(request), caller, repo, hashes, rewrite)
+    return json_answer({"success": True, "rewrittenCommits": count})
 
 
 async def link_elsewhere(request: Request) -> Response:

@@ -1,5 +1,6 @@
 """What a licence means at a glance: the banner above a model or dataset."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ PERMISSIVE = {
 SHARE_ALIKE = (
     "agpl-", "cc-by-sa", "cdla-sharing", "epl-", "eupl-", "gfdl", "gpl", "lgpl", "lppl", "mpl-", "odbl", "osl-"
 )  # fmt: skip
+_LINK = re.compile(r"https?://\S{1,500}|(?![./])[A-Za-z0-9_./-]{1,200}")  # an address, or a file of the repository
 ATTRIBUTION = ("cc-by", "odc-by", "cdla-permissive")
 
 
@@ -30,7 +32,7 @@ def licence_banner(card: dict[str, Any] | None) -> Banner:
     given = card.get("license")
     names = [str(name).strip() for name in (given if isinstance(given, list) else [given]) if name][:5]
     link = card.get("license_link")
-    link = link if isinstance(link, str) and link.startswith(("https://", "http://")) else None
+    link = link if isinstance(link, str) and _LINK.fullmatch(link) else None
     if not names:
         return Banner("closed", "No licence", "The card states none: without one nobody but the owner may use this.")
     name = ", ".join(names)

@@ -1,19 +1,22 @@
 """The card of a repository, its files, and one file."""
 
+import posixpath
+import re
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from hfvision.hub import commits, files, refs
+from hfvision.hub import commits, files, refs, repositories
 from hfvision.hub.errors import BadRequest, EntryNotFound, HubError
 from hfvision.hub.http.answers import base_url, quoted
 from hfvision.hub.repositories import Repo
 from hfvision.hub.web import datasets
 from hfvision.hub.web.licences import licence_banner
 from hfvision.hub.web.markdown import CARD_LIMIT, body_of, rendered
-from hfvision.hub.web.rendering import page, page_headers, prefix_of, segment
+from hfvision.hub.web.rendering import page, page_headers, prefix_of
 from hfvision.hub.web.snippets import snippet
 from hfvision.hub.web.visits import Visit, off_loop
 
@@ -60,18 +63,14 @@ async def card(request: Request, visit: Visit, repo: Repo) -> Response:
 
     commit, text, names = await off_loop(work)
     readable = await may_read_content(visit, repo)
-    start = f"{prefix_of(request)}/{quoted(repo.url)}"
-
-    def locate(path: str, image: bool) -> str:
-        where = "download" if image else "blob"
-        return f"{start}/{where}/{segment(commit)}/{quote(path.removeprefix('./').lstrip('/'), safe='/%')}"
-
+    locate = locator(request, repo, commit)
     body = await off_loop(lambda: rendered(body_of(text), locate)) if text else None
     values = repo_values(repo, "card", revision) | {
         "commit": commit,
         "names": names,
         "body": body,
         "readable": readable,
+        "asked": await off_loop(lambda: repositories.access_status(visit.hub, visit.caller, repo)),
         "snippet": snippet(repo, base_url(request), revision),
     }
     if repo.kind == "dataset" and readable:
@@ -79,9 +78,42 @@ async def card(request: Request, visit: Visit, repo: Repo) -> Response:
     return page(request, "repository.html", **values)
 
 
+def own_path(repo: Repo, path: str) -> str | None:
+    """The file of a repository that an address names, as cards do it, on whichever hub they were written for."""
+    found = re.fullmatch(rf"/{re.escape(repo.url)}/(?:resolve|raw|blob)/[^/]+/(.+)", path)
+    return found[1] if found else None
+
+
+def locator(request: Request, repo: Repo, commit: str) -> Callable[[str, bool], str | None]:
+    """Where the addresses of a card lead: its own files as they were at a commit, this hub, or nowhere."""
+    prefix, base = prefix_of(request), base_url(request)
+    start = f"{prefix}/{quoted(repo.url)}"
+
+    def file(path: str, image: bool) -> str | None:
+        inside = posixpath.normpath(path)
+        if inside.startswith(".."):
+            return None
+        where = "download" if image else "tree" if inside == "." or path.endswith("/") else "blob"
+        return f"{start}/{where}/{commit}/{quote(inside if inside != '.' else '', safe='/%')}"
+
+    def locate(address: str, image: bool) -> str | None:
+        parts = urlsplit(address)
+        if image and (own := own_path(repo, parts.path)):
+            return file(own, image)
+        if parts.netloc and not address.startswith(f"{base}/"):
+            return None
+        if parts.netloc or parts.path.startswith("/"):
+            query = f"?{quote(parts.query, safe='=&%+:/')}" if parts.query else ""
+            # one slash exactly: with two, or with a backslash, browsers would go to another host
+            inside = parts.path.removeprefix(prefix) if parts.netloc else parts.path
+            return f"{prefix}/{quote(inside.lstrip('/'), safe='/%')}{query}"
+        return file(parts.path, image) if parts.path else None
+
+    return locate
+
+
 async def may_read_content(visit: Visit, repo: Repo) -> bool:
     """Whether a gated repository would let the reader at its files."""
-    from hfvision.hub import repositories
 
     def work() -> bool:
         try:

@@ -46,7 +46,7 @@ async def sign_in(request: Request, token: str, response: Response) -> Caller:
     """Check a token that a form brought and put the cookie on the answer. Raises BadToken, 429 after many bad ones."""
     app = request.app
     address = request.client.host if request.client else ""
-    app.bad_tokens.check(address)
+    app.bad_tokens.check(address, token)
     try:
         if not token.isascii() or not 0 < len(token) <= 512:
             raise BadToken
