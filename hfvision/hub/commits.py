@@ -6,12 +6,11 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, insert, literal, select, update
-from sqlalchemy import func as sql
 
 from hfvision.hub import metadata, objects
 from hfvision.hub.accounts import Caller
 from hfvision.hub.clock import now_ms
-from hfvision.hub.database import insert_new, obj, pull, ref, repo_commit, repo_lfs
+from hfvision.hub.database import insert_new, pull, ref, repo_commit, repo_lfs
 from hfvision.hub.database import repo as repo_table
 from hfvision.hub.errors import BadPath, BadRequest, Conflict, EntryNotFound, LoginNeeded, ParentMismatch
 from hfvision.hub.gitobjects import FILE_MODE, CommitObject, TreeEditor, TreeItem, changes, encode_pointer, object_id
@@ -299,15 +298,6 @@ def find_commit(hub: Hub, repo: Repo, revision: str) -> Commit:
     with hub.reading() as connection:
         oid = resolve_in(connection, repo, revision)
         return to_commit(oid, objects.read_commit(connection, oid))
-
-
-def count_commits(hub: Hub, repo: Repo, revision: str) -> int:
-    """How many commits a revision's history has."""
-    with hub.reading() as connection:
-        start = resolve_in(connection, repo, revision)
-        chain = select(obj.c.parent, literal(1).label("n")).where(obj.c.oid == start).cte("chain", recursive=True)
-        chain = chain.union_all(select(obj.c.parent, chain.c.n + 1).join(chain, obj.c.oid == chain.c.parent))
-        return int(connection.execute(select(sql.max(chain.c.n))).scalar_one())
 
 
 def squash(hub: Hub, caller: Caller, repo: Repo, branch: str, message: str = "") -> Commit:

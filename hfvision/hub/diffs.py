@@ -1,6 +1,6 @@
 """What changes as text, in git's unified form: of files short enough to compare, with a cap on the whole."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import unified_diff
 
 from sqlalchemy import Connection, select
@@ -9,8 +9,9 @@ from hfvision.hub.commits import Change
 from hfvision.hub.database import batches, obj
 from hfvision.hub.instance import Hub
 
-MOST_BYTES = 65_536  # of a file on one side: comparing costs up to the product of the lines
+MOST_BYTES = 65_536  # of a file on one side
 MOST_LINES = 2000
+MOST_WORK = 20_000_000  # lines before times lines after, of all files together: comparing costs up to that
 MOST_FILES = 300
 MOST_TEXT = 1_000_000  # characters of the whole
 
@@ -22,10 +23,8 @@ def text(hub: Hub, changed: Sequence[Change]) -> str:
     """
     pieces: list[str] = []
     length = 0
-    with hub.reading() as connection:
-        contents = _contents(connection, changed[:MOST_FILES])
-    for one in changed[:MOST_FILES]:
-        piece = _piece(one, contents.get(one.old or "", b""), contents.get(one.new or "", b""))
+    for one, sides in _sides(hub, changed[:MOST_FILES]):
+        piece = _piece(one, sides)
         length += len(piece)
         if length > MOST_TEXT:
             break
@@ -38,13 +37,21 @@ def compared(hub: Hub, changed: Sequence[Change]) -> list[list[str] | None]:
 
     Under the same caps as `text`, file by file, and as `text` for those alone who may read contents.
     """
+    return [list(unified_diff(*sides))[2:] if sides is not None else None for _, sides in _sides(hub, changed)]
+
+
+def _sides(hub: Hub, changed: Sequence[Change]) -> Iterator[tuple[Change, tuple[list[str], list[str]] | None]]:
+    """Each change with its lines before and after; without them for what is no text or takes too long to compare."""
     with hub.reading() as connection:
         contents = _contents(connection, changed)
-    found: list[list[str] | None] = []
+    left = MOST_WORK
     for one in changed:
-        before, after = _lines(contents.get(one.old or "", b"")), _lines(contents.get(one.new or "", b""))
-        found.append(None if before is None or after is None else list(unified_diff(before, after))[2:])
-    return found
+        before, after = (_lines(contents[oid]) if oid is not None else [] for oid in (one.old, one.new))
+        if before is None or after is None or len(before) * len(after) > left:
+            yield one, None
+        else:
+            left -= len(before) * len(after)
+            yield one, (before, after)
 
 
 def _contents(connection: Connection, changed: Sequence[Change]) -> dict[str, bytes | None]:
@@ -57,7 +64,7 @@ def _contents(connection: Connection, changed: Sequence[Change]) -> dict[str, by
     return found
 
 
-def _piece(one: Change, old: bytes | None, new: bytes | None) -> str:
+def _piece(one: Change, sides: tuple[list[str], list[str]] | None) -> str:
     names = f"a/{one.path}", f"b/{one.path}"
     head = f"diff --git {names[0]} {names[1]}\n"
     if one.status == "added":
@@ -67,10 +74,9 @@ def _piece(one: Change, old: bytes | None, new: bytes | None) -> str:
     head += f"index {(one.old or '0' * 40)[:7]}..{(one.new or '0' * 40)[:7]}\n"
     old_name = names[0] if one.old else "/dev/null"
     new_name = names[1] if one.new else "/dev/null"
-    before, after = _lines(old), _lines(new)
-    if before is None or after is None:
+    if sides is None:
         return head + f"Binary files {old_name} and {new_name} differ\n"
-    lines = unified_diff(before, after, old_name, new_name)
+    lines = unified_diff(*sides, old_name, new_name)
     return head + "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 

@@ -69,7 +69,6 @@ def create(
     name: str,
     namespace: str | None = None,
     private: bool | None = None,
-    attributes: dict[str, Any] | None = None,
 ) -> Repo:
     """A new repository with its initial commit. `namespace` None: the caller's own; `private` None: its default.
 

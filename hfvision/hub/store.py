@@ -215,6 +215,9 @@ class Store:
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; those that are gone already do not matter."""
+        if self.local is None:  # many in one request; a bucket does not mind what is gone
+            obstore.delete(self._store, list(keys))
+            return
         for key in keys:
             with suppress(FileNotFoundError):
                 obstore.delete(self._store, key)

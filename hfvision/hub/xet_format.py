@@ -52,11 +52,6 @@ def hash_text(raw: bytes) -> str:
     return "".join(f"{number:016x}" for number in struct.unpack("<4Q", raw))
 
 
-def hash_bytes(text: str) -> bytes:
-    """The 32 bytes behind such a text."""
-    return struct.pack("<4Q", *(int(text[at : at + 16], 16) for at in range(0, 64, 16)))
-
-
 def packed_chunks(body: memoryview) -> Iterator[tuple[int, int, int, memoryview]]:
     """(offset, scheme, unpacked size, packed bytes) of the chunks of a xorb. Raises BadRequest."""
     at = count = 0

@@ -8,7 +8,7 @@ import struct
 
 import lz4.frame
 
-from hfvision.hub.xet_format import hash_bytes, xorb_hash
+from hfvision.hub.xet_format import xorb_hash
 
 NUMBERS = itertools.count()
 BOOKEND = b"\xff" * 32 + b"\0" * 16
@@ -85,6 +85,11 @@ def chunk(data, scheme):
     if scheme:
         packed = lz4.frame.compress(packed)
     return b"\0" + len(packed).to_bytes(3, "little") + bytes([scheme]) + len(data).to_bytes(3, "little") + packed
+
+
+def hash_bytes(text):
+    """The 32 bytes behind Xet's text of a hash, or of a sha256."""
+    return struct.pack("<4Q", *(int(text[at : at + 16], 16) for at in range(0, 64, 16)))
 
 
 def small_xorb(data):

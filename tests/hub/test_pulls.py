@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from hfvision.hub import accounts, commits, files, large_files, pulls, refs, repositories, upkeep
+from hfvision.hub import accounts, commits, diffs, files, large_files, pulls, refs, repositories, upkeep
 from hfvision.hub.commits import AddFile, AddLargeFile, DeleteFile, DeleteFolder
 from hfvision.hub.errors import (
     BadRequest,
@@ -250,3 +250,20 @@ def test_a_gated_repository_shows_no_diff_to_those_outside(clients):
     mine.update_repo_settings(repo, gated="manual")
     assert "+secret" in mine.get_discussion_details(repo, 1).diff
     assert yours.get_discussion_details(repo, 1).diff is None
+
+
+def test_a_diff_reads_as_git_writes_it(hub, owner, repo, monkeypatch):
+    apply(hub, owner, repo, AddFile("a", b"1\n2"), AddFile("b", b"\0"), AddFile("c", b"old\n"), AddFile("d", b"d\n"))
+    changed = [AddFile("a", b"1\n3"), AddFile("b", b"\0\0"), DeleteFile("c"), AddFile("d", b"e\n"), AddFile("n", b"")]
+    propose(hub, owner, repo, *changed)
+    found = diffs.text(hub, pulls.changes(hub, repo, 1))
+    assert [line for line in found.splitlines() if not line.startswith("index ")] == [
+        *("diff --git a/a b/a", "--- a/a", "+++ b/a", "@@ -1,2 +1,2 @@", " 1", "-2", "\\ No newline at end of file"),
+        *("+3", "\\ No newline at end of file", "diff --git a/b b/b", "Binary files a/b and b/b differ"),
+        *("diff --git a/c b/c", "deleted file mode 100644", "--- a/c", "+++ /dev/null", "@@ -1 +0,0 @@", "-old"),
+        *("diff --git a/d b/d", "--- a/d", "+++ b/d", "@@ -1 +1 @@", "-d", "+e"),
+        *("diff --git a/n b/n", "new file mode 100644"),
+    ]
+    monkeypatch.setattr(diffs, "MOST_WORK", 4)  # enough for the first file, and for what is added or deleted
+    shown = diffs.compared(hub, pulls.changes(hub, repo, 1))
+    assert [lines is None for lines in shown] == [False, True, False, True, False]

@@ -102,6 +102,13 @@ def test_from_an_original_checkpoint_to_a_fine_tune_that_was_resumed_from_the_hu
     ]
     assert me.get("/api/models/me/digits-vit").json()["cardData"]["license"] == "apache-2.0"
 
+    config = json.loads((work / "digits-vit" / "config.json").read_text())
+    (work / "digits-vit" / "config.json").write_text(json.dumps({**config, "note": "by a pull request"}))
+    fresh(server, work, HFVISION, "push", "digits-vit", "me/digits-vit", "--create-pr", "--message", "A note")
+    assert "note" not in me.get("/me/digits-vit/resolve/main/config.json").json()
+    fresh(server, work, "from huggingface_hub import HfApi; HfApi().merge_pull_request('me/digits-vit', 1)")
+    assert me.get("/me/digits-vit/resolve/main/config.json").json()["note"] == "by a pull request"
+
     fresh(server, tmp_path / "publisher", DATASET)
     right = json.loads(fresh(server, tmp_path / "reader", USE, "me/digits-vit"))
     assert sum(right) >= 38

@@ -77,7 +77,7 @@ def test_collection_keeps_everything_that_a_reference_reaches(hub, owner, repo, 
     assert stored(hub) == {filled["head"], filled["past"], filled["tagged"]}
     assert upkeep.fsck(hub) == []
     assert hub.store.read(files.open_file(hub, repo, "v1", "t").key) == b"tagged" * 100
-    assert commits.count_commits(hub, repo, commit) == 3
+    assert len(commits.history(hub, repo, commit).items) == 3
 
 
 def test_collection_after_a_squash_and_a_deletion(hub, owner, repo, filled):

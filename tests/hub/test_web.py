@@ -12,7 +12,7 @@ from hfvision.hub.settings import HubSettings
 from hfvision.hub.web.compare import differences, flattened
 from hfvision.hub.web.licences import licence_banner
 from hfvision.hub.web.markdown import body_of, rendered
-from hfvision.hub.web.snippets import snippet
+from hfvision.hub.web.snippets import python_snippet, shell_snippet
 from tests.hub.publishing import caller_of, png, publish
 from tests.hub.server import TOKENS, add_users, running
 
@@ -306,9 +306,10 @@ def test_folders_of_images_are_shown(server, nobody):
 @pytest.mark.parametrize("kind", ["model", "dataset"])
 def test_snippets_are_python(server, kind):
     repo = publish(server.hub, f"me/snippet-{kind}", {"README.md": CARD}, kind)
-    shell, code = snippet(repo, "http://hub:1", "v1").split("\n\n", 1)
+    code = python_snippet(repo, "v1")
     compile(code, "snippet", "exec")
-    assert shell == "export HF_ENDPOINT=http://hub:1" and f'"{repo.full_name}"' in code and 'revision="v1"' in code
+    assert shell_snippet(repo, "http://hub:1") == "export HF_ENDPOINT=http://hub:1"
+    assert f'"{repo.full_name}"' in code and 'revision="v1"' in code
 
 
 def test_below_a_path_of_a_proxy_every_link_stays_below_it(tmp_path):

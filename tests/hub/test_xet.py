@@ -8,8 +8,8 @@ import pytest
 
 from hfvision.hub import accounts, large_files, repositories, xet
 from hfvision.hub.errors import BadRequest, BadToken, ChecksumMismatch, Forbidden, HubError, NotFound
-from hfvision.hub.xet_format import hash_bytes, hash_text, packed_chunks, parse_shard, unpack, xorb_hash
-from tests.hub.calls import chunk, shard, small_xorb
+from hfvision.hub.xet_format import hash_text, packed_chunks, parse_shard, unpack, xorb_hash
+from tests.hub.calls import chunk, hash_bytes, shard, small_xorb
 
 SIZES = (9000, 70_001, 131_072, 12_003)
 

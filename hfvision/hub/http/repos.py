@@ -15,8 +15,6 @@ from hfvision.hub.http.finding import API, hub_of, iso, kind_in, kind_of, repo_o
 from hfvision.hub.repositories import ADMIN, CONTENT, WRITE, Repo
 from hfvision.hub.routing import route
 
-NOT_ATTRIBUTES = {"name", "organization", "type", "visibility", "private", "repository"}
-
 
 def full_name(text: str) -> tuple[str, str]:
     """Namespace and name. Raises BadRequest unless both are there."""
@@ -63,7 +61,6 @@ async def create(request: Request) -> Response:
         name,
         namespace,
         visibility(body),
-        {key: value for key, value in body.items() if key not in NOT_ATTRIBUTES},
     )
     return json_answer(created(request, repo))
 

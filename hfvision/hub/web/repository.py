@@ -17,7 +17,7 @@ from hfvision.hub.web import datasets
 from hfvision.hub.web.licences import licence_banner
 from hfvision.hub.web.markdown import CARD_LIMIT, body_of, rendered
 from hfvision.hub.web.rendering import page, page_headers, prefix_of
-from hfvision.hub.web.snippets import snippet
+from hfvision.hub.web.snippets import python_snippet, shell_snippet
 from hfvision.hub.web.visits import Visit, off_loop
 
 TEXT_LIMIT = 256 * 1024  # bytes of a text file that are shown
@@ -71,7 +71,7 @@ async def card(request: Request, visit: Visit, repo: Repo) -> Response:
         "body": body,
         "readable": readable,
         "asked": await off_loop(lambda: repositories.access_status(visit.hub, visit.caller, repo)),
-        "snippet": snippet(repo, base_url(request), revision),
+        "snippets": (shell_snippet(repo, base_url(request)), python_snippet(repo, revision)),
     }
     if repo.kind == "dataset" and readable:
         values["gallery"] = await datasets.first_images(visit, repo, commit)

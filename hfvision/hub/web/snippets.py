@@ -17,15 +17,16 @@ PIPELINES = {
 }
 
 
-def snippet(repo: Repo, base: str, revision: str) -> str:
-    """A shell line for the endpoint, and Python that loads this revision of the repository."""
+def shell_snippet(repo: Repo, base: str) -> str:
+    """What a shell is told of the hub before Python starts."""
     lines = [f"export HF_ENDPOINT={base}"]
     if repo.private or repo.gated:
         lines.append("export HF_TOKEN=hf_...  # a token that may read this")
-    return "\n".join(lines) + "\n\n" + _python(repo, revision)
+    return "\n".join(lines)
 
 
-def _python(repo: Repo, revision: str) -> str:
+def python_snippet(repo: Repo, revision: str) -> str:
+    """Python that loads this revision of the repository."""
     name = json.dumps(repo.full_name)
     pinned = "" if revision == "main" else f", revision={json.dumps(revision)}"
     if repo.kind == "dataset":
