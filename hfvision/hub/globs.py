@@ -6,24 +6,26 @@ star is tried greedily with one point to come back to, so a match costs at most 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 MOST_PATTERNS = 500
-Token = str | tuple[bool, tuple[tuple[str, str], ...]] | None  # a letter, a class (negated, ranges), or None: any
+_STAR = 0  # among tokens: any run of letters
+Token = str | tuple[bool, tuple[tuple[str, str], ...]] | int | None  # letter, class (negated, ranges), _STAR, any one
+Segment = tuple[Token, ...] | None  # None stands for `**`
+P = TypeVar("P")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """One pattern: its segments (None stands for `**`), and whether it is for folders only."""
+    """One pattern: its segments, and whether it is for folders only."""
 
-    segments: tuple[tuple[tuple[Token | int, ...], ...] | None, ...]
+    segments: tuple[Segment, ...]
     folders_only: bool
 
     def matches(self, path: Sequence[str], is_folder: bool) -> bool:
         """Whether it fits this very path, not one of the folders it lies in."""
-        return (is_folder or not self.folders_only) and _fit(self.segments, path)
-
-
-_STAR = 0  # among tokens: any run of letters
+        return (is_folder or not self.folders_only) and _fit(self.segments, path, _is_deep, _fits_name)
 
 
 def parse_pattern(text: str) -> Pattern | None:
@@ -34,11 +36,11 @@ def parse_pattern(text: str) -> Pattern | None:
     parts = body.lstrip("/").split("/")
     if not body.strip("/"):
         return None
-    segments: list[tuple[tuple[Token | int, ...], ...] | None] = [] if anchored else [None]
+    segments: list[Segment] = [] if anchored else [None]
     for one in parts:
-        segments.append(None if one == "**" else (_tokens(one),))
+        segments.append(None if one == "**" else _tokens(one))
     if segments[-1] is None:  # a/** is what lies in a, not a itself
-        segments.append(((_STAR,),))
+        segments.append((_STAR,))
     return Pattern(tuple(segments), folders_only)
 
 
@@ -47,19 +49,25 @@ def ignore_rules(text: str) -> list[tuple[Pattern, bool]]:
     return [rule for line in text.splitlines() if (rule := _rule(line)) is not None][:MOST_PATTERNS]
 
 
-def is_ignored(rules: Sequence[tuple[Pattern, bool]], path: str, tick: Callable[[], None] = lambda: None) -> bool:
+def is_ignored(
+    rules: Sequence[tuple[Pattern, bool]], path: str, known: dict[str, bool], tick: Callable[[], None] = lambda: None
+) -> bool:
     """Whether a file is excluded; a folder that is excluded takes all it holds with it.
 
-    Matches each folder on the way with each rule: `tick` is called in between, for who wants to end what takes long.
+    Matches each folder on the way with each rule and keeps the verdict in `known`, for other files of these folders;
+    `tick` is called in between, for who wants to end what takes long.
     """
     parts = path.split("/")
     for depth in range(1, len(parts) + 1):
-        tick()
-        verdict = False
-        for pattern, excludes in rules:
-            if verdict != excludes and pattern.matches(parts[:depth], depth < len(parts)):
-                verdict = excludes
-        if verdict:
+        is_folder = depth < len(parts)
+        here = "/".join(parts[:depth]) + "/" * is_folder
+        if here not in known:
+            tick()
+            known[here] = False
+            for pattern, excludes in rules:
+                if known[here] != excludes and pattern.matches(parts[:depth], is_folder):
+                    known[here] = excludes
+        if known[here]:
             return True
     return False
 
@@ -95,8 +103,8 @@ def _rule(line: str) -> tuple[Pattern, bool] | None:
     return None if pattern is None else (pattern, excludes)
 
 
-def _tokens(text: str) -> tuple[Token | int, ...]:
-    tokens: list[Token | int] = []
+def _tokens(text: str) -> tuple[Token, ...]:
+    tokens: list[Token] = []
     at = 0
     while at < len(text):
         letter = text[at]
@@ -129,16 +137,17 @@ def _letters(body: str) -> Token:
     return negated, tuple(ranges)
 
 
-def _fit(segments: Sequence[tuple[tuple[Token | int, ...], ...] | None], path: Sequence[str]) -> bool:
-    """Segments against names, with one point to come back to for the last `**`."""
+def _fit(
+    pattern: Sequence[P], subject: Sequence[S], any_run: Callable[[P], bool], fits: Callable[[P, S], bool]
+) -> bool:
+    """A pattern against a sequence, item by item, with one point to come back to for the last item that is any run."""
     at = here = 0
     back = mark = -1
-    while here < len(path):
-        segment = segments[at] if at < len(segments) else ()
-        if segment is None:
+    while here < len(subject):
+        if at < len(pattern) and any_run(pattern[at]):
             back, mark = at, here
             at += 1
-        elif segment and _fits(segment[0], path[here]):
+        elif at < len(pattern) and fits(pattern[at], subject[here]):
             at += 1
             here += 1
         elif back >= 0:
@@ -146,28 +155,22 @@ def _fit(segments: Sequence[tuple[tuple[Token | int, ...], ...] | None], path: S
             at, here = back + 1, mark
         else:
             return False
-    return all(segment is None for segment in segments[at:])
+    return all(map(any_run, pattern[at:]))
 
 
-def _fits(tokens: Sequence[Token | int], name: str) -> bool:
-    at = here = 0
-    back = mark = -1
-    while here < len(name):
-        if at < len(tokens) and tokens[at] == _STAR and isinstance(tokens[at], int):
-            back, mark = at, here
-            at += 1
-        elif at < len(tokens) and _is(tokens[at], name[here]):
-            at += 1
-            here += 1
-        elif back >= 0:
-            mark += 1
-            at, here = back + 1, mark
-        else:
-            return False
-    return all(token == _STAR for token in tokens[at:])
+def _fits_name(segment: Segment, name: str) -> bool:
+    return segment is not None and _fit(segment, name, _is_star, _is)
 
 
-def _is(token: Token | int, letter: str) -> bool:
+def _is_deep(segment: Segment) -> bool:
+    return segment is None
+
+
+def _is_star(token: Token) -> bool:
+    return isinstance(token, int)
+
+
+def _is(token: Token, letter: str) -> bool:
     if token is None:
         return True
     if isinstance(token, tuple):

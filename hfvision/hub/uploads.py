@@ -14,7 +14,7 @@ from hfvision.hub.lookup import Repo
 from hfvision.hub.names import check_path
 
 RULES_LIMIT = 128 * 1024  # bytes of a .gitignore or .gitattributes that are looked at
-RULES_SECONDS = 5.0  # of the processor, for matching the files of one call with them
+RULES_SECONDS = 10.0  # of the processor, for matching the files of one call with them
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,15 @@ def plan(
             )
 
     plans = []
+    known_folders: dict[str, bool] = {}
     for one in candidates:
         tick()
         big = is_large(large, one.path) or one.size > hub.settings.regular_limit or b"\0" in one.sample
         entry = known.get(one.path)
         oid = entry.etag if entry is not None and entry.kind == "file" else None
-        plans.append(Plan(one.path, "lfs" if big else "regular", is_ignored(ignores, one.path, tick), oid))
+        plans.append(
+            Plan(one.path, "lfs" if big else "regular", is_ignored(ignores, one.path, known_folders, tick), oid)
+        )
     return plans
 
 

@@ -78,7 +78,8 @@ def test_ignoring_agrees_with_git(git, tmp_path):
         (tmp_path / ".gitignore").write_text(text + "\n")
         theirs = git("check-ignore", "--no-index", "--stdin", "-z", data="\0".join(paths))
         rules = ignore_rules(text)
-        assert {path for path in paths if is_ignored(rules, path)} == set(theirs.split("\0")) - {""}, text
+        known = {}
+        assert {path for path in paths if is_ignored(rules, path, known)} == set(theirs.split("\0")) - {""}, text
 
 
 def test_large_files_agree_with_git(git, tmp_path):
@@ -108,4 +109,4 @@ def test_large_files_agree_with_git(git, tmp_path):
 def test_no_pattern_takes_long():
     """A regular expression made from the first of these would not end in anybody's lifetime."""
     rules = ignore_rules("*a" * 100 + "b\n" + "**/a/" * 100 + "b\n" + "[" * 1000 + "\n!\n/\n\\\n")
-    assert not is_ignored(rules, "/".join(["a" * 250] * 4))
+    assert not is_ignored(rules, "/".join(["a" * 250] * 4), {})
