@@ -1,10 +1,12 @@
 """How fast the hub is, beside copying the same bytes with plain HTTP through the same server stack and beside cp.
 
-    python benchmarks/hub.py [--mebibytes 1024] [--output hub.json]
+    python benchmarks/hub.py [--mebibytes 1024] [--rounds 3] [--output hub.json]
 
 Everything is timed in one run on loopback, and what counts is the ratios: the client, the server and the disk share
-this machine. `limit` says what a line waits for. Large files go through an unmodified client: Xet (its default), LFS,
-and plain GET; the plain copy is a PUT and a GET of an application that only writes and reads a file.
+this machine. Figures are medians of the rounds; before each measurement what is written goes to the disk. `limit` says
+what a line waits for. Large files go through an unmodified client: Xet (its default), LFS, and plain GET; the plain
+copy is a PUT and a GET of an application that only writes and reads a file. What is uploaded is on the disk when it is
+acknowledged, so `cp` ends with a sync, too.
 """
 
 import argparse
@@ -20,15 +22,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx2
 
 BLOCK = 1 << 20  # bytes
 FILES = 10_000  # of the repository that is listed
-COMMITS = 100
+COMMITS = 320
 CLIENTS = 16
 PLAIN = """
 import os, sys, uvicorn
@@ -152,28 +155,54 @@ def seconds(work: Any, *args: Any) -> float:
     return time.perf_counter() - start
 
 
-def large(environment: dict[str, str], folder: Path, source: Path) -> list[dict[str, Any]]:
-    copied = seconds(shutil.copyfile, source, folder / "copy")
-    plain_up, plain_down = plain_copy(source, folder)
-    xet = client_copy(environment, folder / "xet", "me/xet", source)
-    lfs = client_copy(environment, folder / "lfs", "me/lfs", source, HF_HUB_DISABLE_XET="1")
+def copy_to_disk(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def one_round(environment: dict[str, str], folder: Path, mebibytes: int) -> tuple[float, ...]:
+    """Seconds of each way, with a file that the hub has not seen."""
+    folder.mkdir()
+    source = folder / "source"
+    with source.open("wb") as file:
+        for _ in range(mebibytes):
+            file.write(os.urandom(BLOCK))
+    os.sync()
+    copied = seconds(copy_to_disk, source, folder / "copy")
+    os.sync()
+    plain = plain_copy(source, folder)
+    os.sync()
+    xet = client_copy(environment, folder / "xet", f"me/xet-{folder.name}", source)
+    with source.open("r+b") as file:  # another content, or the hub would find that it has the file
+        file.write(os.urandom(BLOCK))
+    os.sync()
+    lfs = client_copy(environment, folder / "lfs", f"me/lfs-{folder.name}", source, HF_HUB_DISABLE_XET="1")
+    os.sync()
     headers = {"Authorization": f"Bearer {environment['HF_TOKEN']}"}
+    address = f"{environment['HF_ENDPOINT']}/me/lfs-{folder.name}/resolve/main/big.bin"
     with httpx2.Client(headers=headers, timeout=None) as client:
-        got = seconds(fetch, client, f"{environment['HF_ENDPOINT']}/me/lfs/resolve/main/big.bin", folder / "got")
+        got = seconds(fetch, client, address, folder / "got")
+    shutil.rmtree(folder)
+    return copied, *plain, *xet, *lfs, got
+
+
+def large(environment: dict[str, str], folder: Path, mebibytes: int, rounds: int) -> list[dict[str, Any]]:
+    taken = [one_round(environment, folder / f"round{number}", mebibytes) for number in range(rounds)]
+    copied, plain_up, plain_down, xet_up, xet_down, lfs_up, lfs_down, got = map(median, zip(*taken, strict=True))
     chunks = "the client's chunking and hashing, then one more hashing of every byte at the hub"
     lines = [
-        ("cp", copied, copied, "the disk"),
+        ("cp and sync", copied, plain_up, "the disk"),
         ("plain PUT", plain_up, plain_up, "the interpreter's event loop"),
         ("plain GET", plain_down, plain_down, "the interpreter's event loop"),
-        ("upload, Xet", xet[0], plain_up, chunks),
-        ("upload, LFS", lfs[0], plain_up, "sha256 of every byte, once at each end"),
-        ("download, Xet", xet[1], plain_down, "chunks taken apart by the client"),
-        ("download, LFS", lfs[1], plain_down, "the client's loop"),
+        ("upload, Xet", xet_up, plain_up, chunks),
+        ("upload, LFS", lfs_up, plain_up, "sha256 of every byte, once at each end"),
+        ("download, Xet", xet_down, plain_down, "chunks taken apart by the client"),
+        ("download, LFS", lfs_down, plain_down, "the client's loop"),
         ("GET", got, plain_down, "the interpreter's event loop"),
     ]
-    size = source.stat().st_size / BLOCK
     return [
-        {"what": what, "seconds": took, "MiB/s": size / took, "of plain HTTP": base / took, "limit": limit}
+        {"what": what, "seconds": took, "MiB/s": mebibytes / took, "of plain HTTP": base / took, "limit": limit}
         for what, took, base, limit in lines
     ]
 
@@ -186,19 +215,20 @@ def small(environment: dict[str, str]) -> list[dict[str, Any]]:
         for number in range(many):
             commit(client, repo, {"number.txt": str(number).encode()})
 
-    def one(number: int) -> None:
-        with httpx2.Client(**more) as own:
-            committing(own, f"me/many{number}", COMMITS // CLIENTS)
+    with ExitStack() as stack:
+        client, *many = [stack.enter_context(httpx2.Client(**more)) for _ in range(1 + CLIENTS)]
 
-    with httpx2.Client(**more) as client:
+        def one(number: int) -> None:
+            committing(many[number], f"me/many{number}", COMMITS // CLIENTS)
+
         for name in ("wide", "deep", *(f"many{number}" for number in range(CLIENTS))):
             client.post("/api/repos/create", json={"name": name}).raise_for_status()
         commits = seconds(committing, client, "me/deep", COMMITS)
         first = seconds(commit, client, "me/wide", {f"{n // 100}/{n}.txt": b"%d" % n for n in range(FILES)})
         listed = seconds(lambda: list_all(client, "me/wide"))
         assert list_all(client, "me/wide") > FILES
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        together = seconds(lambda: list(pool.map(one, range(CLIENTS))))
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            together = seconds(lambda: list(pool.map(one, range(CLIENTS))))
     disk = "one transaction after the other, each on the disk before it is acknowledged"
     return [
         {"what": "commits of one file", "per second": COMMITS / commits, "limit": disk},
@@ -215,17 +245,20 @@ def small(environment: dict[str, str]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mebibytes", type=int, default=1024, help="size of the large file")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median counts")
     parser.add_argument("--output", type=Path, help="write the report here, too")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hub-bench-") as temporary:
         folder = Path(temporary)
-        source = folder / "source"
-        with source.open("wb") as file:
-            for _ in range(args.mebibytes):
-                file.write(os.urandom(BLOCK))
         with serving(folder / "hub") as environment:
-            rows = [*large(environment, folder, source), *small(environment)]
-    report = {"mebibytes": args.mebibytes, "cpus": os.cpu_count(), "system": platform.platform(), "rows": rows}
+            rows = [*large(environment, folder, args.mebibytes, args.rounds), *small(environment)]
+    report = {
+        "mebibytes": args.mebibytes,
+        "rounds": args.rounds,
+        "cpus": os.cpu_count(),
+        "system": platform.platform(),
+        "rows": rows,
+    }
     text = json.dumps(report, indent=1)
     if args.output is not None:
         args.output.write_text(text)

@@ -6,7 +6,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -62,6 +62,7 @@ class Hub:
     instance_id: str  # made when the database was: part of Xet addresses (protocol section 7.4)
     secret: bytes  # signs addresses; the same in all processes
     workers: ThreadPoolExecutor  # for the heavy steps of uploads: few at a time, whatever the number of requests
+    turn: threading.Lock = field(default_factory=threading.Lock)  # to write, where the database is SQLite
     trees: Memory[str, Tree] = field(default_factory=lambda: Memory(TREE_MEMORY, lambda tree: len(tree) + 1))
     last_commits: Memory[tuple[str, str], str] = field(default_factory=lambda: Memory(COMMIT_MEMORY))
     parsed: Memory[str, Any] = field(default_factory=lambda: Memory(PARSED_MEMORY))  # cards, configs: by blob
@@ -79,8 +80,10 @@ class Hub:
 
         `sweeping` runs alone: no other writer can meanwhile come to rely on what is being thrown away.
         """
-        with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
-            if self._postgres:  # SQLite has one writer at a time anyway
+        # SQLite has one writer at a time and lets others poll for their turn, sleeping: those of this process queue up
+        turn = nullcontext() if self._postgres else self.turn
+        with turn, self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+            if self._postgres:
                 # a queue, unlike locks on a row: writers who come later cannot keep a sweeper waiting for ever
                 lock = func.pg_advisory_xact_lock if sweeping else func.pg_advisory_xact_lock_shared
                 connection.execute(select(lock(WRITERS)))
