@@ -190,16 +190,16 @@ def one_round(environment: dict[str, str], folder: Path, mebibytes: int) -> tupl
 def large(environment: dict[str, str], folder: Path, mebibytes: int, rounds: int) -> list[dict[str, Any]]:
     taken = [one_round(environment, folder / f"round{number}", mebibytes) for number in range(rounds)]
     copied, plain_up, plain_down, xet_up, xet_down, lfs_up, lfs_down, got = map(median, zip(*taken, strict=True))
-    chunks = "the client's chunking and hashing, then one more hashing of every byte at the hub"
+    chunks = "the client's chunking and hashing; the hub hashes and writes every byte twice"
     lines = [
         ("cp and sync", copied, plain_up, "the disk"),
-        ("plain PUT", plain_up, plain_up, "the interpreter's event loop"),
-        ("plain GET", plain_down, plain_down, "the interpreter's event loop"),
+        ("plain PUT", plain_up, plain_up, "one event loop, through which every byte goes"),
+        ("plain GET", plain_down, plain_down, "one event loop, through which every byte goes"),
         ("upload, Xet", xet_up, plain_up, chunks),
         ("upload, LFS", lfs_up, plain_up, "sha256 of every byte, once at each end"),
         ("download, Xet", xet_down, plain_down, "chunks taken apart by the client"),
         ("download, LFS", lfs_down, plain_down, "the client's loop"),
-        ("GET", got, plain_down, "the interpreter's event loop"),
+        ("GET", got, plain_down, "one event loop, through which every byte goes"),
     ]
     return [
         {"what": what, "seconds": took, "MiB/s": mebibytes / took, "of plain HTTP": base / took, "limit": limit}
@@ -237,8 +237,8 @@ def small(environment: dict[str, str]) -> list[dict[str, Any]]:
             "per second": COMMITS // CLIENTS * CLIENTS / together,
             "limit": disk,
         },
-        {"what": f"one commit of {FILES} files", "seconds": first, "limit": "hashing and rows of the database"},
-        {"what": f"listing {FILES} files", "seconds": listed, "limit": "JSON, in pages of 1,000"},
+        {"what": f"one commit of {FILES:,} files", "seconds": first, "limit": "hashing and rows of the database"},
+        {"what": f"listing {FILES:,} files", "seconds": listed, "limit": "JSON, in pages of 1,000"},
     ]
 
 
@@ -252,17 +252,22 @@ def main() -> None:
         folder = Path(temporary)
         with serving(folder / "hub") as environment:
             rows = [*large(environment, folder, args.mebibytes, args.rounds), *small(environment)]
-    report = {
-        "mebibytes": args.mebibytes,
-        "rounds": args.rounds,
-        "cpus": os.cpu_count(),
-        "system": platform.platform(),
-        "rows": rows,
-    }
-    text = json.dumps(report, indent=1)
+    about = {"mebibytes": args.mebibytes, "rounds": args.rounds, "cpus": os.cpu_count(), "system": platform.platform()}
     if args.output is not None:
-        args.output.write_text(text)
-    print(text)
+        args.output.write_text(json.dumps({**about, "rows": rows}, indent=1))
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    print(table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown: the figure with its unit, how fast beside plain HTTP, and what limits it."""
+    lines = ["| | | times plain HTTP | limited by |", "| --- | ---: | ---: | --- |"]
+    for row in rows:
+        unit = next(unit for unit in ("MiB/s", "per second", "seconds") if unit in row)
+        beside = f"{row['of plain HTTP']:.2f}" if "of plain HTTP" in row else ""
+        digits = 0 if row[unit] > 10 else 2
+        lines.append(f"| {row['what']} | {row[unit]:.{digits}f} {unit} | {beside} | {row['limit']} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

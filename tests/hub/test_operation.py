@@ -3,8 +3,11 @@
 import io
 import json
 import logging
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -15,7 +18,7 @@ import pytest
 from hfvision.hub.operation import JsonLines, Operation, log_as_json, shown_path, without_tokens
 from hfvision.hub.settings import HubSettings
 from tests.hub.publishing import publish
-from tests.hub.server import TOKENS, add_users, running
+from tests.hub.server import PROJECT, TOKENS, add_users, running
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +168,13 @@ def refused_new_connections(host, port):
         except (ConnectionRefusedError, ConnectionResetError):
             return
     pytest.fail("the server still takes connections")
+
+
+def test_the_benchmark_measures_every_way(tmp_path):
+    command = [sys.executable, PROJECT / "benchmarks" / "hub.py", "--mebibytes", "1", "--rounds", "1"]
+    command += ["--output", tmp_path / "report.json"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert len(rows) == 12 and all(row["limit"] and row["what"] in done.stdout for row in rows)

@@ -7,7 +7,7 @@ from html import unescape
 
 import pytest
 
-from hfvision.hub import accounts, commits, repositories
+from hfvision.hub import accounts, commits, refs, repositories
 from hfvision.hub.settings import HubSettings
 from hfvision.hub.web.compare import differences, flattened
 from hfvision.hub.web.licences import licence_banner
@@ -207,6 +207,14 @@ def test_history_and_commits_show_what_changed(roofs, nobody):
     text = unescape(nobody.get(f"/me/roofs/commit/{roofs.sha}").text)
     assert '"dropout": 0.1' in text and '"hidden_size": 96' in text
     assert nobody.get("/me/roofs/commit/" + "0" * 40).status_code == 404
+
+
+def test_a_card_at_another_revision_comes_with_what_was_true_then(server, nobody):
+    repo = publish(server.hub, "me/relicensed", {"README.md": CARD})
+    refs.create_branch(server.hub, caller_of(server.hub), repo, "before")
+    publish(server.hub, "me/relicensed", {"README.md": CARD.replace("apache-2.0", "gpl-3.0")})
+    banners = [nobody.get(f"/me/relicensed{query}").text for query in ("", "?revision=before")]
+    assert [("gpl-3.0" in text, "apache-2.0" in text) for text in banners] == [(True, False), (False, True)]
 
 
 def test_two_revisions_are_compared_key_by_key(server, roofs, nobody):

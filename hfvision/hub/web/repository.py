@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from hfvision.hub import commits, files, refs, repositories
+from hfvision.hub import commits, files, metadata, refs, repositories
 from hfvision.hub.errors import BadRequest, EntryNotFound, HubError
 from hfvision.hub.http.answers import base_url, quoted
 from hfvision.hub.repositories import Repo
@@ -51,7 +51,7 @@ async def card(request: Request, visit: Visit, repo: Repo) -> Response:
     """The card with its licence, the code to load it and, for a dataset, its first images."""
     revision = request.query_params.get("revision") or "main"
 
-    def work() -> tuple[str, str, list[str]]:
+    def work() -> tuple[Repo, str, str, list[str]]:
         commit = refs.resolve(visit.hub, repo, revision)
         try:
             text = files.read_file(visit.hub, repo, commit, "README.md", CARD_LIMIT).decode("utf-8", "replace")
@@ -59,19 +59,20 @@ async def card(request: Request, visit: Visit, repo: Repo) -> Response:
             if not isinstance(error, EntryNotFound):
                 raise
             text = ""
-        return commit, text, [ref.name for ref in refs.list_refs(visit.hub, repo) if ref.kind in ("heads", "tags")]
+        names = [ref.name for ref in refs.list_refs(visit.hub, repo) if ref.kind in ("heads", "tags")]
+        return metadata.at_commit(visit.hub, repo, commit), commit, text, names
 
-    commit, text, names = await off_loop(work)
+    shown, commit, text, names = await off_loop(work)
     readable = await may_read_content(visit, repo)
     locate = locator(request, repo, commit)
     body = await off_loop(lambda: rendered(body_of(text), locate)) if text else None
-    values = repo_values(repo, "card", revision) | {
+    values = repo_values(shown, "card", revision) | {
         "commit": commit,
         "names": names,
         "body": body,
         "readable": readable,
         "asked": await off_loop(lambda: repositories.access_status(visit.hub, visit.caller, repo)),
-        "snippets": (shell_snippet(repo, base_url(request)), python_snippet(repo, revision)),
+        "snippets": (shell_snippet(repo, base_url(request)), python_snippet(shown, revision)),
     }
     if repo.kind == "dataset" and readable:
         values["gallery"] = await datasets.first_images(visit, repo, commit)
