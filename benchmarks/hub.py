@@ -121,7 +121,13 @@ def fetch(client: httpx2.Client, address: str, target: Path) -> None:
 
 def client_copy(environment: dict[str, str], home: Path, repo: str, source: Path, **more: str) -> tuple[float, float]:
     """Seconds of an upload and a download by huggingface_hub in a fresh process."""
-    given = {"HF_HOME": str(home), "REPO": repo, "SOURCE": str(source), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    given = {
+        "HF_HOME": str(home),
+        "REPO": repo,
+        "SOURCE": str(source),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_OFFLINE": "0",
+    }
     command = [sys.executable, "-c", CLIENT]
     done = subprocess.run(
         command, env={**os.environ, **environment, **given, **more}, capture_output=True, text=True, check=True
