@@ -10,12 +10,14 @@ from hfvision.errors import HubAccessError
 @contextmanager
 def hub_errors(endpoint: str) -> Iterator[None]:
     """What huggingface_hub and the connection raise becomes one HubAccessError that names the endpoint."""
-    import httpx2
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+    # the base class of all errors of its HTTP client, which is httpx or, since its version 2, httpx2
+    of_client = [base for base in HfHubHTTPError.__bases__ if base.__name__ == "HTTPError"]
+    known: tuple[type[Exception], ...] = (HFValidationError, OfflineModeIsEnabled, ConnectionError, *of_client)
     try:
         yield
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, httpx2.HTTPError, ConnectionError) as error:
+    except known as error:
         raise HubAccessError(f"{endpoint}: {' '.join(str(error).split())}") from error
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from hfvision.errors import ConfigError, HubAccessError, numbered
 from hfvision.hub_access import hub_errors, quiet_client
 
+PUBLIC = "https://huggingface.co"
 RepoType = Literal["model", "dataset"]
 BATCH_FILES = 200  # that are downloaded, verified and sent on together
 BATCH_BYTES = 2 << 30  # of which the larger ones are deleted here when they have been sent
@@ -62,7 +63,7 @@ class Mirrored:
 def mirror(
     repo_id: str,
     *,
-    source: str,
+    source: str = PUBLIC,
     revision: str | None = None,
     repo_type: RepoType = "model",
     name: str | None = None,

@@ -289,7 +289,7 @@ def seed(
 @app.command()
 def mirror(
     repo: Annotated[str, typer.Argument(help="NAMESPACE/NAME on the source.")],
-    source: Annotated[str, typer.Option("--from", help="Hub to copy from.")],
+    source: Annotated[str | None, typer.Option("--from", help="Hub to copy from; default: the public one.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; default: main.")] = None,
     repo_type: Annotated[str, typer.Option("--type", help="model or dataset.")] = "model",
     name: Annotated[str | None, typer.Option(help="Name on the target; default: the same.")] = None,
@@ -304,7 +304,7 @@ def mirror(
     """
     import os
 
-    from hfvision.mirroring import mirror
+    from hfvision.mirroring import PUBLIC, mirror
 
     if repo_type not in ("model", "dataset"):
         raise ConfigError(f"--type is model or dataset; got {repo_type}")
@@ -312,7 +312,14 @@ def mirror(
     given = os.environ.get("HFVISION_SOURCE_TOKEN")
     target = _endpoint(endpoint)
     done = mirror(
-        repo, source=source, revision=revision, name=name, endpoint=target, source_token=given, say=_say, **options
+        repo,
+        source=source or PUBLIC,
+        revision=revision,
+        name=name,
+        endpoint=target,
+        source_token=given,
+        say=_say,
+        **options,
     )
     emit(asdict(done), f"{done.url}: {done.files} files, {done.size:,} bytes, {done.copied} copied", as_json)
 
