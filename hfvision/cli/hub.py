@@ -56,6 +56,7 @@ def serve(
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
     public_url: Annotated[str | None, typer.Option(help="Address that clients use, behind a proxy.")] = None,
     user: Annotated[str, typer.Option(help="Name of the user that the first start makes.")] = "me",
+    as_json: JsonOption = False,
 ) -> None:
     """Serve the hub until Ctrl-C; the first start makes a user and prints a token."""
     from hfvision.hub.accounts import set_up
@@ -71,9 +72,9 @@ def serve(
         hub.close()
 
     def ready(endpoint: str) -> None:
-        typer.echo(f"export HF_ENDPOINT={settings.public_url or endpoint}")
+        variables = {"HF_ENDPOINT": settings.public_url or endpoint} | ({"HF_TOKEN": token} if token else {})
+        emit(variables, "\n".join(f"export {name}={value}" for name, value in variables.items()), as_json)
         if token is not None:
-            typer.echo(f"export HF_TOKEN={token}")
             typer.echo(f"# the token of user {user}, shown this once; more with: hfvision hub token add", err=True)
         typer.echo(f"# serving {settings.root}; Ctrl-C ends it", err=True)
 
@@ -106,9 +107,9 @@ def list_users(root: RootOption = None, as_json: JsonOption = False) -> None:
 
 
 @user_app.command("remove")
-def remove_user(name: NameArgument, root: RootOption = None) -> None:
+def remove_user(name: NameArgument, root: RootOption = None, as_json: JsonOption = False) -> None:
     """Remove a user who owns no repositories, with all tokens."""
-    _remove("user", name, root)
+    _remove("user", name, root, as_json)
 
 
 @org_app.command("add")
@@ -134,9 +135,9 @@ def list_orgs(root: RootOption = None, as_json: JsonOption = False) -> None:
 
 
 @org_app.command("remove")
-def remove_org(name: NameArgument, root: RootOption = None) -> None:
+def remove_org(name: NameArgument, root: RootOption = None, as_json: JsonOption = False) -> None:
     """Remove an organisation that owns no repositories."""
-    _remove("org", name, root)
+    _remove("org", name, root, as_json)
 
 
 @org_app.command("member")
@@ -145,13 +146,14 @@ def member(
     user: Annotated[str, typer.Argument(help="Name of the user.")],
     role: Annotated[str, typer.Option(help="read, write or admin; none ends the membership.")] = "write",
     root: RootOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Give a user a role in an organisation, or end it."""
     from hfvision.hub.accounts import set_member
 
     with opened(root) as hub:
         set_member(hub, org, user, None if role == "none" else role)
-    typer.echo(f"{user}: {role} in {org}")
+    emit({"org": org, "user": user, "role": role}, f"{user}: {role} in {org}", as_json)
 
 
 @org_app.command("members")
@@ -203,14 +205,17 @@ def list_tokens(
 
 @token_app.command("remove")
 def remove_token(
-    user: NameArgument, name: Annotated[str, typer.Argument(help="Name of the token.")], root: RootOption = None
+    user: NameArgument,
+    name: Annotated[str, typer.Argument(help="Name of the token.")],
+    root: RootOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a token unknown from now on."""
     from hfvision.hub.accounts import delete_token
 
     with opened(root) as hub:
         delete_token(hub, user, name)
-    typer.echo(f"token {name} of {user} removed")
+    emit({"user": user, "name": name}, f"token {name} of {user} removed", as_json)
 
 
 @app.command()
@@ -347,10 +352,10 @@ def _list(kind: str, root: Path | None, as_json: bool) -> None:
     emit([asdict(row) for row in rows], "\n".join(lines), as_json)
 
 
-def _remove(kind: str, name: str, root: Path | None) -> None:
+def _remove(kind: str, name: str, root: Path | None, as_json: bool) -> None:
     from hfvision.hub.accounts import delete_account, find_account
 
     with opened(root) as hub:
         find_account(hub, name, kind)
         delete_account(hub, name)
-    typer.echo(f"{name} removed")
+    emit({"name": name}, f"{name} removed", as_json)
