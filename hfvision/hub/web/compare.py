@@ -12,7 +12,7 @@ from hfvision.hub.errors import EntryNotFound
 from hfvision.hub.instance import Hub
 from hfvision.hub.repositories import Repo
 from hfvision.hub.web.rendering import page
-from hfvision.hub.web.repository import checked_revision, repo_values
+from hfvision.hub.web.shared import checked_revision, repo_values
 from hfvision.hub.web.visits import Visit, off_loop
 
 CONFIGS = (

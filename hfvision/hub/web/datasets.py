@@ -12,6 +12,7 @@ from hfvision.hub.errors import BadRequest, HubError, NotFound
 from hfvision.hub.http.answers import quoted
 from hfvision.hub.repositories import Repo
 from hfvision.hub.web.rendering import page
+from hfvision.hub.web.shared import repo_values
 from hfvision.hub.web.visits import Visit, off_loop
 
 ROWS = 20  # of a table
@@ -42,8 +43,6 @@ class Contents:
 
 async def viewer(request: Request, visit: Visit, repo: Repo) -> Response:
     """`?file=data/train.parquet&row=20`, or pages of images; `revision` is main unless given."""
-    from hfvision.hub.web.repository import repo_values
-
     query = request.query_params
     revision = query.get("revision") or "main"
     row = _number(query.get("row", "0"))

@@ -18,7 +18,7 @@ from hfvision.hub.web import forms
 from hfvision.hub.web.changes import shown
 from hfvision.hub.web.markdown import CARD_LIMIT, rendered
 from hfvision.hub.web.rendering import page
-from hfvision.hub.web.repository import locator, may_read_content, repo_values
+from hfvision.hub.web.shared import locator, may_read_content, repo_values
 from hfvision.hub.web.visits import Visit, off_loop
 
 ROWS = 50

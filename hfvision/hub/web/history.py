@@ -10,7 +10,7 @@ from hfvision.hub import refs
 from hfvision.hub.repositories import Repo
 from hfvision.hub.web.changes import shown
 from hfvision.hub.web.rendering import page
-from hfvision.hub.web.repository import may_read_content, repo_values
+from hfvision.hub.web.shared import may_read_content, repo_values
 from hfvision.hub.web.visits import Visit, off_loop
 
 ROWS = 50

@@ -14,7 +14,7 @@ from hfvision.hub.errors import BadRequest, Forbidden, HubError, NotFound
 from hfvision.hub.repositories import Repo
 from hfvision.hub.web import forms
 from hfvision.hub.web.rendering import page
-from hfvision.hub.web.repository import repo_values
+from hfvision.hub.web.shared import repo_values
 from hfvision.hub.web.visits import Visit, off_loop
 
 VISIBILITY = {"public": False, "private": True}

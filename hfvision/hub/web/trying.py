@@ -18,8 +18,8 @@ from hfvision.hub.repositories import Repo
 from hfvision.hub.try_it.models import Trial
 from hfvision.hub.web import forms
 from hfvision.hub.web.rendering import page
-from hfvision.hub.web.repository import image_type, own_path, repo_values
 from hfvision.hub.web.sessions import check_origin
+from hfvision.hub.web.shared import image_type, own_path, repo_values
 from hfvision.hub.web.visits import Visit, off_loop
 
 FORM_BYTES = 64 * 1024  # of a form besides its image
