@@ -18,6 +18,7 @@ NEEDED = [
     "nh3",
     "obstore",
     "prometheus_client",
+    "python_multipart",
     "sqlalchemy",
     "starlette",
     "uvicorn",

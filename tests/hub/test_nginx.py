@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from hfvision.hub.settings import HubSettings
-from tests.hub.backends import free_port, wait
+from tests.hub.backends import free_ports, wait
 from tests.hub.server import SMALL, add_users, running
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
@@ -48,7 +48,7 @@ CLIENT = """
 @pytest.fixture(params=["", "/hub"], ids=["own host", "below a path"])
 def proxied(request, tmp_path):
     """A hub behind nginx: (its address there, the server)."""
-    port, behind = free_port(), free_port()
+    port, behind = free_ports(2)
     address = f"http://127.0.0.1:{port}{request.param}"
     (text,) = re.findall(r"```nginx\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert "listen 443 ssl;" in text and "location / {" in text and "http://127.0.0.1:8000;" in text
@@ -73,7 +73,8 @@ def proxied(request, tmp_path):
 
 def _answers(address):
     try:
-        return httpx2.get(f"{address}/api/models").status_code == 200
+        answer = httpx2.get(f"{address}/api/models")
+        return answer.status_code == 200 and answer.headers["server"].startswith("nginx")
     except httpx2.TransportError:
         return False
 
