@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
-from sqlalchemy.exc import IntegrityError
 
 from hfvision.hub.clock import now_ms, to_datetime, to_ms
 from hfvision.hub.database import account, insert_new, member, repo, token
@@ -102,6 +101,12 @@ class Caller:
     def may_administer(self, kind: str, namespace: str, name: str) -> bool:
         """Delete, move, settings, requests for access: the owner, or an admin of the organisation."""
         return self._may("admin", "write", kind, namespace, name)
+
+    def reaches(self, kind: str, namespace: str, name: str) -> bool:
+        """Whether the token is for that repository, too, whatever its account may do there."""
+        return self.token_role != "fineGrained" or any(
+            grant.covers(kind, namespace, name, "read") for grant in self.scope
+        )
 
     def may_propose(self, kind: str, namespace: str, name: str) -> bool:
         """Open a pull request on a repository that the caller sees: a matter of the token alone."""
@@ -289,7 +294,7 @@ def create_token(
                     expires=None if expires is None else to_ms(expires),
                 )
             )
-    except IntegrityError as error:
+    except Conflict as error:
         raise Conflict(f"{user} has a token named {name} already") from error
     return text
 

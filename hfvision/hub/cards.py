@@ -19,7 +19,10 @@ MOST_DEPTH = 40
 MOST_TAGS = 300
 TAG_LENGTH = 150
 HEADER_LIMIT = 32 * 1024**2  # bytes of a safetensors header
+HEADER_PARTS = 3_000_000  # values in it, six or seven for each tensor
 CONFIG_VALUE_LIMIT = 1024  # characters of one value of a config that is kept beside the repository
+LONGEST_NUMBER = 1000  # characters
+_NUMBER = re.compile(r"[-+0-9_:.]+")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n)?^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
 
@@ -98,6 +101,14 @@ def _survey(text: str) -> None:
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+        elif isinstance(event, yaml.ScalarEvent):
+            # a few merges of merges would fill any memory, and long numbers of base 60 take for ever
+            tag = event.tag or ""
+            if (event.value == "<<" and event.implicit[0]) or tag.endswith(":merge"):
+                raise _Refused("merges (<<), which cards do without")
+            number = tag.endswith((":int", ":float")) or _NUMBER.fullmatch(event.value)
+            if len(event.value) > LONGEST_NUMBER and number:
+                raise _Refused(f"a number of more than {LONGEST_NUMBER} characters")
         if depth > MOST_DEPTH or count > MOST_VALUES:
             raise _Refused(f"more than {MOST_DEPTH} levels or {MOST_VALUES} values")
 
@@ -131,6 +142,11 @@ def plain(value: Any) -> Any:
         return str(value)[:TAG_LENGTH]
 
     return convert(value, 0)
+
+
+def json_parts(data: bytes) -> int:
+    """At most how many values JSON can have, without reading it: each takes memory, some twenty times its text."""
+    return data.count(b",") + data.count(b"[") + data.count(b"{")
 
 
 def parse_json(data: bytes) -> Any:
@@ -195,8 +211,11 @@ def read_safetensors_header(read: Callable[[int, int], bytes], size: int) -> Any
     length = int.from_bytes(read(0, 8), "little") if size >= 8 else 0
     if not 2 <= length <= min(HEADER_LIMIT, size - 8):
         raise ValueError("no safetensors header")
+    header = read(8, 8 + length)
+    if json_parts(header) > HEADER_PARTS:
+        raise ValueError("a safetensors header with more values than any model has")
     try:
-        return json.loads(read(8, 8 + length))
+        return json.loads(header)
     except RecursionError as error:
         raise ValueError("no safetensors header") from error
 

@@ -13,15 +13,25 @@ from hfvision.hub.clock import now_ms
 from hfvision.hub.database import insert_new, pull, ref, repo_commit, repo_lfs
 from hfvision.hub.database import repo as repo_table
 from hfvision.hub.errors import BadPath, BadRequest, Conflict, EntryNotFound, LoginNeeded, ParentMismatch
-from hfvision.hub.gitobjects import FILE_MODE, CommitObject, TreeEditor, TreeItem, changes, encode_pointer, object_id
+from hfvision.hub.gitobjects import (
+    FILE_MODE,
+    CommitObject,
+    TreeEditor,
+    TreeItem,
+    changes,
+    encode_pointer,
+    object_id,
+    walk,
+)
 from hfvision.hub.instance import Hub
 from hfvision.hub.large_files import held_in, key
 from hfvision.hub.lookup import CONTENT, MAIN, PROPOSE, WRITE, Page, Repo, find_in
-from hfvision.hub.names import check_name, check_path
+from hfvision.hub.names import PATH_LIMIT, check_name, check_path
 from hfvision.hub.refs import Ref, find_ref, printable, resolve_in
 from hfvision.hub.repositories import create_in, email
 
 MOST_MESSAGE = 65_536  # characters
+MOST_COPIED = 100_000  # files and folders that the copies of one commit bring along
 
 
 @dataclass(frozen=True)
@@ -148,6 +158,8 @@ def apply_in(
     hub: Hub, connection: Connection, caller: Caller, repo: Repo, branch: Ref, draft: Draft, parent: str | None
 ) -> Commit:
     """As `apply`, to a branch that this transaction has locked."""
+    if repo.gated:  # a proposal may copy any file to where the card is shown from: it is for those who may read them
+        find_in(connection, caller, repo.kind, repo.full_name, CONTENT)
     if parent is not None and not (len(parent) >= 5 and branch.commit.startswith(parent.lower())):
         raise ParentMismatch
     before = objects.read_commit(connection, branch.commit).tree
@@ -155,6 +167,7 @@ def apply_in(
     large = [one.sha256 for one in draft.operations if isinstance(one, AddLargeFile)]
     sizes = held_in(connection, repo.id, large)
     blobs = dict(draft.blobs)
+    copied = 0
     for one in draft.operations:
         if isinstance(one, AddFile):
             editor.put(one.path, TreeItem(FILE_MODE, object_id("blob", one.content)))
@@ -163,7 +176,9 @@ def apply_in(
             blobs[object_id("blob", pointer)] = pointer
             editor.put(one.path, TreeItem(FILE_MODE, object_id("blob", pointer)))
         elif isinstance(one, CopyFile):
-            editor.put(one.path, _copied(hub, connection, repo, one, before, branch.commit))
+            item = _copied(hub, connection, repo, one, before, branch.commit)
+            copied += _count(hub, connection, item, one.path, MOST_COPIED - copied)
+            editor.put(one.path, item)
         else:
             _delete(editor, one, branch.commit)
     objects.insert_objects(connection, "blob", blobs)
@@ -272,6 +287,24 @@ def _copied(hub: Hub, connection: Connection, repo: Repo, one: CopyFile, before:
     if item is None:
         raise EntryNotFound(f"{printable(one.source)} does not exist in this revision", head)
     return item
+
+
+def _count(hub: Hub, connection: Connection, item: TreeItem, path: str, most: int) -> int:
+    """How much a copy brings along: a few copies of copies would make more files than anyone could ever list.
+
+    Raises BadRequest for more than `most`, BadPath where a file would lie deeper than paths reach.
+    """
+    count = 1
+    if item.is_tree:
+        for below, _ in walk(objects.tree_reader(hub, connection), item.oid, path + "/"):
+            if len(below.encode()) > PATH_LIMIT:
+                raise BadPath(f"the path {below[:PATH_LIMIT]!r} would have more than {PATH_LIMIT} bytes")
+            count += 1
+            if count > most:
+                break
+    if count > most:
+        raise BadRequest(f"one commit copies at most {MOST_COPIED:,} files and folders: copy less at once")
+    return count
 
 
 def _delete(editor: TreeEditor, one: DeleteFile | DeleteFolder, head: str) -> None:

@@ -1,5 +1,7 @@
 """Gated repositories: asking to be let in, and letting in (protocol section 2)."""
 
+import re
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import delete, insert, select, update
@@ -7,9 +9,20 @@ from sqlalchemy import delete, insert, select, update
 from hfvision.hub.accounts import Caller
 from hfvision.hub.clock import now_ms, to_datetime
 from hfvision.hub.database import access, account, insert_new
-from hfvision.hub.errors import BadRequest, LoginNeeded, NotFound
+from hfvision.hub.errors import BadRequest, Conflict, LoginNeeded, NotFound
 from hfvision.hub.instance import Hub
 from hfvision.hub.lookup import ADMIN, Repo, find_in
+
+
+@dataclass(frozen=True)
+class AccessRequest:
+    """Somebody who asked to be let in, or was let in unasked."""
+
+    id: str
+    user: str
+    fullname: str
+    status: str  # pending | accepted | rejected
+    asked: datetime
 
 
 def request_access(hub: Hub, caller: Caller, found: Repo) -> str:
@@ -34,25 +47,35 @@ def access_status(hub: Hub, caller: Caller, found: Repo) -> str | None:
         return connection.scalar(mine)
 
 
-def access_requests(hub: Hub, caller: Caller, found: Repo) -> list[tuple[str, str, datetime]]:
-    """(user, pending | accepted | rejected, when), for those who administer the repository."""
-    asked = select(account.c.name, access.c.status, access.c.asked).join(account, account.c.id == access.c.account)
+def access_requests(hub: Hub, caller: Caller, found: Repo) -> list[AccessRequest]:
+    """All of a repository, oldest first, for those who administer it."""
+    asked = select(account.c.id, account.c.name, account.c.fullname, access.c.status, access.c.asked)
+    asked = asked.join(account, account.c.id == access.c.account).where(access.c.repo == found.id)
     with hub.reading() as connection:
         find_in(connection, caller, found.kind, found.full_name, ADMIN)
-        rows = connection.execute(asked.where(access.c.repo == found.id).order_by(access.c.asked))
-        return [(row.name, row.status, to_datetime(row.asked)) for row in rows]
+        rows = connection.execute(asked.order_by(access.c.asked))
+        return [
+            AccessRequest(f"{row.id:024x}", row.name, row.fullname, row.status, to_datetime(row.asked)) for row in rows
+        ]
 
 
-def answer_access(hub: Hub, caller: Caller, found: Repo, user: str, status: str) -> None:
-    """Set a user's status: accepted, rejected or pending. Raises NotFound for the user."""
+def answer_access(hub: Hub, caller: Caller, found: Repo, user: str, status: str, by_id: bool = False) -> None:
+    """Set the status of a user, named by name or by the id of the request: accepted, rejected or pending.
+
+    A user who never asked can be let in, too. Raises NotFound for the user, Conflict where the status is that already.
+    """
     if status not in ("accepted", "rejected", "pending"):
         raise BadRequest(f"a request is accepted, rejected or pending; got {status!r}")
+    wanted = account.c.name_ci == user.lower()
+    if by_id:
+        wanted = account.c.id == (int(user, 16) if re.fullmatch("0{9}[0-9a-f]{15}", user) else -1)
     with hub.writing() as connection:
         find_in(connection, caller, found.kind, found.full_name, ADMIN)
-        user_id = connection.scalar(
-            select(account.c.id).where(account.c.name_ci == user.lower(), account.c.kind == "user")
-        )
-        if user_id is None:
-            raise NotFound(f"there is no user named {user}")
-        connection.execute(delete(access).where(access.c.repo == found.id, access.c.account == user_id))
-        connection.execute(insert(access).values(repo=found.id, account=user_id, status=status, asked=now_ms()))
+        row = connection.execute(select(account.c.id, account.c.name).where(wanted, account.c.kind == "user")).first()
+        if row is None:
+            raise NotFound(f"there is no request {user}" if by_id else f"there is no user named {user}")
+        mine = access.c.repo == found.id, access.c.account == row.id
+        if connection.scalar(select(access.c.status).where(*mine)) == status:
+            raise Conflict(f"the request of {row.name} is {status} already")
+        connection.execute(delete(access).where(*mine))
+        connection.execute(insert(access).values(repo=found.id, account=row.id, status=status, asked=now_ms()))

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy.exc import IntegrityError
 
 from hfvision.errors import ConfigError
 from hfvision.hub.database import WRITERS, migrate, open_engine
+from hfvision.hub.errors import Conflict
 from hfvision.hub.gitobjects import Tree
 from hfvision.hub.settings import HubSettings
 from hfvision.hub.store import Store
@@ -78,7 +80,8 @@ class Hub:
     def writing(self, sweeping: bool = False) -> Iterator[Connection]:
         """One transaction that is kept whole when the block ends well, and leaves nothing otherwise.
 
-        `sweeping` runs alone: no other writer can meanwhile come to rely on what is being thrown away.
+        `sweeping` runs alone: no other writer can meanwhile come to rely on what is being thrown away. Raises Conflict
+        where a new row is there already, or belongs to one that has just gone, such as a deleted repository's.
         """
         # SQLite has one writer at a time and lets others poll for their turn, sleeping: those of this process queue up
         turn = nullcontext() if self._postgres else self.turn
@@ -87,7 +90,10 @@ class Hub:
                 # a queue, unlike locks on a row: writers who come later cannot keep a sweeper waiting for ever
                 lock = func.pg_advisory_xact_lock if sweeping else func.pg_advisory_xact_lock_shared
                 connection.execute(select(lock(WRITERS)))
-            yield connection
+            try:
+                yield connection
+            except IntegrityError as error:
+                raise Conflict("What this would change has just been changed or deleted by others.") from error
 
     @property
     def _postgres(self) -> bool:

@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
 from hfvision.hub import objects
 from hfvision.hub.accounts import Caller
@@ -95,33 +94,29 @@ def held_in(connection: Connection, repo_id: int, hashes: Iterable[str]) -> dict
 
 
 def receive(hub: Hub, repo_id: int, sha256: str, size: int, chunks: Iterable[bytes]) -> bool:
-    """Store a whole file while hashing it and link it to the repository; False if the store had it.
+    """Store a whole file while hashing it and link it to the repository; False if the repository had it.
 
     Raises ChecksumMismatch (nothing kept), TooLarge. Bytes that the store has are hashed all the same: they are what
-    shows that the sender has the file.
+    shows that the sender has the file. Whether the store had them is told to nobody: they may be in private there.
     """
     check = _expect(hub, sha256, size)
-    new = hub.store.size(key(sha256)) != size
-    if new:
+    if hub.store.size(key(sha256)) != size:
         hub.store.put(key(sha256), chunks, check, size)
     else:
         for _ in check.over(chunks):
             pass
-    link(hub, repo_id, sha256, size)
-    return new
+    return link(hub, repo_id, sha256, size)
 
 
 async def receive_stream(hub: Hub, repo_id: int, sha256: str, size: int, chunks: AsyncIterable[bytes]) -> bool:
     """The same from an asynchronous source, such as a request's body."""
     check = _expect(hub, sha256, size)
-    new = await asyncio.to_thread(hub.store.size, key(sha256)) != size
-    if new:
+    if await asyncio.to_thread(hub.store.size, key(sha256)) != size:
         await hub.store.put_stream(key(sha256), chunks, check, size)
     else:
         async for _ in check.over_stream(chunks):
             pass
-    await asyncio.to_thread(link, hub, repo_id, sha256, size)
-    return new
+    return await asyncio.to_thread(link, hub, repo_id, sha256, size)
 
 
 def _expect(hub: Hub, sha256: str, size: int) -> Check:
@@ -133,8 +128,8 @@ def _expect(hub: Hub, sha256: str, size: int) -> Check:
     return Check(sha256, size)
 
 
-def link(hub: Hub, repo_id: int, sha256: str, size: int) -> None:
-    """Let a repository refer to a stored file whose bytes its caller has just shown."""
+def link(hub: Hub, repo_id: int, sha256: str, size: int) -> bool:
+    """Let a repository refer to a stored file whose bytes its caller has just shown; False if it did before."""
     now = now_ms()
     try:
         with hub.writing() as connection:
@@ -143,10 +138,12 @@ def link(hub: Hub, repo_id: int, sha256: str, size: int) -> None:
                 raise TryAgain("the upload was cleared away meanwhile; send it again")
             if not insert_new(connection, lfs, [{"sha256": sha256, "size": size, "uploaded": now}]):
                 connection.execute(update(lfs).where(lfs.c.sha256 == sha256).values(uploaded=now))
-            if not insert_new(connection, repo_lfs, [{"repo": repo_id, "sha256": sha256, "linked": now}]):
+            new = bool(insert_new(connection, repo_lfs, [{"repo": repo_id, "sha256": sha256, "linked": now}]))
+            if not new:
                 mine = repo_lfs.c.repo == repo_id, repo_lfs.c.sha256 == sha256
                 connection.execute(update(repo_lfs).where(*mine).values(linked=now))
-    except IntegrityError as error:  # the repository was deleted while the bytes came
+            return new
+    except Conflict as error:  # the repository was deleted while the bytes came
         raise RepoNotFound(anonymous=False) from error
 
 

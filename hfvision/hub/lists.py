@@ -23,6 +23,7 @@ SORTS = {
 }
 MOST_WORDS = 20
 MOST_FILTERS = 50
+LONGEST_WORD = 200  # characters: longer than any name, and far shorter than what SQLite refuses to look for
 
 
 def visible(caller: Caller) -> ColumnElement[bool]:
@@ -73,8 +74,9 @@ def search(
     order = SORTS.get(sort or "trendingScore")
     if order is None:
         raise BadRequest(f"lists are sorted by {', '.join(SORTS)}; got {str(sort)[:100]!r}")
-    if len(words) > MOST_WORDS or len(filters) > MOST_FILTERS:
-        raise BadRequest(f"a search takes at most {MOST_WORDS} words and {MOST_FILTERS} filters")
+    if len(words) > MOST_WORDS or len(filters) > MOST_FILTERS or any(len(word) > LONGEST_WORD for word in words):
+        most = f"{MOST_WORDS} words of {LONGEST_WORD} characters and {MOST_FILTERS} filters"
+        raise BadRequest(f"a search takes at most {most}")
     found = query().where(repo.c.kind == kind, repo.c.disabled.is_(False), visible(caller))
     for word in words:
         found = found.where(repo.c.name_ci.contains(word.lower().replace("\0", ""), autoescape=True))
@@ -136,6 +138,6 @@ def _decode(cursor: str) -> tuple[int, int]:
         value, last = json.loads(base64.urlsafe_b64decode(cursor))
         if not all(type(one) is int and 0 <= one < 2**62 for one in (value, last)):
             raise ValueError
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BadRequest("this cursor is not from this list") from error
     return value, last

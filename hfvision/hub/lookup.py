@@ -148,7 +148,7 @@ def find_in(connection: Connection, caller: Caller, kind: str, full_name: str, n
 
 
 def _let_in(connection: Connection, caller: Caller, found: Repo) -> bool:
-    if caller.account is None:
+    if caller.account is None or not caller.reaches(found.kind, found.namespace, found.name):
         return False
     mine = select(access.c.status).where(access.c.repo == found.id, access.c.account == caller.account.id)
     return connection.scalar(mine) == "accepted"

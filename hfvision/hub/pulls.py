@@ -71,7 +71,8 @@ def propose(
 ) -> tuple[Commit, Pull]:
     """Open a pull request against a branch together with its first commit: both or neither.
 
-    `parent` as in `commits.apply`, of the base's head. Raises what `open_pull` and `commits.apply` raise.
+    `parent` as in `commits.apply`, of the base's head. Raises what `open_pull` and `commits.apply` raise: GatedRepo,
+    too, for who has not been let in.
     """
     draft = commits.draft(hub, operations, summary, description)
     with hub.writing() as connection:

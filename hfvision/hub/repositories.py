@@ -79,7 +79,13 @@ def create(
         raise LoginNeeded
     namespace = namespace or caller.name
     check_name(name, "repository")
-    with hub.writing() as connection:
+    try:
+        with hub.writing() as connection:
+            return create_in(connection, caller, kind, namespace, name, private)
+    except Conflict as error:
+        if error.url is not None:
+            raise
+    with hub.writing() as connection:  # somebody else was a moment earlier: now it can be told where it is
         return create_in(connection, caller, kind, namespace, name, private)
 
 

@@ -55,15 +55,18 @@ def grant(hub: Hub, repo_id: int, caller: Caller, scope: str) -> tuple[str, Acce
 
 
 def check(hub: Hub, token: str, space: str, scope: str) -> Access:
-    """Raises BadToken if forged, expired or of another space, Forbidden if it only reads."""
+    """Raises BadToken if forged, expired or of another space, Forbidden if it is for the other purpose.
+
+    A token that writes does not read: who proposes a change to a gated repository has one, too.
+    """
     body, _, signature = token.partition(".")
     if not hmac.compare_digest(signature.encode(), _sign(hub, "token", body).encode()):
         raise BadToken
     access = Access(**json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))))
     if access.expires <= time.time() or access.space != space:
         raise BadToken
-    if scope == "write" and access.scope != "write":
-        raise Forbidden("this Xet token only reads")
+    if access.scope != scope:
+        raise Forbidden(f"this Xet token is to {access.scope}, not to {scope}")
     return access
 
 
@@ -103,8 +106,9 @@ def _keep_xorb(hub: Hub, access: Access, xorb: str, file: IO[bytes], size: int) 
 
 
 def receive_shard(hub: Hub, access: Access, body: bytes) -> int:
-    """Build, check and link every file of a shard; 1 if any was new, else 0. Raises BadRequest, ChecksumMismatch.
+    """Build, check and link every file of a shard; 1 if any was new to the repository, else 0.
 
+    Raises BadRequest, TooLarge, ChecksumMismatch.
     Segments are looked for among the caller's own xorbs only, and every file is built and hashed even if the store
     has it: naming a hash proves nothing, having the bytes does.
     """

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from hfvision.hub import commits, pulls
 from hfvision.hub.accounts import Caller
+from hfvision.hub.cards import json_parts
 from hfvision.hub.commits import AddFile, AddLargeFile, Commit, CopyFile, DeleteFile, DeleteFolder, Operation
 from hfvision.hub.errors import BadRequest
 from hfvision.hub.http import bodies
@@ -24,6 +25,7 @@ from hfvision.hub.routing import route
 
 OPERATIONS = 100_000  # of one commit
 SUMMARY = 1000  # characters
+LINE_PARTS = 2_000_000  # values of a line: it has a handful, and as many more as a text that is not base64 has commas
 
 
 def lines_of(spool: IO[bytes]) -> Iterator[tuple[str, bodies.Json]]:
@@ -31,6 +33,8 @@ def lines_of(spool: IO[bytes]) -> Iterator[tuple[str, bodies.Json]]:
     for number, line in enumerate(spool, 1):
         if not line.strip():
             continue
+        if json_parts(line) > LINE_PARTS:
+            raise BadRequest(f"Line {number} of the commit has too many values. Send contents as base64.")
         value = bodies.parse_json(line, f"line {number} of the commit", nul=True)
         if not isinstance(value, dict) or not isinstance(value.get("value"), dict):
             raise BadRequest(f'Line {number} of the commit must be {{"key": ..., "value": {{...}}}}.')

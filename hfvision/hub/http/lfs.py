@@ -23,7 +23,7 @@ from hfvision.hub.routing import Route, route
 
 MEDIA_TYPE = {"Content-Type": "application/vnd.git-lfs+json"}
 OBJECTS = 1000  # of one batch
-PARTS = 10_000  # of one file
+PARTS = 40_000  # of all the files of one batch: each has an address to be signed
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -63,12 +63,21 @@ async def batch(request: Request) -> Response:
     offered = body.get("transfers")
     multipart = isinstance(offered, list) and "multipart" in offered
     objects = []
+    left = PARTS
     for oid, size in wanted:
         row: dict[str, Any] = {"oid": oid, "size": size}
         if operation == "download":
             row |= download_row(request, hub, oid, size, held)
         elif oid not in held:
-            row |= await upload_row(request, hub, repo, oid, size, multipart)
+            in_parts = multipart and size > hub.settings.multipart_above
+            parts = -(-size // hub.settings.part_size) if in_parts else 0
+            if size > hub.settings.file_limit:
+                row["error"] = too_much(f"A file may have {hub.settings.file_limit} bytes at most.")
+            elif parts > left:
+                row["error"] = too_much(f"All files of a batch may have {PARTS} parts at most: ask for fewer at once.")
+            else:
+                left -= parts
+                row |= await upload_row(request, hub, repo, oid, size, in_parts)
         objects.append(row)
     return json_answer({"transfer": "basic", "objects": objects, "hash_algo": "sha256"}, headers=MEDIA_TYPE)
 
@@ -81,14 +90,16 @@ def download_row(request: Request, hub: Hub, oid: str, size: int, held: dict[str
     return {"authenticated": True, "actions": {"download": {"href": address, "expires_in": hub.settings.link_seconds}}}
 
 
-async def upload_row(request: Request, hub: Hub, repo: Repo, oid: str, size: int, multipart: bool) -> dict[str, Any]:
+def too_much(message: str) -> dict[str, Any]:
+    return {"code": 422, "message": message}
+
+
+async def upload_row(request: Request, hub: Hub, repo: Repo, oid: str, size: int, in_parts: bool) -> dict[str, Any]:
     """Where to send one object: whole to one signed address, or in parts to several."""
-    if size > hub.settings.file_limit:
-        return {"error": {"code": 422, "message": f"A file may have {hub.settings.file_limit} bytes at most."}}
     base, life = base_url(request), hub.settings.link_seconds
     page = f"{base}/{PREFIXES[repo.kind]}{repo.full_name}.git/info/lfs/objects/verify"
     verify = {"href": page, "expires_in": life}
-    if not multipart or size <= hub.settings.multipart_above:
+    if not in_parts:
         href = base + signing.signed(hub, "PUT", f"/api/lfs/uploads/{repo.id}/{oid}/{size}")
         return {"authenticated": True, "actions": {"upload": {"href": href, "expires_in": life}, "verify": verify}}
     session = await run_in_threadpool(large_files.begin_parts, hub, repo.id, oid, size)

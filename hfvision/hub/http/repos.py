@@ -12,7 +12,7 @@ from hfvision.hub.http import bodies
 from hfvision.hub.http.answers import json_answer, repo_url
 from hfvision.hub.http.callers import user_of
 from hfvision.hub.http.finding import API, hub_of, iso, kind_in, kind_of, repo_of
-from hfvision.hub.repositories import ADMIN, CONTENT, WRITE, Repo
+from hfvision.hub.repositories import ADMIN, CONTENT, PROPOSE, WRITE, Repo
 from hfvision.hub.routing import route
 
 
@@ -139,9 +139,9 @@ async def super_squash(request: Request) -> Response:
 
 
 async def ask_access(request: Request) -> Response:
-    """Ask to be let into a gated repository."""
+    """Ask to be let into a gated repository, with a token that may write: it lets in every token of the account."""
     caller = await user_of(request)
-    repo = await repo_of(request)
+    repo = await repo_of(request, PROPOSE)
     status = await run_in_threadpool(repositories.request_access, hub_of(request), caller, repo)
     return json_answer({"status": status})
 
@@ -153,9 +153,14 @@ async def access_requests(request: Request) -> Response:
     rows = await run_in_threadpool(repositories.access_requests, hub_of(request), caller, repo)
     return json_answer(
         [
-            {"user": {"user": user, "fullname": user}, "status": status, "timestamp": iso(moment)}
-            for user, status, moment in rows
-            if status == wanted
+            {
+                "requestId": row.id,
+                "user": {"user": row.user, "fullname": row.fullname or row.user},
+                "status": row.status,
+                "timestamp": iso(row.asked),
+            }
+            for row in rows
+            if row.status == wanted
         ]
     )
 
@@ -164,10 +169,12 @@ async def handle_access(request: Request) -> Response:
     body = await bodies.json_object(request)
     caller = await user_of(request)
     repo = await repo_of(request, ADMIN)
-    user, status = bodies.text(body, "user"), bodies.text(body, "status", "accepted")
+    status = bodies.text(body, "status", "accepted")
     if status not in {"accepted", "rejected", "pending"}:
         raise BadRequest(f'"status" must be accepted, rejected or pending, got {status[:40]!r}.')
-    await run_in_threadpool(repositories.answer_access, hub_of(request), caller, repo, user, status)
+    by_id = "user" not in body
+    who = bodies.text(body, "requestId" if by_id else "user")
+    await run_in_threadpool(repositories.answer_access, hub_of(request), caller, repo, who, status, by_id)
     return json_answer({"success": True})
 
 

@@ -4,6 +4,7 @@ One image is answered at a time in each server process; a few readers may wait. 
 handed to the process, so nothing that a repository holds is executed.
 """
 
+import json
 import logging
 import re
 import tempfile
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 MODULE = "hfvision.pipelines.trial"
 WANTED = re.compile(r"(config|preprocessor_config|processor_config)\.json|model([\w.-]*)\.safetensors(\.index\.json)?")
+INDEX = ".safetensors.index.json"
+INDEX_LIMIT = 16 << 20  # bytes
 KEPT = 2  # models that stay loaded
 IDLE_SECONDS = 120.0
 MOST_WAITING = 4
@@ -176,6 +179,9 @@ def lay_out(hub: Hub, repo: Repo, commit: str, folder: Path) -> None:
         raise TrialFailed("Only models with config.json and safetensors files can be tried.")
     if "model.safetensors" in names:  # one file goes before shards, as it does for from_pretrained
         chosen = [entry for entry in chosen if "safetensors" not in entry.path or entry.path == "model.safetensors"]
+    for entry in chosen:
+        if entry.path.endswith(INDEX):
+            _check_index(files.read_file(hub, repo, commit, entry.path, INDEX_LIMIT + 1), names)
     total = sum(entry.size for entry in chosen)
     if total > hub.settings.try_model_limit:
         most = hub.settings.try_model_limit
@@ -191,3 +197,15 @@ def lay_out(hub: Hub, repo: Repo, commit: str, folder: Path) -> None:
                 file.writelines(hub.store.stream(opened.key))
         else:
             out.write_bytes(opened.data or b"")
+
+
+def _check_index(data: bytes, names: set[str]) -> None:
+    """Raises TrialFailed for an index of shards that names others than the model's own: it could lead anywhere."""
+    try:
+        if len(data) > INDEX_LIMIT:
+            raise ValueError
+        own = names.issuperset(json.loads(data)["weight_map"].values())
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        own = False
+    if not own:
+        raise TrialFailed("The model's index of weights is damaged, or names files that are not the model's.")

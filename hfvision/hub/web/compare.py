@@ -88,7 +88,10 @@ def _differences(hub: Hub, repo: Repo, old: str, new: str, path: str) -> FileRow
             sides.append(flattened(json.loads(data)))
         except (ValueError, RecursionError):
             return FileRows(path, [], note="is not JSON in both revisions")
-    rows = differences(*sides)
+    try:
+        rows = differences(*sides)
+    except RecursionError:  # writing it down goes a little deeper than reading it
+        return FileRows(path, [], note="is nested too deeply to compare")
     return FileRows(path, rows[:SHOWN], max(0, len(rows) - SHOWN))
 
 

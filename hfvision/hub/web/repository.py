@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from hfvision.hub import commits, files, metadata, refs, repositories
-from hfvision.hub.errors import EntryNotFound, HubError
+from hfvision.hub.errors import DisabledRepo, EntryNotFound, HubError
 from hfvision.hub.http.answers import base_url
 from hfvision.hub.repositories import Repo
 from hfvision.hub.web import datasets
@@ -24,6 +24,8 @@ FOLDER_ROWS = 500
 
 async def card(request: Request, visit: Visit, repo: Repo) -> Response:
     """The card with its licence, the code to load it and, for a dataset, its first images."""
+    if repo.disabled:  # the card is one of its files
+        raise DisabledRepo
     revision = request.query_params.get("revision") or "main"
 
     def work() -> tuple[Repo, str, str, list[str]]:

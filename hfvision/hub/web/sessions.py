@@ -74,9 +74,9 @@ def sign_out(response: Response) -> None:
 def check_origin(request: Request) -> None:
     """Raises Forbidden for a form that another site sends."""
     origin = request.headers.get("origin")
-    wanted = urlsplit(base_url(request))
+    wanted = "://".join(urlsplit(base_url(request))[:2])
     site = request.headers.get("sec-fetch-site", "same-origin")
-    if site not in ("same-origin", "none") or (origin is not None and urlsplit(origin)[:2] != wanted[:2]):
+    if site not in ("same-origin", "none") or origin not in (None, wanted):
         raise Forbidden("This form was sent from another site.")
 
 

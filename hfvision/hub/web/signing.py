@@ -1,7 +1,5 @@
 """Signing in and out of the pages."""
 
-from urllib.parse import urlsplit
-
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -36,6 +34,5 @@ async def logout(request: Request, visit: Visit) -> Response:
 
 def _within(target: str) -> str:
     """The way back, if it stays on this hub."""
-    parts = urlsplit(target)
-    inside = target.startswith("/") and not target.startswith("//") and not parts.netloc and "\\" not in target
+    inside = target.startswith("/") and not target.startswith("//") and "\\" not in target
     return target if inside and target.isprintable() and len(target) < 2000 else "/"
