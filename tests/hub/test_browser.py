@@ -19,6 +19,7 @@ from tests.hub.publishing import caller_of, png, publish, publish_starter
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
 By = pytest.importorskip("selenium.webdriver.common.by").By
 WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
+WebDriverException = pytest.importorskip("selenium.common.exceptions").WebDriverException
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 if not (CHROMIUM and DRIVER):
@@ -112,6 +113,11 @@ def browser():
     driver.quit()
 
 
+def waiting(browser):
+    """For what a page will show. While it replaces another, the driver may fail over what is gone: ask again."""
+    return WebDriverWait(browser, SECONDS, ignored_exceptions=[WebDriverException])
+
+
 def complaints(browser):
     """What the browser's console says: refused resources, script errors."""
     return [row["message"] for row in browser.get_log("browser") if "404 (Not Found)" not in row["message"]]
@@ -121,7 +127,7 @@ def complaints(browser):
 def signed_in(server, browser):
     browser.get(server.endpoint + "/login")
     browser.find_element(By.ID, "token").send_keys(server.tokens["me"] + webdriver.Keys.ENTER)
-    WebDriverWait(browser, SECONDS).until(lambda driver: driver.find_elements(By.CSS_SELECTOR, ".who button"))
+    waiting(browser).until(lambda driver: driver.find_elements(By.CSS_SELECTOR, ".who button"))
     yield
     browser.delete_all_cookies()
 
@@ -186,7 +192,7 @@ def test_everything_is_reached_by_keyboard(server, published, browser):
     browser.get(server.endpoint + "/models")
     search = browser.find_element(By.ID, "search")
     search.send_keys("seen" + webdriver.Keys.ENTER)
-    WebDriverWait(browser, SECONDS).until(lambda driver: "search=seen" in driver.current_url)
+    waiting(browser).until(lambda driver: "search=seen" in driver.current_url)
     assert "seen" in browser.find_element(By.TAG_NAME, "main").text
 
 
@@ -207,7 +213,7 @@ def test_a_pull_request_is_answered_and_merged_by_keyboard_alone(server, publish
     while browser.switch_to.active_element.accessible_name != "Merge into main":
         browser.switch_to.active_element.send_keys(keys.TAB)
     browser.switch_to.active_element.send_keys(keys.ENTER)
-    WebDriverWait(browser, SECONDS).until(lambda driver: "merged this" in driver.find_element(By.TAG_NAME, "main").text)
+    waiting(browser).until(lambda driver: "merged this" in driver.find_element(By.TAG_NAME, "main").text)
     assert browser.find_element(By.CSS_SELECTOR, "article.said em").text == "you"
     assert pulls.find_pull(server.hub, repo, 1).status == "merged" and complaints(browser) == []
 
@@ -217,11 +223,11 @@ def test_an_image_that_is_dropped_is_answered_in_colours(server, published, brow
     load_digit_scenes(train=1, validation=3)["validation"][2]["image"].save(file)
     browser.get(server.endpoint + "/me/seen/try")
     browser.find_element(By.ID, "image").send_keys(str(file))
-    WebDriverWait(browser, SECONDS).until(lambda driver: driver.find_elements(By.CSS_SELECTOR, "section.answer"))
+    waiting(browser).until(lambda driver: driver.find_elements(By.CSS_SELECTOR, "section.answer"))
     answer = browser.find_element(By.CSS_SELECTOR, "section.answer")
     assert "digit 3" in answer.text and "Share of the image" in answer.text
     width = "return document.querySelector('.answer img').naturalWidth"
-    WebDriverWait(browser, SECONDS).until(lambda driver: driver.execute_script(width) > 90)
+    waiting(browser).until(lambda driver: driver.execute_script(width) > 90)
     if folder := os.environ.get("HFVISION_SCREENSHOTS"):
         Path(folder, "answer.png").write_bytes(browser.get_screenshot_as_png())
     assert complaints(browser) == []
@@ -242,10 +248,10 @@ def test_signing_in_and_out(server, browser):
     browser.get(server.endpoint + "/me/own")
     browser.find_element(By.CSS_SELECTOR, "main a[href*=login]").click()
     browser.find_element(By.ID, "token").send_keys(server.tokens["me"] + webdriver.Keys.ENTER)
-    WebDriverWait(browser, SECONDS).until(lambda driver: driver.current_url.endswith("/me/own"))
+    waiting(browser).until(lambda driver: driver.current_url.endswith("/me/own"))
     assert "Mine alone" in browser.find_element(By.TAG_NAME, "main").text
     browser.find_element(By.CSS_SELECTOR, ".who button").click()
-    WebDriverWait(browser, SECONDS).until(lambda driver: driver.find_elements(By.CSS_SELECTOR, ".who a[href*=login]"))
+    waiting(browser).until(lambda driver: driver.find_elements(By.CSS_SELECTOR, ".who a[href*=login]"))
     browser.get(server.endpoint + "/me/own")
     assert "Mine alone" not in browser.find_element(By.TAG_NAME, "main").text
     browser.get_log("browser")
