@@ -17,6 +17,7 @@ from hfvision.hub.instance import Hub
 from hfvision.hub.names import check_account_name
 
 KINDS = {"model": "models", "dataset": "datasets", "space": "spaces", "kernel": "kernels"}  # kind -> plural in paths
+PREFIXES = {kind: "" if kind == "model" else f"{plural}/" for kind, plural in KINDS.items()}  # of addresses
 ROLES = ("read", "write", "admin")  # of members, each includes those before it
 TOKEN_ROLES = ("read", "write", "fineGrained")
 SEEDED = "hfvision"  # namespace of the starter models and datasets
@@ -104,23 +105,23 @@ class Caller:
 
     def reaches(self, kind: str, namespace: str, name: str) -> bool:
         """Whether the token is for that repository, too, whatever its account may do there."""
-        return self.token_role != "fineGrained" or any(
-            grant.covers(kind, namespace, name, "read") for grant in self.scope
-        )
+        return self._lets("read", kind, namespace, name)
 
     def may_propose(self, kind: str, namespace: str, name: str) -> bool:
         """Open a pull request on a repository that the caller sees: a matter of the token alone."""
-        if self.token_role == "fineGrained":
-            return any(grant.covers(kind, namespace, name, "write") for grant in self.scope)
-        return self.account is not None and self.token_role == "write"
+        return self.account is not None and self._lets("write", kind, namespace, name)
 
     def _may(self, role: str, token_role: str, kind: str, namespace: str, name: str) -> bool:
         own = self.role_in(namespace)
         if own is None or ROLES.index(own) < ROLES.index(role):
             return False
+        return self._lets(token_role, kind, namespace, name)
+
+    def _lets(self, role: str, kind: str, namespace: str, name: str) -> bool:
+        """Whether the token, whatever its account, is for that repository and that role."""
         if self.token_role == "fineGrained":
-            return any(grant.covers(kind, namespace, name, token_role) for grant in self.scope)
-        return token_role == "read" or self.token_role == "write"
+            return any(grant.covers(kind, namespace, name, role) for grant in self.scope)
+        return role == "read" or self.token_role == "write"
 
 
 @dataclass(frozen=True)

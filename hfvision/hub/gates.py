@@ -65,7 +65,7 @@ def answer_access(hub: Hub, caller: Caller, found: Repo, user: str, status: str,
     A user who never asked can be let in, too. Raises NotFound for the user, Conflict where the status is that already.
     """
     if status not in ("accepted", "rejected", "pending"):
-        raise BadRequest(f"a request is accepted, rejected or pending; got {status!r}")
+        raise BadRequest(f"a request is accepted, rejected or pending; got {status[:40]!r}")
     wanted = account.c.name_ci == user.lower()
     if by_id:
         wanted = account.c.id == (int(user, 16) if re.fullmatch("0{9}[0-9a-f]{15}", user) else -1)

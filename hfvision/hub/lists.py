@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, false, func, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, Select, and_, false, func, or_, select
 
 from hfvision.hub.accounts import KINDS, Caller
 from hfvision.hub.database import lfs, repo, repo_lfs, tag
@@ -91,15 +91,23 @@ def search(
         found = found.where(repo.c.parameters >= low)
     if high is not None:
         found = found.where(repo.c.parameters <= high)
+    with hub.reading() as connection:
+        rows, following = _paged(connection, found, order, limit, cursor)
+    return Page([from_row(row) for row in rows], following)
+
+
+def _paged(
+    connection: Connection, found: Select[Any], order: Column[Any], limit: int, cursor: str | None
+) -> tuple[Sequence[Any], str | None]:
+    """At most `limit` rows by descending `order`, and the cursor of the next ones if there are any."""
     if cursor is not None:
         value, last = _decode(cursor)
         found = found.where(or_(order < value, and_(order == value, repo.c.id < last)))
-    found = found.order_by(order.desc(), repo.c.id.desc()).limit(limit + 1)
-    with hub.reading() as connection:
-        rows = connection.execute(found).all()
-    more = len(rows) > limit
-    rows = rows[:limit]
-    return Page([from_row(row) for row in rows], _encode(getattr(rows[-1], order.name), rows[-1].id) if more else None)
+    rows = connection.execute(found.order_by(order.desc(), repo.c.id.desc()).limit(limit + 1)).all()
+    if len(rows) <= limit:
+        return rows, None
+    end = rows[limit - 1]
+    return rows[:limit], _encode(getattr(end, order.name), end.id)
 
 
 def tag_counts(hub: Hub, caller: Caller, kind: str, limit: int = 100) -> list[tuple[str, int]]:
@@ -115,18 +123,12 @@ def tag_counts(hub: Hub, caller: Caller, kind: str, limit: int = 100) -> list[tu
 def owned(hub: Hub, caller: Caller, namespace: str, limit: int = 1000, cursor: str | None = None) -> Page:
     """(Repo, bytes of large files) of every kind in one namespace, newest first, for `hf repos ls`."""
     found = query().where(func.lower(repo.c.namespace) == namespace.lower(), visible(caller))
-    if cursor is not None:
-        value, last = _decode(cursor)
-        found = found.where(or_(repo.c.modified < value, and_(repo.c.modified == value, repo.c.id < last)))
     with hub.reading() as connection:
-        rows = connection.execute(found.order_by(repo.c.modified.desc(), repo.c.id.desc()).limit(limit + 1)).all()
-        more = len(rows) > limit
-        rows = rows[:limit]
+        rows, following = _paged(connection, found, repo.c.modified, limit, cursor)
         total = select(repo_lfs.c.repo, func.sum(lfs.c.size)).join(lfs, lfs.c.sha256 == repo_lfs.c.sha256)
         total = total.where(repo_lfs.c.repo.in_([row.id for row in rows])).group_by(repo_lfs.c.repo)
         sizes = {one: int(size) for one, size in connection.execute(total)}
-    items = [(from_row(row), sizes.get(row.id, 0)) for row in rows]
-    return Page(items, _encode(rows[-1].modified, rows[-1].id) if more else None)
+    return Page([(from_row(row), sizes.get(row.id, 0)) for row in rows], following)
 
 
 def _encode(*position: Any) -> str:

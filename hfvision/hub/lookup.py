@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, select
 
-from hfvision.hub.accounts import KINDS, Caller
+from hfvision.hub.accounts import PREFIXES, Caller
 from hfvision.hub.clock import to_datetime
 from hfvision.hub.database import access, ref, repo, repo_alias
 from hfvision.hub.errors import DisabledRepo, Forbidden, GatedRepo, LoginNeeded, RepoNotFound
@@ -47,7 +47,7 @@ class Repo:
     @property
     def prefix(self) -> str:
         """What stands before the name in web and download paths: "" or "datasets/", ..."""
-        return "" if self.kind == "model" else KINDS[self.kind] + "/"
+        return PREFIXES[self.kind]
 
     @property
     def url(self) -> str:

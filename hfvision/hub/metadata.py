@@ -1,5 +1,6 @@
 """What a revision's files say of their repository: `cards` applied to them; main's is kept, with tags for lists."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -30,11 +31,8 @@ def concerns(kind: str, paths: list[str]) -> bool:
 
 def prepare(hub: Hub, path: str, oid: str, data: bytes) -> None:
     """Parse a file before the transaction that stores it, which then finds it in the process's memory."""
-    if len(data) <= hub.settings.card_limit:
-        if path == CARD:
-            _card(hub, oid, lambda: data)
-        elif path in (CONFIG, INDEX):
-            _json(hub, oid, lambda: data)
+    if len(data) <= hub.settings.card_limit and path in (CARD, CONFIG, INDEX):
+        _parsed(hub, path, oid, lambda: data)
 
 
 def prepare_tensors(hub: Hub, sha256: str, key: str) -> None:
@@ -75,8 +73,8 @@ def at_commit(hub: Hub, found: Repo, commit: str) -> Repo:
 def _describe(hub: Hub, connection: Connection, repo_id: int, kind: str, tree_id: str) -> dict[str, Any]:
     read = objects.tree_reader(hub, connection)
     root = read(tree_id)
-    card = _read(hub, connection, repo_id, root, CARD, _card) or cards.Card()
-    config = cards.brief_config(_read(hub, connection, repo_id, root, CONFIG, _json))
+    card = _read(hub, connection, repo_id, root, CARD) or cards.Card()
+    config = cards.brief_config(_read(hub, connection, repo_id, root, CONFIG))
     files = [path for path, item in root.items() if not item.is_tree]
     if kind == "dataset":
         files = []
@@ -103,7 +101,7 @@ def _describe(hub: Hub, connection: Connection, repo_id: int, kind: str, tree_id
 def _tensors(hub: Hub, connection: Connection, repo_id: int, root: Tree) -> dict[str, int]:
     """{dtype: parameters} of model.safetensors, or of the shards that its index names."""
     names = ["model.safetensors"] if "model.safetensors" in root else []
-    index = _read(hub, connection, repo_id, root, INDEX, _json) if not names else None
+    index = _read(hub, connection, repo_id, root, INDEX) if not names else None
     if isinstance(index, dict) and isinstance(index.get("weight_map"), dict):
         names = sorted({name for name in index["weight_map"].values() if isinstance(name, str) and name in root})
     items = [root[name] for name in names[:MOST_SHARDS] if not root[name].is_tree]
@@ -127,27 +125,25 @@ def _small_tensors(data: bytes) -> dict[str, int]:
         return {}
 
 
-def _read(hub: Hub, connection: Connection, repo_id: int, root: Tree, name: str, parse: Any) -> Any:
+def _read(hub: Hub, connection: Connection, repo_id: int, root: Tree, name: str) -> Any:
     item = root.get(name)
     if item is None or item.is_tree:
         return None
     blob = objects.blobs(connection, repo_id, [item.oid])[item.oid]
     if blob.sha256 is not None or blob.size > hub.settings.card_limit:
         return None
-    return parse(hub, item.oid, lambda: objects.read_object(connection, item.oid))
+    return _parsed(hub, name, item.oid, lambda: objects.read_object(connection, item.oid))
 
 
-def _card(hub: Hub, oid: str, data: Any) -> cards.Card:
-    found = hub.parsed.get("card " + oid)
+def _parsed(hub: Hub, name: str, oid: str, read: Callable[[], bytes]) -> Any:
+    """The card, or the JSON of another file; from the process's memory where its content was parsed before."""
+    kept = f"{name} {oid}"
+    found = hub.parsed.get(kept)
     if found is None:
-        found = cards.parse_card(data().decode("utf-8", "replace"), hub.settings.card_limit)
-        hub.parsed.put("card " + oid, found)
-    return found
-
-
-def _json(hub: Hub, oid: str, data: Any) -> Any:
-    found = hub.parsed.get("json " + oid)
-    if found is None:
-        found = cards.parse_json(data())
-        hub.parsed.put("json " + oid, found)
+        text = read()
+        if name == CARD:
+            found = cards.parse_card(text.decode("utf-8", "replace"), hub.settings.card_limit)
+        else:
+            found = cards.parse_json(text)
+        hub.parsed.put(kept, found)
     return found

@@ -1,4 +1,4 @@
-"""Which names the hub takes for accounts, repositories, references and paths (protocol section 12)."""
+"""Which texts the hub takes as names of accounts, repositories, references and paths, or as numbers (section 12)."""
 
 import re
 import unicodedata
@@ -16,6 +16,11 @@ SEGMENT_LIMIT = 255  # bytes of one part of a path
 PATH_LIMIT = 1024  # bytes
 _NAME = re.compile(r"(?=.{1,96}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _REF_BAD = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//")
+
+
+def whole_number(text: str, digits: int) -> int | None:
+    """The number that at most so many decimal digits write, or None for any other text."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= digits else None
 
 
 def check_name(name: str, what: str) -> str:

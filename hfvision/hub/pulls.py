@@ -22,6 +22,7 @@ from hfvision.hub.errors import BadRequest, Conflict, NotFound, RevisionNotFound
 from hfvision.hub.gitobjects import TreeEditor, TreeItem
 from hfvision.hub.instance import Hub
 from hfvision.hub.lookup import MAIN, PROPOSE, WRITE, Repo, find_in
+from hfvision.hub.names import whole_number
 from hfvision.hub.refs import Ref, find_ref, printable
 
 MOST_TITLE = 500  # characters
@@ -57,6 +58,14 @@ class Event:
     author: str
     text: str  # of the comment, or the new status
     created: datetime
+
+
+def number_in(text: str) -> int:
+    """The number of a pull request in an address. Raises NotFound."""
+    number = whole_number(text, 9)
+    if number is None:
+        raise NotFound("No pull request has this number.")
+    return number
 
 
 def propose(

@@ -37,6 +37,11 @@ def list_refs(hub: Hub, repo: Repo) -> list[Ref]:
     return sorted(found, key=lambda one: (one.kind, one.name != MAIN, one.name))
 
 
+def names(hub: Hub, repo: Repo) -> list[str]:
+    """Of branches and tags, as `list_refs` sorts them: what a reader may choose from."""
+    return [one.name for one in list_refs(hub, repo) if one.kind in ("heads", "tags")]
+
+
 def resolve(hub: Hub, repo: Repo, revision: str) -> str:
     """40-hex commit of a branch, tag, refs/heads/x, refs/tags/x, refs/pr/N, full hash or unique prefix of 7 or more.
 

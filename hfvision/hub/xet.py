@@ -51,7 +51,7 @@ def grant(hub: Hub, repo_id: int, caller: Caller, scope: str) -> tuple[str, Acce
     space = f"{hub.instance_id}-{month}-{account}"
     access = Access(repo_id, account, scope, int(now) + hub.settings.link_seconds, space)
     body = base64.urlsafe_b64encode(json.dumps(asdict(access)).encode()).decode().rstrip("=")
-    return f"{body}.{_sign(hub, 'token', body)}", access
+    return f"{body}.{hub.sign('xet token', body)}", access
 
 
 def check(hub: Hub, token: str, space: str, scope: str) -> Access:
@@ -60,7 +60,7 @@ def check(hub: Hub, token: str, space: str, scope: str) -> Access:
     A token that writes does not read: who proposes a change to a gated repository has one, too.
     """
     body, _, signature = token.partition(".")
-    if not hmac.compare_digest(signature.encode(), _sign(hub, "token", body).encode()):
+    if not hmac.compare_digest(signature.encode(), hub.sign("xet token", body).encode()):
         raise BadToken
     access = Access(**json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))))
     if access.expires <= time.time() or access.space != space:
@@ -68,10 +68,6 @@ def check(hub: Hub, token: str, space: str, scope: str) -> Access:
     if access.scope != scope:
         raise Forbidden(f"this Xet token is to {access.scope}, not to {scope}")
     return access
-
-
-def _sign(hub: Hub, purpose: str, text: str) -> str:
-    return hmac.new(hub.secret, f"xet {purpose} {text}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
 
 def _key(space: str, xorb: str) -> str:
@@ -188,7 +184,7 @@ def reconstruction(hub: Hub, access: Access, xet_hash: str, start: int = 0, end:
         virtual = f"{xet_hash}-{xorb}-{access.expires}"
         begin = span["start"] * FRAME
         packed = {"start": begin, "end": begin + length + 8 * (high - low) - 1}
-        url = f"/virtual/{virtual}?sig={_sign(hub, 'virtual ' + access.space, virtual)}"
+        url = f"/virtual/{virtual}?sig={hub.sign('xet virtual ' + access.space, virtual)}"
         fetch[name] = [{"range": span, "url": url, "url_range": packed}]
     return {"offset_into_first_range": start - first * CHUNK, "terms": terms, "fetch_info": fetch}
 
@@ -198,7 +194,7 @@ def virtual_size(hub: Hub, space: str, name: str, signature: str) -> int:
     found = _VIRTUAL.fullmatch(name)
     if (
         found is None
-        or not hmac.compare_digest(signature.encode(), _sign(hub, "virtual " + space, name).encode())
+        or not hmac.compare_digest(signature.encode(), hub.sign("xet virtual " + space, name).encode())
         or int(found[3]) <= time.time()
     ):
         raise Forbidden("this address is not the hub's, or too old")

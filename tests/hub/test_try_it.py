@@ -154,7 +154,7 @@ def test_trials_can_be_switched_off(tmp_path):
 
 def test_more_readers_than_may_wait_are_told_to_come_back():
     trials = ModelTrials(SimpleNamespace())
-    trials._waiting = MOST_WAITING
+    trials.turns.taken = MOST_WAITING
     with pytest.raises(TrialBusy) as raised:
         trials.answer(None, "", b"")
     assert raised.value.headers["Retry-After"]

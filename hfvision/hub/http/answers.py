@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hfvision.hub.errors import BadRequest, HubError
+from hfvision.hub.lookup import Repo
 
 HOST = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
-PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/", "kernel": "kernels/"}
 QUOTED_SAFE = "/!$'()*,:;=@~&+"  # characters of a path that need no quoting in an address
 
 
@@ -55,9 +55,9 @@ def base_url(request: Request) -> str:
     return f"{request.url.scheme}://{host}"
 
 
-def repo_url(request: Request, kind: str, name: str) -> str:
-    """The address of a repository's page; `kind` is the singular word, `name` namespace and name."""
-    return f"{base_url(request)}/{PREFIXES[kind]}{name}"
+def repo_url(request: Request, repo: Repo) -> str:
+    """The address of a repository's page."""
+    return f"{base_url(request)}/{repo.url}"
 
 
 def quoted(path: str) -> str:

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from hfvision.hub import accounts
-from hfvision.hub.accounts import Caller
+from hfvision.hub.accounts import ANONYMOUS, Caller
 from hfvision.hub.errors import BadToken, HubError, LoginNeeded
 
 WINDOW = 60.0  # seconds in which an address may send TRIES bad tokens
@@ -80,7 +80,7 @@ def _digest(token: str) -> bytes:
 def token_of(request: Request) -> str | None:
     """The token that came, or None. `Bearer TOKEN`, and `Basic` with the token as password as git sends it.
 
-    Raises BadToken for a header that is neither.
+    A header that is neither gives the empty text, which is nobody's token.
     """
     header = request.headers.get("authorization", "").strip()
     if not header:
@@ -89,14 +89,26 @@ def token_of(request: Request) -> str | None:
     token = value.strip()
     if scheme.lower() == "basic":
         try:
-            token = base64.b64decode(token, validate=True).decode().partition(":")[2]
+            return base64.b64decode(token, validate=True).decode().partition(":")[2]
         except (binascii.Error, UnicodeDecodeError):
-            raise BadToken from None
-    elif scheme.lower() != "bearer":
-        raise BadToken
-    if not 0 < len(token) <= LONGEST_TOKEN or not token.isascii():
-        raise BadToken
-    return token
+            return ""
+    return token if scheme.lower() == "bearer" else ""
+
+
+async def authenticated(request: Request, token: str) -> Caller:
+    """Who has this token. Raises BadToken, or 429 after too many of them from this address."""
+    app = request.app
+    address = request.client.host if request.client else ""
+    app.bad_tokens.check(address, token)
+    try:
+        if not 0 < len(token) <= LONGEST_TOKEN or not token.isascii():
+            raise BadToken
+        caller = await run_in_threadpool(accounts.authenticate, app.hub, token)
+    except BadToken:
+        app.bad_tokens.add(address)
+        raise
+    app.bad_tokens.good(token)
+    return caller
 
 
 async def caller_of(request: Request) -> Caller:
@@ -104,18 +116,8 @@ async def caller_of(request: Request) -> Caller:
     known: Caller | None = request.scope.get("caller")
     if known is not None:
         return known
-    app = request.app
-    address = request.client.host if request.client else ""
-    try:
-        token = token_of(request)
-        if token is not None:
-            app.bad_tokens.check(address, token)
-        caller = await run_in_threadpool(accounts.authenticate, app.hub, token)
-    except BadToken:
-        app.bad_tokens.add(address)
-        raise
-    if token is not None:
-        app.bad_tokens.good(token)
+    token = token_of(request)
+    caller = ANONYMOUS if token is None else await authenticated(request, token)
     request.scope["caller"] = caller
     return caller
 

@@ -16,8 +16,8 @@ from hfvision.hub.http import bodies
 from hfvision.hub.http.answers import base_url, json_answer
 from hfvision.hub.http.callers import caller_of, user_of
 from hfvision.hub.http.finding import API, hub_of, repo_of, repo_to_push_to
-from hfvision.hub.http.lfs import sha256_in
 from hfvision.hub.http.ranges import RangeNotSatisfiable, span_of
+from hfvision.hub.large_files import check_sha256
 from hfvision.hub.repositories import CONTENT, Repo
 from hfvision.hub.routing import route
 from hfvision.hub.xet import Access
@@ -59,7 +59,7 @@ def access_of(request: Request, scope: str) -> Access:
 async def receive_xorb(request: Request) -> Response:
     hub, access = hub_of(request), access_of(request, "write")
     body = bodies.stream(request, hub.settings.xorb_limit)
-    new = await xet.receive_xorb(hub, access, sha256_in(request.path_params["xorb"]), body)
+    new = await xet.receive_xorb(hub, access, request.path_params["xorb"], body)
     return json_answer({"was_inserted": new})
 
 
@@ -71,7 +71,7 @@ async def receive_shard(request: Request) -> Response:
 
 async def reconstruction(request: Request) -> Response:
     hub, access = hub_of(request), access_of(request, "read")
-    name = sha256_in(request.path_params["file"])
+    name = check_sha256(request.path_params["file"])
     start, end = wanted(request)
     try:
         answer = await run_in_threadpool(xet.reconstruction, hub, access, name, start, end)

@@ -117,7 +117,7 @@ async def commit(request: Request) -> Response:
     new_pull = bodies.true(request.query_params.get("create_pr"))
     async with bodies.spooled(request, hub.settings.commit_limit) as spool:
         made, pull = await run_in_threadpool(apply, hub, caller, repo, revision, new_pull, spool)
-    page = repo_url(request, repo.kind, repo.full_name)
+    page = repo_url(request, repo)
     answer: dict[str, Any] = {
         "success": True,
         "commitOid": made.id,

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from hfvision.hub import diffs, pulls, repositories
 from hfvision.hub.accounts import Caller
-from hfvision.hub.errors import BadRequest, GatedRepo, NotFound
+from hfvision.hub.errors import BadRequest, GatedRepo
 from hfvision.hub.http import bodies
 from hfvision.hub.http.answers import json_answer, repo_url
 from hfvision.hub.http.callers import caller_of, user_of
@@ -84,10 +84,7 @@ def details_json(hub: Hub, caller: Caller, repo: Repo, number: int, with_diff: b
 
 def number_in(request: Request) -> int:
     """The number in the path. Raises NotFound."""
-    number = request.path_params["number"]
-    if not (number.isascii() and number.isdigit() and len(number) < 10):
-        raise NotFound("No pull request has this number.")
-    return int(number)
+    return pulls.number_in(request.path_params["number"])
 
 
 async def open_pull(request: Request) -> Response:
@@ -134,7 +131,7 @@ async def merge(request: Request) -> Response:
     number = number_in(request)
     said = bodies.optional_text(body, "comment") or ""
     made = await run_in_threadpool(pulls.merge, hub_of(request), caller, repo, number, said)
-    page = repo_url(request, repo.kind, repo.full_name)
+    page = repo_url(request, repo)
     return json_answer({"success": True, "commitOid": made.id, "commitUrl": f"{page}/commit/{made.id}"})
 
 

@@ -11,6 +11,7 @@ from hfvision.hub import repositories
 from hfvision.hub.errors import BadRequest, HubError, NotFound, RepoNotFound
 from hfvision.hub.http.callers import caller_of
 from hfvision.hub.instance import Hub
+from hfvision.hub.names import whole_number
 from hfvision.hub.repositories import KINDS, PROPOSE, SEE, WRITE, Repo
 
 KIND_OF = {plural: kind for kind, plural in KINDS.items()}
@@ -104,6 +105,7 @@ def page_size(request: Request, most: int, usual: int | None = None) -> int:
     text = request.query_params.get("limit")
     if text is None:
         return usual or most
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
+    number = whole_number(text, 9)
+    if number is None:
         raise BadRequest(f'"limit" must be a number, got {text[:40]!r}.')
-    return min(max(int(text), 1), most)
+    return min(max(number, 1), most)

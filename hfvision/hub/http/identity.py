@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hfvision.hub import accounts, repositories
-from hfvision.hub.accounts import Membership
+from hfvision.hub.accounts import Account, Membership
 from hfvision.hub.errors import Forbidden, LoginNeeded
 from hfvision.hub.http.answers import base_url, json_answer, page_answer
 from hfvision.hub.http.callers import caller_of, user_of
@@ -23,6 +23,16 @@ def org_json(request: Request, membership: Membership) -> dict[str, Any]:
         "fullname": membership.fullname or membership.name,
         "roleInOrg": membership.role,
         "avatarUrl": avatar(request, membership.name),
+    }
+
+
+def user_json(request: Request, account: Account) -> dict[str, Any]:
+    return {
+        "user": account.name,
+        "fullname": account.fullname or account.name,
+        "type": "user",
+        "avatarUrl": avatar(request, account.name),
+        "isPro": False,
     }
 
 
@@ -59,11 +69,7 @@ async def user_overview(request: Request) -> Response:
     orgs = await run_in_threadpool(accounts.memberships, hub, account.name)
     return json_answer(
         {
-            "user": account.name,
-            "fullname": account.fullname or account.name,
-            "type": "user",
-            "avatarUrl": avatar(request, account.name),
-            "isPro": False,
+            **user_json(request, account),
             "createdAt": iso(account.created),
             "orgs": [org_json(request, membership) for membership in orgs],
         }
@@ -89,18 +95,7 @@ async def org_members(request: Request) -> Response:
     hub = hub_of(request)
     account = await run_in_threadpool(accounts.find_account, hub, request.path_params["org"], "org")
     users = await run_in_threadpool(accounts.members, hub, account.name)
-    rows = [
-        {
-            "user": user.name,
-            "fullname": user.fullname or user.name,
-            "type": "user",
-            "isPro": False,
-            "avatarUrl": avatar(request, user.name),
-            "role": role,
-        }
-        for user, role in users
-    ]
-    return json_answer(rows)
+    return json_answer([{**user_json(request, user), "role": role} for user, role in users])
 
 
 async def owned_repositories(request: Request) -> Response:

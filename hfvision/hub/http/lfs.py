@@ -11,13 +11,14 @@ from starlette.responses import Response, StreamingResponse
 from hfvision.hub import large_files
 from hfvision.hub.errors import BadRequest, Conflict, NotFound
 from hfvision.hub.http import bodies, signing
-from hfvision.hub.http.answers import PREFIXES, base_url, json_answer, quoted
+from hfvision.hub.http.answers import base_url, json_answer, quoted, repo_url
 from hfvision.hub.http.callers import user_of
 from hfvision.hub.http.finding import hub_of, iso, repo_of, repo_to_push_to
 from hfvision.hub.http.ranges import span_of
 from hfvision.hub.http.resolve import blocks
 from hfvision.hub.instance import Hub
-from hfvision.hub.large_files import Lock
+from hfvision.hub.large_files import Lock, check_sha256
+from hfvision.hub.names import whole_number
 from hfvision.hub.repositories import CONTENT, WRITE, Repo
 from hfvision.hub.routing import Route, route
 
@@ -27,18 +28,12 @@ PARTS = 40_000  # of all the files of one batch: each has an address to be signe
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def sha256_in(text: str) -> str:
-    """Raises BadRequest unless the text is a sha256 in lower-case hex."""
-    if not SHA256.fullmatch(text):
-        raise BadRequest(f"A large file is named by its sha256 in 64 hex digits, got {text[:80]!r}.")
-    return text
-
-
 def whole(text: str) -> int:
     """A whole number that a signed address holds. Raises BadRequest."""
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
+    number = whole_number(text, 18)
+    if number is None:
         raise BadRequest(f"This address wants a number, got {text[:80]!r}.")
-    return int(text)
+    return number
 
 
 async def batch(request: Request) -> Response:
@@ -46,7 +41,7 @@ async def batch(request: Request) -> Response:
     body = await bodies.json_object(request)
     operation = bodies.text(body, "operation")
     wanted = [
-        (sha256_in(bodies.text(entry, "oid")), bodies.count(entry, "size"))
+        (check_sha256(bodies.text(entry, "oid")), bodies.count(entry, "size"))
         for entry in bodies.objects(body, "objects", OBJECTS)
     ]
     if operation not in {"upload", "download"}:
@@ -97,8 +92,7 @@ def too_much(message: str) -> dict[str, Any]:
 async def upload_row(request: Request, hub: Hub, repo: Repo, oid: str, size: int, in_parts: bool) -> dict[str, Any]:
     """Where to send one object: whole to one signed address, or in parts to several."""
     base, life = base_url(request), hub.settings.link_seconds
-    page = f"{base}/{PREFIXES[repo.kind]}{repo.full_name}.git/info/lfs/objects/verify"
-    verify = {"href": page, "expires_in": life}
+    verify = {"href": f"{repo_url(request, repo)}.git/info/lfs/objects/verify", "expires_in": life}
     if not in_parts:
         href = base + signing.signed(hub, "PUT", f"/api/lfs/uploads/{repo.id}/{oid}/{size}")
         return {"authenticated": True, "actions": {"upload": {"href": href, "expires_in": life}, "verify": verify}}
@@ -118,7 +112,7 @@ async def receive(request: Request) -> Response:
     signing.check(hub, request)
     size = whole(holes["size"])
     body = bodies.stream(request, size)
-    await large_files.receive_stream(hub, whole(holes["repo"]), sha256_in(holes["oid"]), size, body)
+    await large_files.receive_stream(hub, whole(holes["repo"]), holes["oid"], size, body)
     return Response(status_code=200, headers={"ETag": f'"{holes["oid"]}"'})
 
 
@@ -146,7 +140,7 @@ async def complete(request: Request) -> Response:
 
 async def verify(request: Request) -> Response:
     body = await bodies.json_object(request)
-    oid, size = sha256_in(bodies.text(body, "oid")), bodies.count(body, "size")
+    oid, size = bodies.text(body, "oid"), bodies.count(body, "size")
     repo = await repo_of(request)
     await user_of(request)
     await run_in_threadpool(large_files.verify, hub_of(request), repo, oid, size)
@@ -157,7 +151,7 @@ async def download(request: Request) -> Response:
     """A whole object, at an address that a batch has signed."""
     hub, holes = hub_of(request), request.path_params
     signing.check(hub, request)
-    key, size = large_files.key(sha256_in(holes["oid"])), whole(holes["size"])
+    key, size = large_files.key(check_sha256(holes["oid"])), whole(holes["size"])
     if await run_in_threadpool(hub.store.size, key) != size:
         raise NotFound("This file was deleted after the address had been made.")
     span = span_of(request.headers.get("range"), size)

@@ -10,7 +10,7 @@ from hfvision.hub.http import bodies
 from hfvision.hub.http.answers import json_answer, page_answer
 from hfvision.hub.http.callers import user_of
 from hfvision.hub.http.finding import API, hub_of, iso, kind_in, page_size, repo_of
-from hfvision.hub.http.lfs import sha256_in
+from hfvision.hub.large_files import check_sha256
 from hfvision.hub.repositories import ADMIN, CONTENT, WRITE
 from hfvision.hub.routing import route
 
@@ -51,7 +51,7 @@ async def purge(request: Request) -> Response:
     rewrite = deletions.get("rewriteHistory", False)
     if not isinstance(rewrite, bool):
         raise BadRequest(f'"rewriteHistory" must be true or false, got {bodies.shown(rewrite)}.')
-    hashes = [sha256_in(sha256) for sha256 in listed]
+    hashes = [check_sha256(sha256) for sha256 in listed]
     count = await run_in_threadpool(purging.purge, hub_of(request), caller, repo, hashes, rewrite)
     return json_answer({"success": True, "rewrittenCommits": count})
 
@@ -66,7 +66,7 @@ async def link_elsewhere(request: Request) -> Response:
     kind, name = kind_in(bodies.optional_text(target, "type")), bodies.text(target, "name")
     hub = hub_of(request)
     repo = await run_in_threadpool(repositories.find, hub, caller, kind, name, WRITE)
-    hashes = [sha256_in(bodies.text(entry, "sha256")) for entry in bodies.objects(body, "files", FILES_PER_CALL)]
+    hashes = [check_sha256(bodies.text(entry, "sha256")) for entry in bodies.objects(body, "files", FILES_PER_CALL)]
     failed = await run_in_threadpool(large_files.copy_links, hub, caller, source, repo, hashes)
     return json_answer({"failed": [{"sha256": sha256, "error": why} for sha256, why in failed.items()]})
 

@@ -1,6 +1,5 @@
 """Addresses that carry their own permission for a while: `?expires=..&sig=..` over the path."""
 
-import hashlib
 import hmac
 import time
 
@@ -8,11 +7,11 @@ from starlette.requests import Request
 
 from hfvision.hub.errors import Forbidden
 from hfvision.hub.instance import Hub
+from hfvision.hub.names import whole_number
 
 
 def signature(hub: Hub, method: str, path: str, expires: int) -> str:
-    text = f"address\n{method}\n{path}\n{expires}"
-    return hmac.new(hub.secret, text.encode(), hashlib.sha256).hexdigest()
+    return hub.sign("address", f"{method}\n{path}\n{expires}")
 
 
 def signed(hub: Hub, method: str, path: str) -> str:
@@ -23,10 +22,13 @@ def signed(hub: Hub, method: str, path: str) -> str:
 
 def check(hub: Hub, request: Request) -> None:
     """Raises Forbidden unless this very address was signed by this hub and has not expired."""
-    expires, given = request.query_params.get("expires", ""), request.query_params.get("sig", "")
+    expires, given = whole_number(request.query_params.get("expires", ""), 15), request.query_params.get("sig", "")
     path = request.scope["raw_path"].decode("latin-1")
-    good = expires.isascii() and expires.isdigit() and len(expires) < 16 and given.isascii()
-    if not good or not hmac.compare_digest(given, signature(hub, request.method, path, int(expires))):
+    if (
+        expires is None
+        or not given.isascii()
+        or not hmac.compare_digest(given, signature(hub, request.method, path, expires))
+    ):
         raise Forbidden("The signature of this address is not valid.")
-    if int(expires) < time.time():
+    if expires < time.time():
         raise Forbidden("This address has expired; ask for a new one.")

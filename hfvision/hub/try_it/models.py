@@ -19,7 +19,7 @@ from hfvision.hub import files
 from hfvision.hub.errors import TooLarge
 from hfvision.hub.instance import Hub
 from hfvision.hub.repositories import Repo
-from hfvision.hub.try_it.process import Child, TrialBusy, TrialFailed
+from hfvision.hub.try_it.process import Child, TrialFailed, Turns
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +48,7 @@ class ModelTrials:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._turn = threading.Lock()  # held while an image is answered
-        self._count = threading.Lock()
-        self._waiting = 0
+        self.turns = Turns(1, MOST_WAITING)
         self._warm: OrderedDict[tuple[int, str], _Warm] = OrderedDict()  # least recently used first
         self._timer: threading.Timer | None = None
 
@@ -59,16 +57,8 @@ class ModelTrials:
 
         Raises TrialBusy, TrialFailed with a reason for the reader, TooLarge for a model over the limit.
         """
-        with self._count:
-            if self._waiting >= MOST_WAITING:
-                raise TrialBusy
-            self._waiting += 1
-        try:
-            with self._turn:
-                return self._answer(repo, commit, image)
-        finally:
-            with self._count:
-                self._waiting -= 1
+        with self.turns.turn():
+            return self._answer(repo, commit, image)
 
     def _answer(self, repo: Repo, commit: str, image: bytes) -> Trial:
         settings = self._hub.settings
@@ -102,7 +92,7 @@ class ModelTrials:
 
     def _expire(self) -> None:
         """End the processes that have had nothing to do for a while."""
-        with self._turn:
+        with self.turns.free:
             for key, warm in list(self._warm.items()):
                 if time.monotonic() - warm.used >= IDLE_SECONDS * 0.9:
                     self._warm.pop(key).close()

@@ -8,7 +8,7 @@ from typing import Any
 from hfvision.hub import files
 from hfvision.hub.instance import Hub
 from hfvision.hub.repositories import Repo
-from hfvision.hub.try_it.process import Child, TrialBusy, TrialFailed
+from hfvision.hub.try_it.process import Child, TrialFailed, Turns
 
 MODULE = "hfvision.hub.try_it.parquet_reader"
 SECONDS = 20
@@ -44,9 +44,8 @@ class Previews:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._turns = threading.BoundedSemaphore(AT_ONCE)
+        self._turns = Turns(AT_ONCE, MOST_WAITING)
         self._lock = threading.Lock()
-        self._waiting = 0
         self._known: OrderedDict[tuple[str, int, int], Table] = OrderedDict()
 
     def rows(self, repo: Repo, commit: str, path: str, start: int, count: int) -> Table:
@@ -57,15 +56,8 @@ class Previews:
             if key in self._known:
                 self._known.move_to_end(key)
                 return self._known[key]
-            if self._waiting >= MOST_WAITING:
-                raise TrialBusy
-            self._waiting += 1
-        try:
-            with self._turns:
-                table = self._read(found, start, count)
-        finally:
-            with self._lock:
-                self._waiting -= 1
+        with self._turns.turn():
+            table = self._read(found, start, count)
         with self._lock:
             self._known[key] = table
             while len(self._known) > REMEMBERED:

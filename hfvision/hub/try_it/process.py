@@ -33,6 +33,30 @@ class TrialBusy(HubError):
         super().__init__("Others are trying models right now; try again in a moment.", headers={"Retry-After": "10"})
 
 
+class Turns:
+    """Readers who wait for an answer: so many are answered at once, and a few more may wait."""
+
+    def __init__(self, at_once: int, most: int) -> None:
+        self.free = threading.BoundedSemaphore(at_once)
+        self.taken = 0  # by readers, those who wait included
+        self._most = most
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a turn and hold it. Raises TrialBusy where too many wait already."""
+        with self._lock:
+            if self.taken >= self._most:
+                raise TrialBusy
+            self.taken += 1
+        try:
+            with self.free:
+                yield
+        finally:
+            with self._lock:
+                self.taken -= 1
+
+
 class Child:
     """`python -m module options` in an empty folder of its own; `close` ends it and removes the folder."""
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,7 +14,7 @@ from hfvision.hub.instance import Hub
 from hfvision.hub.repositories import Repo
 from hfvision.hub.web.rendering import page
 from hfvision.hub.web.shared import checked_revision, repo_values
-from hfvision.hub.web.visits import Visit, off_loop
+from hfvision.hub.web.visits import Visit
 
 CONFIGS = (
     "config.json",
@@ -59,7 +60,7 @@ async def compare(request: Request, visit: Visit, repo: Repo) -> Response:
         changes = commits.diff(visit.hub, repo, old, new) if old != new else []
         changed = {change.path for change in changes}
         tables = [_differences(visit.hub, repo, old, new, path) for path in CONFIGS if path in changed]
-        names = [ref.name for ref in refs.list_refs(visit.hub, repo) if ref.kind in ("heads", "tags")]
+        names = refs.names(visit.hub, repo)
         recent = commits.history(visit.hub, repo, "main", limit=20).items
         return {
             "old_commit": old,
@@ -70,7 +71,7 @@ async def compare(request: Request, visit: Visit, repo: Repo) -> Response:
             "recent": recent,
         }
 
-    found = await off_loop(work)
+    found = await run_in_threadpool(work)
     values: dict[str, Any] = {"old": query.get("old") or found["old_commit"][:12], "new": query.get("new") or "main"}
     return page(request, "compare.html", **repo_values(repo, "compare"), **values, **found)
 

@@ -4,16 +4,18 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from hfvision.hub import files, refs
 from hfvision.hub.errors import BadRequest, HubError, NotFound
 from hfvision.hub.http.answers import quoted
+from hfvision.hub.names import whole_number
 from hfvision.hub.repositories import Repo
 from hfvision.hub.web.rendering import page
 from hfvision.hub.web.shared import repo_values
-from hfvision.hub.web.visits import Visit, off_loop
+from hfvision.hub.web.visits import Visit
 
 ROWS = 20  # of a table
 TILES = 60  # of a page of images
@@ -46,8 +48,8 @@ async def viewer(request: Request, visit: Visit, repo: Repo) -> Response:
     query = request.query_params
     revision = query.get("revision") or "main"
     row = _number(query.get("row", "0"))
-    commit = await off_loop(lambda: refs.resolve(visit.hub, repo, revision))
-    contents = await off_loop(lambda: contents_of(visit, repo, commit))
+    commit = await run_in_threadpool(lambda: refs.resolve(visit.hub, repo, revision))
+    contents = await run_in_threadpool(lambda: contents_of(visit, repo, commit))
     values: dict[str, Any] = repo_values(repo, "viewer", revision) | {
         "commit": commit,
         "files": contents.tables,
@@ -72,7 +74,7 @@ async def viewer(request: Request, visit: Visit, repo: Repo) -> Response:
             raise NotFound("This dataset has no such parquet file.")
         values["file"] = chosen
         try:
-            table = await off_loop(lambda: visit.previews.rows(repo, commit, chosen, row, ROWS))
+            table = await run_in_threadpool(lambda: visit.previews.rows(repo, commit, chosen, row, ROWS))
             values |= {"table": table, "total": table.total}
         except HubError as error:
             values["problem"] = error.message
@@ -92,12 +94,12 @@ async def viewer(request: Request, visit: Visit, repo: Repo) -> Response:
 async def first_images(visit: Visit, repo: Repo, commit: str) -> list[Tile]:
     """Some images for the card's page; none where there are none, or where they cannot be read quickly."""
     try:
-        contents = await off_loop(lambda: contents_of(visit, repo, commit))
+        contents = await run_in_threadpool(lambda: contents_of(visit, repo, commit))
         if not contents.tables:
             step = max(1, len(contents.images) // FIRST)
             return [_tile(entry, commit) for entry in contents.images[::step][:FIRST]]
         path = contents.tables[0].path
-        table = await off_loop(lambda: visit.previews.rows(repo, commit, path, 0, ROWS))
+        table = await run_in_threadpool(lambda: visit.previews.rows(repo, commit, path, 0, ROWS))
     except HubError:
         return []
     found = []
@@ -135,6 +137,7 @@ def _tile(entry: files.Entry, commit: str) -> Tile:
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 9 and int(text) <= FARTHEST):
+    number = whole_number(text, 8)
+    if number is None or number > FARTHEST:
         raise BadRequest(f'"row" must be a number from 0 to {FARTHEST:,}, got {text[:40]!r}.')
-    return int(text)
+    return number

@@ -6,20 +6,21 @@ from datetime import datetime
 from typing import Any
 
 from markupsafe import Markup
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from hfvision.hub import pulls
 from hfvision.hub.commits import Commit
 from hfvision.hub.errors import HubError, NotFound
-from hfvision.hub.pulls import COMMENT, Event, Pull
+from hfvision.hub.pulls import COMMENT, Event, Pull, number_in
 from hfvision.hub.repositories import Repo
 from hfvision.hub.web import forms
 from hfvision.hub.web.changes import shown
 from hfvision.hub.web.markdown import CARD_LIMIT, rendered
 from hfvision.hub.web.rendering import page
 from hfvision.hub.web.shared import locator, may_read_content, repo_values
-from hfvision.hub.web.visits import Visit, off_loop
+from hfvision.hub.web.visits import Visit
 
 ROWS = 50
 STATES = ("open", "merged", "closed")
@@ -42,7 +43,7 @@ async def listing(request: Request, visit: Visit, repo: Repo) -> Response:
     """`?status=open`, merged or closed; `before` is the number of the last one of the page before."""
     query = request.query_params
     status = query.get("status", "open")
-    found = await off_loop(lambda: pulls.pulls(visit.hub, repo))
+    found = await run_in_threadpool(lambda: pulls.pulls(visit.hub, repo))
     counts = {state: sum(pull.status == state for pull in found) for state in STATES}
     if status not in counts:
         raise NotFound(f"Pull requests are {', '.join(STATES)}.")
@@ -63,7 +64,7 @@ async def act(request: Request, visit: Visit, repo: Repo) -> Response:
         raise NotFound("Nothing is at this address.")
     sent = await forms.changes(request, visit)
     try:
-        await off_loop(lambda: action(visit, repo, number, sent.get("comment", "")))
+        await run_in_threadpool(lambda: action(visit, repo, number, sent.get("comment", "")))
     except NotFound:
         raise
     except HubError as error:
@@ -94,7 +95,7 @@ async def _shown(request: Request, visit: Visit, repo: Repo, problem: HubError |
             "said": _said(request, visit, repo, pull),
         }
 
-    values = await off_loop(work)
+    values = await run_in_threadpool(work)
     who, name = visit.caller, (repo.kind, repo.namespace, repo.name)
     writes, proposes = who.may_write(*name), who.may_propose(*name)
     closes = writes or (proposes and values["pull"].author == who.name)
@@ -122,10 +123,3 @@ def _said(request: Request, visit: Visit, repo: Repo, pull: Pull) -> list[Said]:
     first = [Said(pull.author, pull.created, html=html(pull.description))] if pull.description.strip() else []
     pushed = [Said(one.author, one.date, commit=one) for one in pulls.own_commits(visit.hub, repo, pull.number)]
     return first + sorted([*map(told, events), *pushed], key=lambda said: said.created)
-
-
-def number_in(text: str) -> int:
-    """The number in an address. Raises NotFound."""
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise NotFound("No pull request has this number.")
-    return int(text)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,7 +12,7 @@ from hfvision.hub.repositories import Repo
 from hfvision.hub.web.changes import shown
 from hfvision.hub.web.rendering import page
 from hfvision.hub.web.shared import may_read_content, repo_values
-from hfvision.hub.web.visits import Visit, off_loop
+from hfvision.hub.web.visits import Visit
 
 ROWS = 50
 
@@ -23,10 +24,10 @@ async def commits(request: Request, visit: Visit, repo: Repo) -> Response:
         refs.resolve(visit.hub, repo, revision)  # raises where there is none
         cursor = request.query_params.get("cursor") or None
         found = store.history(visit.hub, repo, revision, limit=ROWS, cursor=cursor)
-        names = [ref.name for ref in refs.list_refs(visit.hub, repo) if ref.kind in ("heads", "tags")]
+        names = refs.names(visit.hub, repo)
         return {"rows": found.items, "cursor": found.cursor, "names": names}
 
-    return page(request, "commits.html", **repo_values(repo, "history", revision), **await off_loop(work))
+    return page(request, "commits.html", **repo_values(repo, "history", revision), **await run_in_threadpool(work))
 
 
 async def commit(request: Request, visit: Visit, repo: Repo) -> Response:
@@ -40,5 +41,5 @@ async def commit(request: Request, visit: Visit, repo: Repo) -> Response:
         changed = {"changes": shown(visit.hub, changes, readable), "total": len(changes)}
         return {"found": found, "pulls": heads, **changed}
 
-    values = await off_loop(work)
+    values = await run_in_threadpool(work)
     return page(request, "commit.html", **repo_values(repo, "history", values["found"].id), **values)

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from hfvision.hub import accounts, repositories
 from hfvision.hub.errors import BadRequest
 from hfvision.hub.web.rendering import page
-from hfvision.hub.web.visits import Visit, off_loop
+from hfvision.hub.web.visits import Visit
 
 ROWS = 30
 SORTS = {"lastModified": "Recently changed", "downloads": "Downloads", "likes": "Likes", "createdAt": "Newest"}
@@ -23,7 +24,7 @@ GROUPS = {  # heading -> how its tags begin; the last group takes the rest
     "Task": ("task_categories:",),
 }
 SHOWN_TAGS = 12  # of each group
-PLURAL = {"model": "models", "dataset": "datasets"}
+PLURAL = {kind: accounts.KINDS[kind] for kind in ("model", "dataset")}  # of what has pages
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ async def home(request: Request, visit: Visit) -> Response:
             for kind, plural in PLURAL.items()
         }
 
-    return page(request, "home.html", **await off_loop(work))
+    return page(request, "home.html", **await run_in_threadpool(work))
 
 
 async def models(request: Request, visit: Visit) -> Response:
@@ -72,7 +73,7 @@ async def account(request: Request, visit: Visit) -> Response:
         people = accounts.members(visit.hub, found.name) if found.kind == "org" else []
         return {**shown, "account": found, "people": people}
 
-    return page(request, "account.html", **await off_loop(work))
+    return page(request, "account.html", **await run_in_threadpool(work))
 
 
 async def _list(request: Request, visit: Visit, kind: str) -> Response:
@@ -100,7 +101,7 @@ async def _list(request: Request, visit: Visit, kind: str) -> Response:
         )
         return found, repositories.tag_counts(visit.hub, visit.caller, kind, limit=200)
 
-    found, counts = await off_loop(work)
+    found, counts = await run_in_threadpool(work)
     kept = [(name, value) for name, value in query.multi_items() if name != "cursor" and value]
     following = urlencode([*kept, ("cursor", found.cursor)]) if found.cursor else None
     return page(

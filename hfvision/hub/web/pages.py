@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
 from hfvision.hub import repositories
+from hfvision.hub.accounts import PREFIXES
 from hfvision.hub.errors import GatedRepo, HubError, NotFound, RepoNotFound
 from hfvision.hub.http.answers import quoted
 from hfvision.hub.instance import Hub
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 
 Page = Callable[[Request, Visit], Awaitable[Response]]
 RepoPage = Callable[[Request, Visit, Repo], Awaitable[Response]]
-KINDS = {"model": "", "dataset": "datasets/"}
 
 
 class Pages:
@@ -65,9 +65,9 @@ class Pages:
             route("GET", "/static/{name}", static_file),
             route("GET", "/{namespace}", self._page(lists.account)),
         ]
-        for kind, prefix in KINDS.items():
-            start = f"/{prefix}{{namespace}}/{{name}}"
-            for methods, rest, handler in REPO_PAGES[kind]:
+        for kind, pages in REPO_PAGES.items():
+            start = f"/{PREFIXES[kind]}{{namespace}}/{{name}}"
+            for methods, rest, handler in pages:
                 made.append(route(methods, start + rest, self._repo_page(kind, rest, handler)))
         return made
 
@@ -101,7 +101,7 @@ class Pages:
                 if request.method == "POST":
                     raise RepoNotFound(visit.caller.anonymous)
                 raw = request.scope["raw_path"].decode("ascii", "replace").removeprefix("/").split("/")
-                segments = raw[2 + KINDS[kind].count("/") :]
+                segments = raw[2 + PREFIXES[kind].count("/") :]
                 target = "/".join((f"{prefix_of(request)}/{quoted(repo.url)}", *segments))
                 return RedirectResponse(target, 307)
             return await handler(request, visit, repo)
@@ -146,8 +146,6 @@ REPO_PAGES: dict[str, list[tuple[str, str, RepoPage]]] = {
 
 def error_page(request: Request, error: HubError) -> Response:
     """One sentence, and a way on. A page that is missing and one that is hidden look the same."""
-    if request.scope.get("web_caller") is None:
-        request.scope["web_caller"] = None
     status = 404 if isinstance(error, RepoNotFound) else error.status
     gate = prefix_of(request) + card_path(request) if isinstance(error, GatedRepo) else None
     made = page(request, "error.html", status, message=error.message, status_code=status, gate=gate)

@@ -90,7 +90,8 @@ def static(name: str) -> Response | None:
 
 def prefix_of(request: Request) -> str:
     """What stands before every address of this hub on its host: "" or "/hub"."""
-    return "/" + "/".join(base_url(request).split("/")[3:]) if base_url(request).count("/") > 2 else ""
+    prefix: bytes = request.app.prefix
+    return prefix.decode()
 
 
 def here(request: Request) -> str:

@@ -3,6 +3,7 @@
 from typing import Any
 from urllib.parse import quote
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -15,7 +16,7 @@ from hfvision.hub.web.markdown import CARD_LIMIT, body_of, rendered
 from hfvision.hub.web.rendering import page, page_headers
 from hfvision.hub.web.shared import IMAGES, ending, image_type, locator, may_read_content, repo_values
 from hfvision.hub.web.snippets import python_snippet, shell_snippet
-from hfvision.hub.web.visits import Visit, off_loop
+from hfvision.hub.web.visits import Visit
 
 TEXT_LIMIT = 256 * 1024  # bytes of a text file that are shown
 IMAGE_LIMIT = 20 << 20  # bytes of an image that is shown in a page
@@ -36,19 +37,19 @@ async def card(request: Request, visit: Visit, repo: Repo) -> Response:
             if not isinstance(error, EntryNotFound):
                 raise
             text = ""
-        names = [ref.name for ref in refs.list_refs(visit.hub, repo) if ref.kind in ("heads", "tags")]
+        names = refs.names(visit.hub, repo)
         return metadata.at_commit(visit.hub, repo, commit), commit, text, names
 
-    shown, commit, text, names = await off_loop(work)
+    shown, commit, text, names = await run_in_threadpool(work)
     readable = await may_read_content(visit, repo)
     locate = locator(request, repo, commit)
-    body = await off_loop(lambda: rendered(body_of(text), locate)) if text else None
+    body = await run_in_threadpool(lambda: rendered(body_of(text), locate)) if text else None
     values = repo_values(shown, "card", revision) | {
         "commit": commit,
         "names": names,
         "body": body,
         "readable": readable,
-        "asked": await off_loop(lambda: repositories.access_status(visit.hub, visit.caller, repo)),
+        "asked": await run_in_threadpool(lambda: repositories.access_status(visit.hub, visit.caller, repo)),
         "snippets": (shell_snippet(repo, base_url(request)), python_snippet(shown, revision)),
     }
     if repo.kind == "dataset" and readable:
@@ -71,11 +72,13 @@ async def tree(request: Request, visit: Visit, repo: Repo) -> Response:
             limit=FOLDER_ROWS,
             cursor=request.query_params.get("cursor") or None,
         )
-        names = [ref.name for ref in refs.list_refs(visit.hub, repo) if ref.kind in ("heads", "tags")]
+        names = refs.names(visit.hub, repo)
         head = commits.find_commit(visit.hub, repo, commit)
         return {"entries": found.items, "cursor": found.cursor, "names": names, "head": head, "commit": commit}
 
-    values = repo_values(repo, "files", revision) | {"path": path, "crumbs": crumbs(path)} | await off_loop(work)
+    values = (
+        repo_values(repo, "files", revision) | {"path": path, "crumbs": crumbs(path)} | await run_in_threadpool(work)
+    )
     values["entries"].sort(key=lambda entry: (entry.kind != "directory", entry.path))
     return page(request, "tree.html", **values)
 
@@ -93,7 +96,9 @@ async def blob(request: Request, visit: Visit, repo: Repo) -> Response:
             text, cut = as_text(start), found.entry.size > len(start)
         return {"entry": found.entry, "commit": commit, "text": text, "cut": cut}
 
-    values = repo_values(repo, "files", revision) | {"path": path, "crumbs": crumbs(path)} | await off_loop(work)
+    values = (
+        repo_values(repo, "files", revision) | {"path": path, "crumbs": crumbs(path)} | await run_in_threadpool(work)
+    )
     shown = image_type(path) is not None and values["entry"].size <= IMAGE_LIMIT
     return page(request, "blob.html", image=shown, **values)
 
@@ -101,10 +106,10 @@ async def blob(request: Request, visit: Visit, repo: Repo) -> Response:
 async def download(request: Request, visit: Visit, repo: Repo) -> Response:
     """A file for a signed-in browser, which has no token to send. Images show in pages, everything else is saved."""
     revision, path = request.path_params["revision"], request.path_params["path"]
-    found = await off_loop(lambda: files.open_file(visit.hub, repo, revision, path))
+    found = await run_in_threadpool(lambda: files.open_file(visit.hub, repo, revision, path))
     media = image_type(path)
     if media is not None:
-        start = await off_loop(lambda: files.read_file(visit.hub, repo, found.commit, path, 16))
+        start = await run_in_threadpool(lambda: files.read_file(visit.hub, repo, found.commit, path, 16))
         media = media if start.startswith(IMAGES[ending(path)][1]) else None
     name = quote(path.rsplit("/", 1)[-1])
     headers = page_headers() | {

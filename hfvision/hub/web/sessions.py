@@ -8,7 +8,6 @@ import base64
 import binascii
 import hmac
 import time
-from hashlib import sha256
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -19,11 +18,12 @@ from hfvision.hub import accounts
 from hfvision.hub.accounts import ANONYMOUS, Caller
 from hfvision.hub.errors import BadToken, Forbidden
 from hfvision.hub.http.answers import base_url
-from hfvision.hub.http.callers import caller_of
+from hfvision.hub.http.callers import authenticated, caller_of
 from hfvision.hub.instance import Hub
 
 COOKIE = "hfvision_hub"
 LIFE = 30 * 24 * 3600  # seconds
+PURPOSE = "web session"
 
 
 async def web_caller(request: Request) -> Caller:
@@ -44,21 +44,11 @@ async def web_caller(request: Request) -> Caller:
 
 async def sign_in(request: Request, token: str, response: Response) -> Caller:
     """Check a token that a form brought and put the cookie on the answer. Raises BadToken, 429 after many bad ones."""
-    app = request.app
-    address = request.client.host if request.client else ""
-    app.bad_tokens.check(address, token)
-    try:
-        if not token.isascii() or not 0 < len(token) <= 512:
-            raise BadToken
-        caller = await run_in_threadpool(accounts.authenticate, app.hub, token)
-        if caller.token_id is None:
-            raise BadToken
-    except BadToken:
-        app.bad_tokens.add(address)
-        raise
+    caller = await authenticated(request, token)
+    assert caller.token_id is not None  # only who is anonymous has none
     response.set_cookie(
         COOKIE,
-        _signed(app.hub, caller.token_id, int(time.time()) + LIFE),
+        _signed(request.app.hub, caller.token_id, int(time.time()) + LIFE),
         max_age=LIFE,
         httponly=True,
         samesite="strict",
@@ -81,18 +71,15 @@ def check_origin(request: Request) -> None:
 
 
 def _signed(hub: Hub, token_id: int, expires: int) -> str:
-    payload = f"{token_id}.{expires}".encode()
-    return base64.urlsafe_b64encode(payload + b"." + _mac(hub, payload)).decode()
+    said = f"{token_id}.{expires}"
+    return base64.urlsafe_b64encode(f"{said}.{hub.sign(PURPOSE, said)}".encode()).decode()
 
 
 def _token_id(hub: Hub, cookie: str) -> int | None:
     try:
-        token_id, expires, mac = base64.urlsafe_b64decode(cookie).split(b".", 2)
-        genuine = hmac.compare_digest(mac, _mac(hub, token_id + b"." + expires))
+        token_id, expires, signature = base64.urlsafe_b64decode(cookie).split(b".", 2)
+        wanted = hub.sign(PURPOSE, f"{token_id.decode()}.{expires.decode()}")
+        genuine = hmac.compare_digest(signature, wanted.encode())
         return int(token_id) if genuine and int(expires) > time.time() else None
     except (ValueError, binascii.Error):
         return None
-
-
-def _mac(hub: Hub, payload: bytes) -> bytes:
-    return hmac.new(hub.secret, b"web session " + payload, sha256).digest()

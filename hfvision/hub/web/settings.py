@@ -6,6 +6,7 @@ Each form of the page is one action at an address of its own; afterwards the rea
 from collections.abc import Callable
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,7 +16,7 @@ from hfvision.hub.repositories import Repo
 from hfvision.hub.web import forms
 from hfvision.hub.web.rendering import page
 from hfvision.hub.web.shared import repo_values
-from hfvision.hub.web.visits import Visit, off_loop
+from hfvision.hub.web.visits import Visit
 
 VISIBILITY = {"public": False, "private": True}
 GATES: dict[str, str | bool] = {"no": False, "auto": "auto", "manual": "manual"}
@@ -34,7 +35,7 @@ async def change(request: Request, visit: Visit, repo: Repo) -> Response:
         raise NotFound("Nothing is at this address.")
     sent = await forms.changes(request, visit)
     try:
-        left = await off_loop(lambda: act(visit, repo, sent))
+        left = await run_in_threadpool(lambda: act(visit, repo, sent))
     except HubError as error:
         return await _shown(request, visit, repo, error)
     return forms.back(request, repo.namespace) if left is None else forms.back_to(request, left, "/settings")
@@ -46,12 +47,12 @@ async def ask(request: Request, visit: Visit, repo: Repo) -> Response:
     if not visit.caller.may_propose(repo.kind, repo.namespace, repo.name):
         raise Forbidden("You signed in with a token for other repositories. Sign in with one that may write here.")
     if repo.gated:
-        await off_loop(lambda: repositories.request_access(visit.hub, visit.caller, repo))
+        await run_in_threadpool(lambda: repositories.request_access(visit.hub, visit.caller, repo))
     return forms.back_to(request, repo)
 
 
 async def _shown(request: Request, visit: Visit, repo: Repo, problem: HubError | None = None) -> Response:
-    rows = await off_loop(lambda: repositories.access_requests(visit.hub, visit.caller, repo))
+    rows = await run_in_threadpool(lambda: repositories.access_requests(visit.hub, visit.caller, repo))
     values: dict[str, Any] = {"requests": rows, "problem": problem.message if problem else None}
     return page(request, "settings.html", problem.status if problem else 200, **repo_values(repo, "settings"), **values)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from hfvision.hub import repositories
@@ -14,7 +15,7 @@ from hfvision.hub.http.answers import base_url, quoted
 from hfvision.hub.repositories import Repo
 from hfvision.hub.web.licences import licence_banner
 from hfvision.hub.web.rendering import prefix_of
-from hfvision.hub.web.visits import Visit, off_loop
+from hfvision.hub.web.visits import Visit
 
 IMAGES = {  # endings -> media type and how such a file begins
     "png": ("image/png", (b"\x89PNG",)),
@@ -84,7 +85,7 @@ async def may_read_content(visit: Visit, repo: Repo) -> bool:
             return False
         return True
 
-    return await off_loop(work)
+    return await run_in_threadpool(work)
 
 
 def ending(path: str) -> str:

@@ -7,14 +7,16 @@ so that a token which was lent for a while does not turn into one for ever.
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from hfvision.hub import accounts
 from hfvision.hub.errors import BadRequest, Forbidden, HubError, LoginNeeded
+from hfvision.hub.names import whole_number
 from hfvision.hub.web import forms
 from hfvision.hub.web.rendering import page
-from hfvision.hub.web.visits import Visit, off_loop
+from hfvision.hub.web.visits import Visit
 
 PAGE = "settings/tokens"
 ROLES = {"read": "read", "write": "write"}
@@ -28,7 +30,7 @@ async def tokens(request: Request, visit: Visit) -> Response:
         return await _shown(request, visit)
     sent = await forms.changes(request, visit)
     try:
-        text = await off_loop(lambda: _made(visit, sent))
+        text = await run_in_threadpool(lambda: _made(visit, sent))
     except HubError as error:
         return await _shown(request, visit, error.status, problem=error.message)
     answer = await _shown(request, visit, made=text)
@@ -40,7 +42,7 @@ async def remove(request: Request, visit: Visit) -> Response:
     """End a token; with the token of this session the session ends, too."""
     _check(visit)
     sent = await forms.changes(request, visit)
-    await off_loop(lambda: accounts.delete_token(visit.hub, visit.caller.name, sent.get("name", "")))
+    await run_in_threadpool(lambda: accounts.delete_token(visit.hub, visit.caller.name, sent.get("name", "")))
     return forms.back(request, PAGE)
 
 
@@ -58,15 +60,16 @@ def _made(visit: Visit, sent: dict[str, str]) -> str:
     role = forms.chosen(sent.get("role", ""), ROLES)
     ends = []
     if days:
-        if not (days.isascii() and days.isdigit() and len(days) < 6 and 1 <= int(days) <= LONGEST):
+        count = whole_number(days, 5)
+        if count is None or not 1 <= count <= LONGEST:
             raise BadRequest(f"A token lasts 1 to {LONGEST} days, or without a number for ever; got {days[:40]!r}.")
-        ends.append(datetime.now(timezone.utc) + timedelta(days=int(days)))
+        ends.append(datetime.now(timezone.utc) + timedelta(days=count))
     mine = accounts.list_tokens(visit.hub, visit.caller.name)
     ends += [row.expires for row in mine if row.id == visit.caller.token_id and row.expires is not None]
     return accounts.create_token(visit.hub, visit.caller.name, name, role, expires=min(ends, default=None))
 
 
 async def _shown(request: Request, visit: Visit, status: int = 200, **more: Any) -> Response:
-    rows = await off_loop(lambda: accounts.list_tokens(visit.hub, visit.caller.name))
+    rows = await run_in_threadpool(lambda: accounts.list_tokens(visit.hub, visit.caller.name))
     values: dict[str, Any] = {"made": None, "problem": None, "longest": LONGEST, **more}
     return page(request, "tokens.html", status, tokens=rows, current=visit.caller.token_id, **values)

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,7 +21,7 @@ from hfvision.hub.web import forms
 from hfvision.hub.web.rendering import page
 from hfvision.hub.web.sessions import check_origin
 from hfvision.hub.web.shared import image_type, own_path, repo_values
-from hfvision.hub.web.visits import Visit, off_loop
+from hfvision.hub.web.visits import Visit
 
 FORM_BYTES = 64 * 1024  # of a form besides its image
 MOST_EXAMPLES = 8
@@ -32,8 +33,8 @@ async def trial(request: Request, visit: Visit, repo: Repo) -> Response:
     values = repo_values(repo, "try")
     if not (settings.try_it and values["triable"]):
         raise NotFound("This model cannot be tried here.")
-    commit = await off_loop(lambda: refs.resolve(visit.hub, repo, "main"))
-    offered = await off_loop(lambda: examples(visit.hub, repo, commit))
+    commit = await run_in_threadpool(lambda: refs.resolve(visit.hub, repo, "main"))
+    offered = await run_in_threadpool(lambda: examples(visit.hub, repo, commit))
     values |= {"limit": settings.try_image_limit, "answer": None, "picture": None, "problem": None, "examples": offered}
     if request.method != "POST":
         return page(request, "try.html", scripts=True, **values)
@@ -43,10 +44,10 @@ async def trial(request: Request, visit: Visit, repo: Repo) -> Response:
         if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
             path = forms.chosen((await forms.fields(request)).get("example", ""), {path: path for path in offered})
             limit = settings.try_image_limit
-            image = await off_loop(lambda: files.read_file(visit.hub, repo, commit, path, limit))
+            image = await run_in_threadpool(lambda: files.read_file(visit.hub, repo, commit, path, limit))
         else:
             image = await _image(request, settings.try_image_limit)
-        answer = await off_loop(lambda: visit.trials.answer(repo, commit, image))
+        answer = await run_in_threadpool(lambda: visit.trials.answer(repo, commit, image))
         values |= {"answer": answer, "picture": _address(answer)}
     except HubError as error:
         status = error.status
