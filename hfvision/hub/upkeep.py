@@ -94,8 +94,10 @@ def collect_garbage(hub: Hub) -> Collected:
         marks.look(connection)
         links = _unlink(connection, marks, limit)
         objects = _sweep_objects(connection, marks)
-        sessions = delete(session).where(session.c.created < limit)
-        connection.execute(sessions)
+        connection.execute(delete(session).where(session.c.created < limit))
+    # only when no link leads there any more: had the links gone in one transaction with the bytes, a death between the
+    # two would bring them back, to bytes that are gone
+    with hub.writing(sweeping=True) as connection:
         linked = select(repo_lfs.c.sha256)
         loose = lfs.c.sha256.not_in(linked), lfs.c.uploaded < limit
         rows = connection.execute(select(lfs.c.sha256).where(*loose)).scalars().all()

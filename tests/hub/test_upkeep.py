@@ -160,6 +160,24 @@ def test_an_upload_whose_bytes_were_collected_can_be_sent_again(hub, owner, repo
     assert upkeep.fsck(hub) == []
 
 
+def test_a_collection_that_dies_when_the_bytes_are_gone_leaves_no_link_to_them(hub, owner, repo, monkeypatch):
+    upload(hub, repo, b"loose")
+    age(hub)
+    delete_bytes = hub.store.delete
+
+    def die(keys):
+        delete_bytes(keys)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hub.store, "delete", die)
+        with pytest.raises(KeyboardInterrupt):
+            upkeep.collect_garbage(hub)
+    assert hub.store.size(large_files.key(sha256(b"loose"))) is None
+    assert upkeep.fsck(hub) == [] and large_files.held(hub, repo, [sha256(b"loose")]) == {}
+    assert upkeep.collect_garbage(hub).large_files == 1
+
+
 def test_fsck_names_every_fault(hub, owner, repo, filled):
     commits.apply(hub, owner, repo, "main", [AddFile("broken", b"right"), AddFile("e/missing", b"gone")], "more")
     blob = {entry.path: entry.oid for entry in files.siblings(hub, repo, "main")}
