@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import hfvision
-from hfvision.catalog import FAMILIES, TASKS, row, rows, signature
+from hfvision.catalog import BOOKKEEPING, FAMILIES, TASKS, facts_of, row, rows, signature
 from hfvision.conversion.tables import FORMATS
 from hfvision.creation import costs_of
 from hfvision.errors import ConfigError, UnknownNameError
@@ -246,3 +246,22 @@ def test_the_list_as_json_holds_whole_rows(capsys):
     wanted = [json.loads(json.dumps(asdict(one))) for one in rows(task="object-detection")]
     assert [{**one, "task": "object-detection"} for one in wanted] == document["checkpoints"]
     assert "families" in json.loads(listed(capsys, as_json=True))
+
+
+def names_in(config):
+    """Every field of a config and of the configs inside it."""
+    for name, value in config.items():
+        yield name
+        if isinstance(value, dict):
+            yield from names_in(value)
+
+
+def test_no_row_holds_what_says_nothing_of_the_model():
+    kept = {one.name: BOOKKEEPING & set(names_in(one.config)) for one in rows()}
+    assert {name for name, fields in kept.items() if fields} == set()
+
+
+def test_facts_of_a_config_leave_out_what_transformers_writes_beside_them_at_any_depth():
+    stored = {"depths": [1], "auto_map": {}, "backbone_config": {"sizes": [2], "transformers_version": "5.23.0"}}
+    assert facts_of(stored) == {"depths": [1], "backbone_config": {"sizes": [2]}}
+    assert "auto_map" in stored

@@ -8,11 +8,12 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 import torch
+from transformers import configuration_utils
 
-from hfvision.catalog import row, rows, signature
+from hfvision.catalog import BOOKKEEPING, row, rows, signature
 from hfvision.checkpoints import Checkpoint, write_npz
 from hfvision.conversion import convert
-from hfvision.conversion.recognition import BY_NAME
+from hfvision.conversion.recognition import BY_NAME, compare_sizes
 from hfvision.conversion.tensors import convert_tensors
 from hfvision.conversion.to_hub import recognised_plan
 from hfvision.conversion.to_original import revert_tensors
@@ -186,3 +187,14 @@ def test_the_report_the_record_and_the_card_name_the_row(tmp_path):
     assert record["recognition"]["nearest"] == report.recognition["nearest"]
     assert report.recognised in (tmp_path / "model" / "README.md").read_text()
     assert report.dtype == "float32" and "written as float32" in report.text()
+
+
+@pytest.mark.parametrize("version", ["4.57.0", "5.99.0"])
+def test_a_hybrid_is_recognised_by_its_sizes_whatever_release_of_transformers_runs(version, monkeypatch):
+    monkeypatch.setattr(configuration_utils, "__version__", version)
+    for name, manifest in manifests("hybrid").items():
+        checkpoint, format, _ = unwrap(as_file(stored(manifest), "of_a_name_that_says_nothing.pth"))
+        plan, _ = recognised_plan(checkpoint, format, {})
+        assert BOOKKEEPING.isdisjoint(plan.config["backbone_config"])
+        found = compare_sizes(plan, format.model_types, "it stores other tensors", format.name)
+        assert not [line for line in found.differences if "backbone_config" in line], (name, found.line())

@@ -9,6 +9,18 @@ Nothing is imported for it but Python's own library; the rows are read when the 
 (eleven) are not listed: that family is not built yet.
 """
 
+from hfvision.catalog.facts import BOOKKEEPING, facts_of
 from hfvision.catalog.table import FAMILIES, TASKS, CatalogRow, Figure, nearest, row, rows, signature
 
-__all__ = ["FAMILIES", "TASKS", "CatalogRow", "Figure", "nearest", "row", "rows", "signature"]
+__all__ = [
+    "BOOKKEEPING",
+    "FAMILIES",
+    "TASKS",
+    "CatalogRow",
+    "Figure",
+    "facts_of",
+    "nearest",
+    "row",
+    "rows",
+    "signature",
+]

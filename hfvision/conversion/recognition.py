@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hfvision.catalog import CatalogRow, rows, signature
+from hfvision.catalog import CatalogRow, facts_of, rows, signature
 from hfvision.checkpoints import Checkpoint
 from hfvision.conversion.formats import Format, Plan
 from hfvision.conversion.labelling import with_labels
@@ -237,7 +237,7 @@ def _in_words(fields: Iterable[str], plan: Plan, row: CatalogRow) -> tuple[str, 
 def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that make an architecture, those of a trunk as "backbone_config.depths"; 8 and [8, 8] are one size."""
     found: dict[str, Any] = {}
-    for name, value in config.items():
+    for name, value in facts_of(config).items():
         if isinstance(value, Mapping):
             found |= {f"{name}.{inner}": one for inner, one in _sizes(value).items()}
         elif name not in NO_SIZE:

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import AutoImageProcessor
 
 from hfvision import checkpoints
+from hfvision.catalog import facts_of
 from hfvision.conversion.formats import Plan
 from hfvision.conversion.labelling import Labels, label_fields, with_labels
 from hfvision.conversion.recognition import compare_sizes
@@ -34,7 +35,6 @@ PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 KEPT = ("README.md", "LICENSE*", "NOTICE*", "hfvision_*.json")  # go along; card and record are then brought up to date
 HEADS = (IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION, OBJECT_DETECTION, IMAGE_SEGMENTATION)  # with classes
 SEEN = (*PROCESSOR_FILES, *KEPT)
-CODE_FIELDS = ("auto_map", "_name_or_path", "transformers_version")  # of a config, that say nothing of the model
 
 
 def resave(
@@ -68,7 +68,7 @@ def resave(
     row = architecture(str(checkpoint.config.get("model_type")))
     auto_class, reference = _model_of(row, checkpoint.config)
     config = read_config(checkpoint)
-    sizes = {**config.to_dict(), "num_labels": config.num_labels if auto_class in HEADS else None}
+    sizes = {**facts_of(config.to_dict()), "num_labels": config.num_labels if auto_class in HEADS else None}
     plan = Plan(config.model_type, auto_class, sizes, (), {})
     if labels is not None:
         plan = with_labels(plan, labels)
@@ -104,7 +104,7 @@ def resave(
             out=str(out),
             model_type=config.model_type,
             model_class=class_name(reference),
-            config=model.config.to_dict(),
+            config=facts_of(model.config.to_dict()),
             tensors=len(checkpoint.tensors),
             used=len(checkpoint.tensors) - len(dropped),
             parameters=sum(tensor.numel() for tensor in written.tensors.values()),
@@ -176,8 +176,9 @@ def _save_processor(folder: Path, work: Path, row: Architecture, plan: Plan) -> 
 
 def _config_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Fields that are there on both sides with other values; new ones are defaults made explicit."""
+    before, after = facts_of(before), facts_of(after)
     return [
         f"config.json: {name} was {before[name]!r} and is {after[name]!r}"
-        for name in before.keys() & after.keys() - set(CODE_FIELDS)
+        for name in sorted(before.keys() & after.keys())
         if before[name] != after[name] and len(repr(after[name])) < 200
     ]

@@ -12,6 +12,7 @@ from torch import Tensor
 import hfvision
 from hfvision import checkpoints
 from hfvision.cards import model_card, write_card
+from hfvision.catalog import facts_of
 from hfvision.conversion.engine import Converted, apply, reverse
 from hfvision.conversion.formats import Format, Plan, check_fields
 from hfvision.conversion.labelling import Labels, with_labels
@@ -137,7 +138,7 @@ def convert(
             out=str(out),
             model_type=plan.model_type,
             model_class=config.architectures[0],
-            config=config.to_dict(),
+            config=facts_of(config.to_dict()),
             tensors=len(checkpoint.tensors),
             used=len(converted.used),
             parameters=sum(tensor.numel() for tensor in converted.tensors.values()),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hfvision import checkpoints
+from hfvision.catalog import facts_of
 from hfvision.conversion.engine import Converted, Unused, apply, reverse
 from hfvision.conversion.formats import BackPlan, Format
 from hfvision.conversion.report import RECORD_FIELD, ConversionReport
@@ -69,7 +70,7 @@ def convert_back(
         out=str(out),
         model_type=config.model_type,
         model_class=model_class,
-        config=config.to_dict(),
+        config=facts_of(config.to_dict()),
         tensors=len(checkpoint.tensors),
         used=len(converted.used),
         parameters=sum(tensor.numel() for tensor in converted.tensors.values()),

@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 from transformers import BitConfig, PreTrainedConfig
 
+from hfvision.catalog import facts_of
 from hfvision.conversion.engine import AnyRule, Rule
 from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
 from hfvision.conversion.ops import Op, hwio_to_oihw, same
@@ -106,7 +107,7 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
         known["num_channels"] = tensors["conv_root/kernel"].shape[2]
     if "image_size" in overrides:
         overrides = {**overrides, "image_size": checked_size(overrides["image_size"])}
-    config = settle(known, CODE, overrides) | {"backbone_config": {"model_type": "bit", **backbone.to_diff_dict()}}
+    config = settle(known, CODE, overrides) | {"backbone_config": described(backbone)}
     prefix_tokens = int(CLASSIFIERS[classifier][0])
     source_grid, grid, config["image_size"] = grids(tensors, POSITIONS, config, backbone, prefix_tokens, "cls")
     changed: tuple[str, ...] = ()
@@ -191,6 +192,11 @@ def check_back(config: Any, biases: bool = True) -> None:
             f"the original reads the feature map of the last stage; this model reads {config.bit.out_features} "
             f"of {len(config.bit.depths)} stages."
         )
+
+
+def described(backbone: BitConfig) -> dict[str, Any]:
+    """The field `backbone_config` of a hybrid's config."""
+    return {"model_type": "bit", **facts_of(backbone.to_diff_dict())}
 
 
 def grids(

@@ -84,7 +84,7 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
     if "image_size" in overrides:
         overrides = {**overrides, "image_size": checked_size(overrides["image_size"])}
     assumed = CODE | {"num_attention_heads": timm_vit.published_heads(known["hidden_size"], overrides)}
-    config = settle(known, assumed, overrides) | {"backbone_config": {"model_type": "bit", **backbone.to_diff_dict()}}
+    config = settle(known, assumed, overrides) | {"backbone_config": google_hybrid.described(backbone)}
     found = google_hybrid.grids(tensors, "pos_embed", config, backbone, 1, "cls_token")
     source_grid, grid, config["image_size"] = found
     changed: tuple[str, ...] = ()
