@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hfvision.layers.linear import is_observed, product
+from hfvision.layers.plain import may_stand_plain
 from hfvision.upsampling import Size
 
 
@@ -37,6 +38,7 @@ def _lies_as_rows(places: Tensor) -> bool:
     return places.is_cpu and places.ndim == 4 and places.numel() > 0 and places.is_contiguous()
 
 
+@may_stand_plain
 class PatchConv(nn.Conv2d):
     """`nn.Conv2d` whose stride is its kernel's size, through `conv_of_patches`: (B, C, h, w) -> (B, O, h // p, w // p).
 

@@ -21,6 +21,7 @@ from torch.autograd import forward_ad
 from torch.nn.functional import linear
 
 from hfvision.errors import ConfigError
+from hfvision.layers.plain import may_stand_plain
 from hfvision.reporting import report_once
 
 Setting = Literal["auto", "torch", "onednn"]
@@ -217,6 +218,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return cast(Tensor, multiply(x.reshape(-1, x.shape[-1]), weight, bias)).view(*x.shape[:-1], weight.shape[0])
 
 
+@may_stand_plain
 class Linear(nn.Linear):
     """`nn.Linear` through `product`: (..., k) -> (..., n). Weights, names, start values and repr are nn.Linear's."""
 
