@@ -24,7 +24,8 @@ from hfvision.processing.classification import ViTImageProcessor
 from hfvision.processing.segmentation import SegformerImageProcessor
 from hfvision.registry import ARCHITECTURES, SEMANTIC_SEGMENTATION, load
 from hfvision.training.arguments import TrainingSettings
-from hfvision.training.augmentation import StandardAugmentation, StandardPreparation, colour_matrix
+from hfvision.training.augmentation import StandardAugmentation, StandardPreparation
+from hfvision.training.color_jitter import colour_matrix
 from hfvision.training.head import class_names, replace_head
 from hfvision.training.loop import head_parameters
 from hfvision.training.segmentation import balanced_weights, train_segmentation

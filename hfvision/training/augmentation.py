@@ -9,25 +9,22 @@ Everything random comes from the generator of the sample, so it depends on seed,
 Shapes: C channels, H x W pixels of the image as it came, h x w of what the model gets.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from hfvision.errors import ConfigError, numbered
 from hfvision.processing.batch import sizes_of_steps
 from hfvision.processing.options import Plan, make_plan
+from hfvision.training.color_jitter import varied_colours
 
 JointAugment = Callable[[Any, np.ndarray, np.random.Generator], tuple[Any, np.ndarray]]
 Size = tuple[int, int]  # height, width
 
 WINDOWS_TRIED = 10
-# Brightness and two components of colour of red, green, blue (NTSC's YIQ): hue turns the two, saturation scales them.
-YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ class StandardPreparation(Preparation):
         if generator.random() < self.recipe.flip:
             pixels, labels = pixels.flip(-1), labels.flip(-1)
         if self.recipe.colour:
-            pixels = varied_colours(pixels, self.plan, generator)
+            pixels = varied_colours(pixels, self.plan, generator, image)
         return pixels, labels
 
     def _window(self) -> Size | None:
@@ -148,37 +145,6 @@ def scaled_size(size: Size, plan: Plan, factor: float = 1.0) -> Size:
     """What the evaluation makes of an image of this size, times the factor."""
     height, width = [size, *sizes_of_steps(*size, plan)][-1]
     return max(1, round(height * factor)), max(1, round(width * factor))
-
-
-def varied_colours(pixels: Tensor, plan: Plan, generator: np.random.Generator) -> Tensor:
-    """(C, h, w) normalised as planned: each of four variations for half of the images; saturation and hue only of red,
-    green, blue.
-    """
-    mean, std = (_per_channel(value, default) for value, default in ((plan.mean, 0), (plan.std, 1)))
-    levels = pixels * std + mean
-    amounts = {
-        "brightness": generator.uniform(-32 / 255, 32 / 255),
-        "contrast": generator.uniform(0.5, 1.5),
-        "saturation": generator.uniform(0.5, 1.5),
-        "hue": generator.uniform(-math.pi / 5, math.pi / 5),
-    }
-    chosen = {name: amount for name, amount in amounts.items() if generator.random() < 0.5}
-    levels = levels * chosen.get("contrast", 1.0) + chosen.get("brightness", 0.0)
-    if len(levels) == 3 and ("saturation" in chosen or "hue" in chosen):
-        turn = colour_matrix(chosen.get("saturation", 1.0), chosen.get("hue", 0.0))
-        levels = torch.einsum("cd,dhw->chw", turn, levels)
-    return (levels.clamp(0, 1) - mean) / std
-
-
-def _per_channel(value: Any, default: float) -> Tensor:
-    return torch.as_tensor(default if value is None else value, dtype=torch.float32).reshape(-1, 1, 1)
-
-
-def colour_matrix(saturation: float, hue: float) -> Tensor:
-    """(3, 3): red, green, blue -> the same with the colour turned by `hue` (radians) and scaled; grey stays grey."""
-    cosine, sine = saturation * math.cos(hue), saturation * math.sin(hue)
-    turn = torch.tensor([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]])
-    return torch.linalg.solve(YIQ, turn @ YIQ)
 
 
 def preparation(

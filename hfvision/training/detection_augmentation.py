@@ -20,7 +20,8 @@ from torch import Tensor
 from hfvision.errors import ConfigError, numbered
 from hfvision.objects import ImageObjects
 from hfvision.processing.options import make_plan
-from hfvision.training.augmentation import Size, scaled_size, varied_colours
+from hfvision.training.augmentation import Size, scaled_size
+from hfvision.training.color_jitter import varied_colours
 
 ObjectAugment = Callable[[Any, ImageObjects, np.random.Generator], tuple[Any, ImageObjects]]
 Labels = dict[str, Tensor]
@@ -103,7 +104,7 @@ class StandardObjectPreparation(ObjectPreparation):
         if mirrored:  # at last, so that masks and pixels that were resized are the same ones
             pixels, labels = pixels.flip(-1), _mirrored(labels)
         if self.recipe.colour:
-            pixels = varied_colours(pixels, self.plan, generator)
+            pixels = varied_colours(pixels, self.plan, generator, image)
         return pixels, labels
 
     def _window(self, size: Size, generator: np.random.Generator) -> Window:
