@@ -14,13 +14,14 @@ GROUND = {"checkpoints", "confinement", "errors", "reporting", "writing"}
 MODELS = {*GROUND, "catalog", "geometry", "labels", "layers", "losses", "models", "upsampling"}
 PROCESSING = {*GROUND, "geometry", "objects", "processing", "upsampling"}
 REGISTRY = {*MODELS, *PROCESSING, "detections", "metrics", "registry"}
-TOOLS = {*REGISTRY, "creation", "data", "pipelines", "plots", "starters"}
+TOOLS = {*REGISTRY, "creation", "data", "pipelines", "plots", "reading_options", "starters"}
 MAY_IMPORT = {
     "confinement": set(),
     "checkpoints": {"containers", "errors", "torch_files"},
     "containers": set(),
     "torch_files": {"errors"},
     "errors": set(),
+    "reading_options": {"errors"},
     "reporting": set(),
     "writing": {"errors"},
     "catalog": {"errors"},
@@ -37,7 +38,7 @@ MAY_IMPORT = {
     "registry": REGISTRY,
     "creation": REGISTRY,
     "_import_hook": {"registry"},
-    "data": REGISTRY,
+    "data": {*REGISTRY, "reading_options"},
     "optimizing": {*REGISTRY, "data"},
     "pipelines": {*REGISTRY, "optimizing", "plots", "starters"},
     "plots": REGISTRY,

@@ -26,6 +26,7 @@ from hfvision.data.readers import load_image_dataset
 from hfvision.data.sources import Source, name_of
 from hfvision.data.splits import choose_splits, held_out_name, hold_out
 from hfvision.errors import DatasetError, ImageReadError, numbered
+from hfvision.reading_options import CLASSIFICATION, ReadingOptions, takes_reading_options
 from hfvision.reporting import report
 
 
@@ -78,20 +79,13 @@ class ClassificationData:
         return digest.hexdigest()[:16]
 
 
+@takes_reading_options(CLASSIFICATION)
 def prepare_classification(
-    source: Source,
-    *,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    config_name: str | None = None,
-    train_split: str | None = None,
-    eval_split: str | None = None,
-    held_out: float = 0.1,
-    drop_empty_classes: bool = False,
-    check_images: int = 20_000,
-    evaluate_only: bool = False,
+    source: Source, *, options: ReadingOptions, evaluate_only: bool = False
 ) -> ClassificationData:
     """Read a source (see `load_image_dataset`), choose splits, number the labels, and check everything.
+
+    Keywords are the fields of `ReadingOptions` that classification has.
 
     Evaluation takes the split `eval_split`, or else the first labelled one of validation and test, or else a share
     `held_out` of the training split, cut off by class with a fixed seed and reported. Classes are a ClassLabel's own;
@@ -104,24 +98,34 @@ def prepare_classification(
     Raises DatasetError listing all of: missing labels, classes that occur in evaluation but not in training, classes
     without a training image (`drop_empty_classes` takes them out instead), fewer than two classes, unreadable images.
     """
-    check_number_of_images(check_images)
-    splits = load_image_dataset(source, image_column=image_column, label_column=label_column, config_name=config_name)
+    check_number_of_images(options.check_images)
+    splits = load_image_dataset(
+        source,
+        image_column=options.image_column,
+        label_column=options.label_column,
+        config_name=options.config_name,
+    )
     name = name_of(source)
     train, evaluation = choose_splits(
-        name, splits, train_split, eval_split, lambda split: _is_labelled(splits, split), evaluate_only
+        name,
+        splits,
+        options.train_split,
+        options.eval_split,
+        lambda split: _is_labelled(splits, split),
+        evaluate_only,
     )
     names = _class_names(splits[train])
     problems: list[str] = []
     parts = {split: _numbered_labels(split, splits[split], names, problems) for split in (train, evaluation) if split}
     if not problems:
-        names = _check_classes(parts, train, names, drop_empty_classes, problems)
-    for part in parts.values() if check_images else ():
-        problems.extend(_unreadable(part, check_images))
+        names = _check_classes(parts, train, names, options.drop_empty_classes, problems)
+    for part in parts.values() if options.check_images else ():
+        problems.extend(_unreadable(part, options.check_images))
     if problems:
         raise DatasetError(f"{name}: " + numbered("problem", problems))
     info = splits[train].info
     if evaluation is None:
-        train_part, evaluation_part = _cut_off(parts[train], held_out)
+        train_part, evaluation_part = _cut_off(parts[train], options.held_out)
     else:
         train_part, evaluation_part = parts[train], parts[evaluation]
     return ClassificationData(

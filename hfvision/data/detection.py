@@ -22,18 +22,17 @@ from hfvision.data.cells import (
     shown,
 )
 from hfvision.data.detected_images import DetectedImages
-from hfvision.data.detection_checks import BoxCheck, Empty, Outside, check_ids
-from hfvision.data.detection_classes import Names, class_set, with_train_ids
+from hfvision.data.detection_checks import BoxCheck, check_ids
+from hfvision.data.detection_classes import class_set, with_train_ids
 from hfvision.data.detection_sources import Wanted, open_objects
 from hfvision.data.image_sizes import size_of_cell
 from hfvision.data.object_table import IMAGE, SEGMENTS, Integers, Key, ObjectTable, StoredSplit
 from hfvision.data.sources import Source, name_of
 from hfvision.data.splits import choose_splits, held_out_name, hold_out
-from hfvision.data.voc_folder import Difficult
 from hfvision.errors import DatasetError, HfvisionError, ImageReadError, numbered
-from hfvision.geometry import BoxForm
 from hfvision.objects import SegmentMasks
 from hfvision.objects.id_maps import read_id_map
+from hfvision.reading_options import DETECTION, PANOPTIC, ReadingOptions, takes_reading_options
 from hfvision.reporting import report
 
 __all__ = ["DetectedImages", "DetectionData", "prepare_detection"]
@@ -64,29 +63,18 @@ class DetectionData:
         return digest.hexdigest()[:16]
 
 
+@takes_reading_options(DETECTION, PANOPTIC)
 def prepare_detection(
     source: Source,
     *,
-    train_split: str | None = None,
-    eval_split: str | None = None,
-    held_out: float = 0.1,
-    names: Names = None,
-    things: Sequence[str] | None = None,
-    box_form: BoxForm | None = None,
-    relative: bool | None = None,
+    options: ReadingOptions,
     masks: bool = False,
     panoptic: bool = False,
-    empty: Empty = "drop",
-    outside: Outside = "error",
-    difficult: Difficult = "crowd",
-    image_column: str | None = None,
-    objects_column: str | None = None,
-    map_column: str | None = None,
-    config_name: str | None = None,
-    check_images: int = 20_000,
     evaluate_only: bool = False,
 ) -> DetectionData:
     """Read a source of images and objects, choose splits, number the classes, and check everything.
+
+    Keywords are the fields of `ReadingOptions` that detection and panoptic segmentation have.
 
     Sources: a folder laid out as COCO (objects or panoptic), Pascal VOC or YOLO (see the modules of their names), or
     one annotation file (COCO's .json, YOLO's .yaml); a Hub id, parquet files, a folder written by `save_to_disk` or
@@ -115,9 +103,9 @@ def prepare_detection(
     that is wrong: files that are missing or cannot be read, annotations without image, ids given twice, boxes that are
     NaN, outside their image or read in the wrong form or unit, categories of no class, masks of another size.
     """
-    check_number_of_images(check_images)
+    check_number_of_images(options.check_images)
     name = name_of(source)
-    wanted = Wanted(masks, panoptic, difficult, image_column, objects_column, map_column, config_name)
+    wanted = Wanted(options, masks, panoptic)
     opened = open_objects(source, wanted)
     stored: dict[str, StoredSplit] = {}
 
@@ -128,7 +116,7 @@ def prepare_detection(
             return False
         return True
 
-    train, evaluation = choose_splits(name, opened, train_split, eval_split, has_objects, evaluate_only)
+    train, evaluation = choose_splits(name, opened, options.train_split, options.eval_split, has_objects, evaluate_only)
     problems: list[str] = []
     for split in (train, evaluation):
         if split and split not in stored:
@@ -138,21 +126,21 @@ def prepare_detection(
         problems.extend(found.faults)
         splits[split] = _with_images(split, found, problems)
     if len(splits) == 1 and not evaluate_only and (len(splits[train]) > 1 or not problems):
-        rows, held = hold_out(train, [np.arange(len(splits[train]))], held_out)
+        rows, held = hold_out(train, [np.arange(len(splits[train]))], options.held_out)
         whole = splits[train]
-        splits = {train: whole.take_images(rows), held_out_name(train, held_out): whole.take_images(held)}
-    parts = [_checked(split, found, box_form, relative, empty, outside, problems) for split, found in splits.items()]
+        splits = {train: whole.take_images(rows), held_out_name(train, options.held_out): whole.take_images(held)}
+    parts = [_checked(split, found, options, problems) for split, found in splits.items()]
     checked = {part.split: replace(splits[part.split], objects=part.objects) for part in parts}
-    labels, mapping = class_set(name, checked, names, problems)
+    labels, mapping = class_set(name, checked, options.names, problems)
     parts = [
         replace(part, objects=replace(part.objects, classes=with_train_ids(part.objects, mapping), keys=()))
         for part in parts
     ]
     for part in parts:
-        _inspect(part, check_images, panoptic, problems)
+        _inspect(part, options.check_images, panoptic, problems)
         if not len(part.objects) and not problems:
             problems.append(f"split {part.split!r} has no object at all")
-    things_named = _things(things, splits[train], mapping, labels, problems) if panoptic else None
+    things_named = _things(options.things, splits[train], mapping, labels, problems) if panoptic else None
     if problems:
         raise DatasetError(f"{name}: " + numbered("problem", problems))
     for part in parts:
@@ -188,10 +176,7 @@ def _with_images(split: str, stored: StoredSplit, problems: list[str]) -> Stored
 def _checked(
     split: str,
     stored: StoredSplit,
-    box_form: BoxForm | None,
-    relative: bool | None,
-    empty: Empty,
-    outside: Outside,
+    options: ReadingOptions,
     problems: list[str],
 ) -> DetectedImages:
     """The split with all sizes, and with boxes as xyxy in pixels; what is wrong becomes problems."""
@@ -209,12 +194,21 @@ def _checked(
     if stored.image_ids is not None and len(set(stored.image_ids)) < len(part):
         twice = [str(key) for key, times in Counter(stored.image_ids).items() if times > 1]
         problems.append(f"image ids that stand twice in split {split!r} ({len(twice)}): {shown(twice)}")
+    form, relative = options.box_form or stored.box_form, options.relative
     if stored.box_form is None:
         part = replace(part, objects=_with_boxes_of_segments(part))
-        box_form, relative = "xyxy", False
-    check = BoxCheck(split, part.objects, part.known_sizes, part.file_of, problems, empty=empty, outside=outside)
+        form, relative = "xyxy", False
+    check = BoxCheck(
+        split,
+        part.objects,
+        part.known_sizes,
+        part.file_of,
+        problems,
+        empty=options.empty,
+        outside=options.outside,
+    )
     unit = stored.relative if relative is None else relative
-    return replace(part, objects=check.in_pixels(box_form or stored.box_form or "xyxy", unit))
+    return replace(part, objects=check.in_pixels(form or "xyxy", unit))
 
 
 def _all_sizes(part: DetectedImages, problems: list[str]) -> Integers:

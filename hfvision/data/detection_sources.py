@@ -17,9 +17,10 @@ from hfvision.data.object_table import SEGMENTS, StoredSplit
 from hfvision.data.panoptic_folder import find_panoptic_files, is_panoptic_file, read_panoptic_files
 from hfvision.data.scenes import SCENE_SETS
 from hfvision.data.sources import Kind, Source, open_source
-from hfvision.data.voc_folder import Difficult, find_voc_files, read_voc_files
+from hfvision.data.voc_folder import find_voc_files, read_voc_files
 from hfvision.data.yolo_folder import find_yolo_images, find_yolo_yaml, read_yolo_images, read_yolo_yaml
 from hfvision.errors import DatasetError
+from hfvision.reading_options import ReadingOptions
 from hfvision.reporting import report
 
 Splits = dict[str, StoredSplit]
@@ -33,13 +34,9 @@ LAYOUTS = (
 class Wanted:
     """What is read, and where it is looked for."""
 
+    options: ReadingOptions
     masks: bool = False
     panoptic: bool = False
-    difficult: Difficult = "crowd"
-    image_column: str | None = None
-    objects_column: str | None = None
-    map_column: str | None = None
-    config_name: str | None = None
 
 
 def _no_folder(path: Path) -> None:
@@ -63,7 +60,7 @@ def open_objects(source: Source, wanted: Wanted) -> dict[str, Callable[[], Store
             return {split: partial(_itself, stored) for split, stored in found.items()}
     return {
         split: partial(_read_split, split, data, wanted)
-        for split, data in open_source(source, OBJECTS, wanted.config_name).items()
+        for split, data in open_source(source, OBJECTS, wanted.options.config_name).items()
     }
 
 
@@ -75,9 +72,9 @@ def _read_split(split: str, data: datasets.Dataset, wanted: Wanted) -> StoredSpl
     return read_columns(
         split,
         data,
-        image_column=wanted.image_column,
-        objects_column=wanted.objects_column,
-        map_column=wanted.map_column,
+        image_column=wanted.options.image_column,
+        objects_column=wanted.options.objects_column,
+        map_column=wanted.options.map_column,
         masks=wanted.masks,
         panoptic=wanted.panoptic,
     )
@@ -121,7 +118,7 @@ def _voc(found: dict[str, dict[Path, Path | None]], wanted: Wanted) -> Splits:
     _must_not_be_panoptic(wanted, "the layout of COCO panoptic")
     if wanted.masks:
         raise DatasetError("annotations of Pascal VOC hold boxes, no masks of objects: read them with masks=False.")
-    return read_voc_files(found, wanted.difficult)
+    return read_voc_files(found, wanted.options.difficult)
 
 
 def _yolo_yaml(path: Path, wanted: Wanted) -> Splits:

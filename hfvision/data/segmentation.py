@@ -38,6 +38,7 @@ from hfvision.data.splits import choose_splits, held_out_name, hold_out
 from hfvision.errors import DatasetError, HfvisionError, ImageValueError, numbered
 from hfvision.processing.label_map import LabelMap
 from hfvision.processing.label_reading import read_labels
+from hfvision.reading_options import SEGMENTATION, ReadingOptions, takes_reading_options
 from hfvision.reporting import report
 
 IMAGE_COLUMNS = ("image", "images", "img", "picture", "pixel_values")
@@ -150,22 +151,11 @@ class SegmentationData:
         return digest.hexdigest()[:16]
 
 
-def prepare_segmentation(
-    source: Source,
-    *,
-    image_column: str | None = None,
-    mask_column: str | None = None,
-    config_name: str | None = None,
-    train_split: str | None = None,
-    eval_split: str | None = None,
-    held_out: float = 0.1,
-    label_map: Any = None,
-    names: str | os.PathLike[str] | Sequence[str] | Mapping[Any, str] | None = None,
-    ignore_index: int = 255,
-    check_images: int = 20_000,
-    evaluate_only: bool = False,
-) -> SegmentationData:
+@takes_reading_options(SEGMENTATION)
+def prepare_segmentation(source: Source, *, options: ReadingOptions, evaluate_only: bool = False) -> SegmentationData:
     """Read a source of images and masks, choose splits, find the classes, and check everything.
+
+    Keywords are the fields of `ReadingOptions` that segmentation has.
 
     Sources: a Hub id; a folder in a layout of `hfvision.data.mask_folder`; parquet files; a folder written by
     `save_to_disk` or with a metadata file; a `Dataset` or dict of splits in memory; the name "digit-scenes" (2,000
@@ -190,15 +180,20 @@ def prepare_segmentation(
     are reported. Raises DatasetError listing all of: images without masks, masks without images, unreadable ones,
     masks of another size than their image, values that stand for no class, training masks where all is ignored.
     """
-    check_number_of_images(check_images)
+    check_number_of_images(options.check_images)
     name, folder = name_of(source), _folder(source)
-    coding = MaskCoding(_label_map(label_map, folder), ignore_index)
+    coding = MaskCoding(_label_map(options.label_map, folder), options.ignore_index)
     splits = {
-        split: _two_columns(data, image_column, mask_column)
-        for split, data in open_source(source, MASKS, config_name).items()
+        split: _two_columns(data, options.image_column, options.mask_column)
+        for split, data in open_source(source, MASKS, options.config_name).items()
     }
     train, evaluation = choose_splits(
-        name, splits, train_split, eval_split, lambda split: _has_masks(splits, split), evaluate_only
+        name,
+        splits,
+        options.train_split,
+        options.eval_split,
+        lambda split: _has_masks(splits, split),
+        evaluate_only,
     )
     problems: list[str] = []
     parts = [
@@ -207,16 +202,16 @@ def prepare_segmentation(
         if split
     ]
     if len(parts) == 1 and not evaluate_only and (len(parts[0]) > 1 or not problems):
-        parts = list(_cut_off(parts[0], held_out))
-    counts = [_inspect(part, check_images, problems) for part in parts]
-    classes = _class_names(names, coding, folder, name, counts, problems)
+        parts = list(_cut_off(parts[0], options.held_out))
+    counts = [_inspect(part, options.check_images, problems) for part in parts]
+    classes = _class_names(options.names, coding, folder, name, counts, problems)
     coding = replace(coding, classes=len(classes))
     for part, count in zip(parts, counts, strict=True):
         problems.extend(coding.faults(count, part.split, part is parts[0]))
     if problems:
         raise DatasetError(f"{name}: " + numbered("problem", problems))
     pixel_counts = np.array([counts[0].classes[number] for number in range(coding.values)])
-    if check_images:
+    if options.check_images:
         _report_unseen(pixel_counts, classes, parts[0].split)
     info = splits[train].info
     parts = [replace(part, coding=coding) for part in parts]
@@ -226,7 +221,7 @@ def prepare_segmentation(
         parts[-1],
         classes,
         pixel_counts,
-        ignore_index,
+        options.ignore_index,
         coding.label_map,
         citation=info.citation or "",
         license=info.license or "",

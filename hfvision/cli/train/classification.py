@@ -5,17 +5,13 @@ from typing import Annotated
 import typer
 
 from hfvision.cli.output import JsonOption, emit
+from hfvision.cli.reading import NOTHING_SAID, Reading, takes_reading
 from hfvision.cli.train.options import (
     Accumulation,
     BatchSize,
-    CheckImages,
     Checkpointing,
-    DatasetConfig,
     DropPath,
     Epochs,
-    EvalSplit,
-    HeldOut,
-    ImageColumn,
     KeepBest,
     LearningRate,
     License,
@@ -26,15 +22,15 @@ from hfvision.cli.train.options import (
     Resume,
     SaveEvery,
     Seed,
-    TrainSplit,
     Warmup,
     WeightDecay,
     Workers,
-    data_options_of,
     settings_of,
 )
+from hfvision.reading_options import CLASSIFICATION
 
 
+@takes_reading(CLASSIFICATION)
 def classification(
     model: Model,
     dataset: Annotated[str, typer.Option(help='Hub id, folder of class folders, parquet file, or "digits".')],
@@ -53,14 +49,7 @@ def classification(
     save_every: SaveEvery = None,
     keep_best: KeepBest = None,
     workers: Workers = None,
-    image_column: ImageColumn = None,
-    label_column: Annotated[str | None, typer.Option(help="Where several columns could hold the labels.")] = None,
-    train_split: TrainSplit = None,
-    eval_split: EvalSplit = None,
-    dataset_config: DatasetConfig = None,
-    held_out: HeldOut = 0.1,
-    drop_empty_classes: Annotated[bool, typer.Option(help="Leave out classes without a training image.")] = False,
-    check_images: CheckImages = 20_000,
+    reading: Reading = NOTHING_SAID,
     license: License = None,
     resume: Resume = False,
     as_json: JsonOption = False,
@@ -69,9 +58,8 @@ def classification(
     given = locals()
     from hfvision.training.classification import train_classification
 
-    data_options = data_options_of(given) | {"label_column": label_column, "drop_empty_classes": drop_empty_classes}
     result = train_classification(
-        model, dataset, output, settings=settings_of(given), data_options=data_options, resume=resume, license=license
+        model, dataset, output, settings=settings_of(given), data_options=reading, resume=resume, license=license
     )
     text = (
         f"accuracy {result.accuracy:.2%} on {result.samples:,} held-out images ({result.split}) after {result.steps:,} "

@@ -6,13 +6,12 @@ from typing import Annotated
 import typer
 
 from hfvision.cli.output import JsonOption, emit
+from hfvision.cli.reading import NOTHING_SAID, Reading, takes_reading
 from hfvision.cli.train.detection_options import (
     Augment,
     BatchSize,
-    BoxForm,
     Colour,
     Crop,
-    Empty,
     Eos,
     Epochs,
     Flip,
@@ -21,10 +20,8 @@ from hfvision.cli.train.detection_options import (
     KeepBest,
     LearningRate,
     LossWeights,
-    ObjectsColumn,
     Patience,
     Queries,
-    Relative,
     Scale,
     Trunk,
     TrunkRate,
@@ -34,26 +31,21 @@ from hfvision.cli.train.detection_options import (
 )
 from hfvision.cli.train.options import (
     Accumulation,
-    CheckImages,
     Checkpointing,
-    DatasetConfig,
-    EvalSplit,
-    HeldOut,
-    ImageColumn,
     License,
     MaxSteps,
     Model,
-    Names,
     Output,
     Precision,
     Resume,
     SaveEvery,
     Seed,
-    TrainSplit,
     Workers,
 )
+from hfvision.reading_options import DETECTION
 
 
+@takes_reading(DETECTION)
 def detection(
     model: Model,
     dataset: Annotated[
@@ -93,17 +85,7 @@ def detection(
     crop: Crop = 0.5,
     flip: Flip = True,
     colour: Colour = True,
-    names: Names = None,
-    box_form: BoxForm = None,
-    relative: Relative = None,
-    empty: Empty = "drop",
-    image_column: ImageColumn = None,
-    objects_column: ObjectsColumn = None,
-    train_split: TrainSplit = None,
-    eval_split: EvalSplit = None,
-    dataset_config: DatasetConfig = None,
-    held_out: HeldOut = 0.1,
-    check_images: CheckImages = 20_000,
+    reading: Reading = NOTHING_SAID,
     license: License = None,
     resume: Resume = False,
     as_json: JsonOption = False,

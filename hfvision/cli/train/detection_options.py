@@ -4,7 +4,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from hfvision.cli.train.options import data_options_of, names_of, settings_of
+from hfvision.cli.train.options import settings_of
 
 Epochs: TypeAlias = Annotated[
     float | None, typer.Option(help="Times to go through the training images. [default: 60; new weights: 150]")
@@ -55,14 +55,6 @@ Scale: TypeAlias = Annotated[
 Crop: TypeAlias = Annotated[float, typer.Option(help="Share of the images that are cut to a random window.")]
 Flip: TypeAlias = Annotated[bool, typer.Option(help="Mirror half of the images; not where left and right matter.")]
 Colour: TypeAlias = Annotated[bool, typer.Option(help="Vary brightness, contrast, saturation and hue.")]
-BoxForm: TypeAlias = Annotated[
-    str | None, typer.Option(help='xyxy, xywh or cxcywh. [default: by the name of the column: "bbox" is xywh]')
-]
-Relative: TypeAlias = Annotated[
-    bool | None, typer.Option("--relative/--pixels", help="Boxes are shares of the image, or pixels. [default: pixels]")
-]
-Empty: TypeAlias = Annotated[str, typer.Option(help="Boxes without area: drop or keep.")]
-ObjectsColumn: TypeAlias = Annotated[str | None, typer.Option(help="Where several columns could hold the objects.")]
 
 
 def training_options_of(given: dict[str, Any]) -> dict[str, Any]:
@@ -72,8 +64,6 @@ def training_options_of(given: dict[str, Any]) -> dict[str, Any]:
     loss: dict[str, Any] = {} if given["eos"] is None else {"eos_coefficient": given["eos"]}
     if given["loss_weights"] is not None:
         loss["weights"] = _weights(given["loss_weights"])
-    data_options = data_options_of(given) | {"names": names_of(given["names"])}
-    data_options |= {name: given[name] for name in ("objects_column", "box_form", "relative", "empty") if name in given}
     recipe = {"scale": given["scale"], "crop": given["crop"], "flip": 0.5 * given["flip"], "colour": given["colour"]}
     return {
         "settings": settings_of(given, of_detector=True),
@@ -83,7 +73,7 @@ def training_options_of(given: dict[str, Any]) -> dict[str, Any]:
         "trunk_rate_factor": given["trunk_rate_factor"],
         "num_queries": given["queries"],
         "loss": loss,
-        "data_options": data_options,
+        "data_options": given["reading"],
         "resume": given["resume"],
         "license": given["license"],
     }

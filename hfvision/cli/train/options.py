@@ -41,13 +41,6 @@ Workers: TypeAlias = Annotated[int | None, typer.Option(help="Processes that rea
 HeadRate: TypeAlias = Annotated[
     float | None, typer.Option(help="Times the learning rate, for the head. [default: 10 for a new one]")
 ]
-ImageColumn: TypeAlias = Annotated[str | None, typer.Option(help="Where several columns could hold the images.")]
-TrainSplit: TypeAlias = Annotated[str | None, typer.Option(help="Split to train on.")]
-EvalSplit: TypeAlias = Annotated[str | None, typer.Option(help="Split to measure on.")]
-DatasetConfig: TypeAlias = Annotated[str | None, typer.Option(help="Configuration of a Hub data set.")]
-HeldOut: TypeAlias = Annotated[float, typer.Option(help="Share to hold out where there is no split to measure on.")]
-CheckImages: TypeAlias = Annotated[int, typer.Option(help="Images per split to decode before training.")]
-Names: TypeAlias = Annotated[str | None, typer.Option(help="Names of the classes: a file, or a list with commas.")]
 License: TypeAlias = Annotated[str | None, typer.Option(help="Licence of the result. [default: the base model's]")]
 Resume: TypeAlias = Annotated[bool, typer.Option(help="Continue an interrupted run; starts it if there is none.")]
 
@@ -61,14 +54,3 @@ def settings_of(given: dict[str, Any], of_detector: bool = False) -> Any:
     names = [field.name for field in fields(TrainingSettings)]
     defaults = TrainingSettings.for_detector if of_detector else TrainingSettings.for_model
     return defaults(given["model"], **{name: given[name] for name in names if given.get(name) is not None})
-
-
-def data_options_of(given: dict[str, Any]) -> dict[str, Any]:
-    """Those of every kind of data set."""
-    names = ("image_column", "train_split", "eval_split", "held_out", "check_images")
-    return {name: given[name] for name in names} | {"config_name": given["dataset_config"]}
-
-
-def names_of(given: str | None) -> Any:
-    """The names of classes: a file, or what stands between commas."""
-    return given.split(",") if given is not None and "," in given else given

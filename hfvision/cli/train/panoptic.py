@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from hfvision.cli.output import JsonOption, emit
+from hfvision.cli.reading import NOTHING_SAID, Reading, takes_reading
 from hfvision.cli.train.detection_options import (
     Augment,
     BatchSize,
@@ -18,7 +19,6 @@ from hfvision.cli.train.detection_options import (
     KeepBest,
     LearningRate,
     LossWeights,
-    ObjectsColumn,
     Patience,
     Queries,
     Scale,
@@ -30,26 +30,21 @@ from hfvision.cli.train.detection_options import (
 )
 from hfvision.cli.train.options import (
     Accumulation,
-    CheckImages,
     Checkpointing,
-    DatasetConfig,
-    EvalSplit,
-    HeldOut,
-    ImageColumn,
     License,
     MaxSteps,
     Model,
-    Names,
     Output,
     Precision,
     Resume,
     SaveEvery,
     Seed,
-    TrainSplit,
     Workers,
 )
+from hfvision.reading_options import PANOPTIC
 
 
+@takes_reading(PANOPTIC)
 def panoptic(
     model: Model,
     dataset: Annotated[
@@ -85,14 +80,7 @@ def panoptic(
     crop: Crop = 0.5,
     flip: Flip = True,
     colour: Colour = True,
-    names: Names = None,
-    image_column: ImageColumn = None,
-    objects_column: ObjectsColumn = None,
-    train_split: TrainSplit = None,
-    eval_split: EvalSplit = None,
-    dataset_config: DatasetConfig = None,
-    held_out: HeldOut = 0.1,
-    check_images: CheckImages = 20_000,
+    reading: Reading = NOTHING_SAID,
     license: License = None,
     resume: Resume = False,
     as_json: JsonOption = False,

@@ -5,39 +5,33 @@ from typing import Annotated, Any
 import typer
 
 from hfvision.cli.output import JsonOption, emit
+from hfvision.cli.reading import NOTHING_SAID, Reading, takes_reading
 from hfvision.cli.train.options import (
     Accumulation,
     BatchSize,
-    CheckImages,
     Checkpointing,
-    DatasetConfig,
     DropPath,
     Epochs,
-    EvalSplit,
     HeadRate,
-    HeldOut,
-    ImageColumn,
     KeepBest,
     LearningRate,
     License,
     MaxSteps,
     Model,
-    Names,
     Output,
     Precision,
     Resume,
     SaveEvery,
     Seed,
-    TrainSplit,
     Warmup,
     WeightDecay,
     Workers,
-    data_options_of,
-    names_of,
     settings_of,
 )
+from hfvision.reading_options import SEGMENTATION
 
 
+@takes_reading(SEGMENTATION)
 def segmentation(
     model: Model,
     dataset: Annotated[
@@ -74,18 +68,7 @@ def segmentation(
     class_weights: Annotated[
         str | None, typer.Option(help='Numbers, one for each class: "1,2.5,1"; or "balanced", by how rare each is.')
     ] = None,
-    image_column: ImageColumn = None,
-    mask_column: Annotated[str | None, typer.Option(help="Where several columns could hold the masks.")] = None,
-    label_map: Annotated[
-        str | None, typer.Option(help="What the values of masks mean: ade20k-150, cityscapes-19, ..., or a JSON file.")
-    ] = None,
-    names: Names = None,
-    ignore_index: Annotated[int, typer.Option(help="Value of mask pixels that do not count.")] = 255,
-    train_split: TrainSplit = None,
-    eval_split: EvalSplit = None,
-    dataset_config: DatasetConfig = None,
-    held_out: HeldOut = 0.1,
-    check_images: CheckImages = 20_000,
+    reading: Reading = NOTHING_SAID,
     license: License = None,
     resume: Resume = False,
     as_json: JsonOption = False,
@@ -95,12 +78,6 @@ def segmentation(
     from hfvision.training.augmentation import StandardAugmentation
     from hfvision.training.segmentation import train_segmentation
 
-    data_options = data_options_of(given) | {
-        "mask_column": mask_column,
-        "label_map": label_map,
-        "names": names_of(names),
-        "ignore_index": ignore_index,
-    }
     recipe = StandardAugmentation(scale=scale, crop=crop, flip=0.5 * flip, colour=colour) if augment else None
     result = train_segmentation(
         model,
@@ -110,7 +87,7 @@ def segmentation(
         augment=recipe,
         loss=loss,
         class_weights=_class_weights(class_weights),
-        data_options=data_options,
+        data_options=reading,
         resume=resume,
         license=license,
     )

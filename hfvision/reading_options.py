@@ -1,0 +1,169 @@
+"""Every option that says how a data set is read, declared once.
+
+An option is one field of `ReadingOptions`. From the table come the keywords of `prepare_classification`,
+`prepare_segmentation` and `prepare_detection` (`takes_reading_options`), the options of `hfvision train`, `check` and
+`evaluate` (`hfvision.cli.reading`), and what a training run remembers for those who measure its model later.
+"""
+
+import difflib
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from functools import cache, partial, wraps
+from typing import Any, Literal, TypeVar, get_args
+
+from hfvision.errors import ConfigError, numbered
+
+CLASSIFICATION, SEGMENTATION, DETECTION, PANOPTIC = TASKS = ("classification", "segmentation", "detection", "panoptic")
+OBJECTS = (DETECTION, PANOPTIC)
+Names = str | os.PathLike[str] | Sequence[str] | Mapping[Any, Any]
+Outcome = TypeVar("Outcome")
+
+
+def listed(text: str) -> str | list[str]:
+    """What a command line says for several names: a file, or what stands between commas."""
+    return [part.strip() for part in text.split(",")] if "," in text else text
+
+
+def names_listed(text: str) -> list[str]:
+    """One name, or several with commas between them."""
+    return [part.strip() for part in text.split(",")]
+
+
+def _option(
+    help: str,
+    tasks: Sequence[str] = TASKS,
+    default: Any = None,
+    *,
+    shown: str | None = None,
+    flags: str | None = None,
+    parse: Callable[[str], Any] | None = None,
+    splits: bool = False,
+    remembered: bool = True,
+) -> Any:
+    """A field. `help` is for the command line, `shown` its default in words where `default` does not say it; `tasks`
+    are those that it exists for; `flags` how it is written, if not as its name; `parse` makes its value of a text.
+    `splits` marks what chooses images rather than reads them, which has no meaning where one split is measured.
+    `remembered`: what was said in training holds when the model is measured, too.
+    """
+    about = {"help": help, "tasks": tuple(tasks), "shown": shown, "flags": flags, "parse": parse}
+    return field(default=default, metadata={**about, "splits": splits, "remembered": remembered and not splits})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How a data set is read. None: nothing is said, and the data set's own form decides."""
+
+    image_column: str | None = _option("Where several columns could hold the images.")
+    label_column: str | None = _option("Where several columns could hold the labels.", (CLASSIFICATION,))
+    mask_column: str | None = _option("Where several columns could hold the masks.", (SEGMENTATION,))
+    objects_column: str | None = _option("Where several columns could hold the objects.", OBJECTS)
+    map_column: str | None = _option("Where several columns could hold the maps of segments.", (PANOPTIC,))
+    label_map: Any = _option(
+        "What the values of masks mean: ade20k-150, cityscapes-19, ..., or a JSON file.", (SEGMENTATION,)
+    )
+    names: Names | None = _option(
+        "Names of the classes: a file, or a list with commas.", (SEGMENTATION, *OBJECTS), parse=listed
+    )
+    ignore_index: int = _option("Value of mask pixels that do not count.", (SEGMENTATION,), 255)
+    things: Sequence[str] | None = _option(
+        "Classes of countable objects, with commas, where the data does not say it.", (PANOPTIC,), parse=names_listed
+    )
+    box_form: Literal["xyxy", "xywh", "cxcywh"] | None = _option(
+        "Meaning of the four numbers of a box.", OBJECTS, shown='by format; of columns "bbox" is xywh, "boxes" xyxy'
+    )
+    relative: bool | None = _option(
+        "Boxes are shares of the image, or pixels.", OBJECTS, shown="by format", flags="--relative/--pixels"
+    )
+    empty: Literal["drop", "keep"] = _option("Boxes without area.", OBJECTS, "drop")
+    outside: Literal["error", "clip"] = _option("Boxes that stick out of their image.", OBJECTS, "error")
+    difficult: Literal["crowd", "object"] = _option("Objects that Pascal VOC marks as difficult.", OBJECTS, "crowd")
+    drop_empty_classes: bool = _option(
+        "Leave out classes without a training image.",
+        (CLASSIFICATION,),
+        False,
+        flags="--drop-empty-classes/--keep-empty-classes",
+        splits=True,
+    )
+    train_split: str | None = _option("Split to train on.", shown="train", splits=True)
+    eval_split: str | None = _option("Split to measure on.", shown="validation, or test", splits=True)
+    config_name: str | None = _option("Configuration of a Hub data set.", flags="--dataset-config", remembered=False)
+    held_out: float = _option("Share to hold out where there is no split to measure on.", default=0.1, splits=True)
+    check_images: int = _option("Images per split to decode beforehand.", default=20_000, remembered=False)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], *tasks: str) -> "ReadingOptions":
+        """Those of a task, or of any of several; None counts as not given. Raises ConfigError listing names that are
+        no option of it and values that are none of an option's.
+        """
+        known = {option.name: option for option in options_of(*tasks)}
+        problems = [_unknown(name, tasks) for name in given if name not in known]
+        said = {name: value for name, value in given.items() if name in known and value is not None}
+        for name, value in said.items():
+            choices = choices_of(known[name])
+            if choices and value not in choices:
+                problems.append(f"{name} is {' or '.join(map(repr, choices))}; got {value!r}")
+        if problems:
+            raise ConfigError("options of reading: " + numbered("problem", problems))
+        return cls(**said)
+
+
+Option = Field[Any]
+
+
+@cache
+def options_of(*tasks: str, splits: bool = True) -> tuple[Option, ...]:
+    """The options of any of the tasks, in their order; without those that choose splits if `splits` is false."""
+    return tuple(
+        option
+        for option in fields(ReadingOptions)
+        if not set(tasks).isdisjoint(option.metadata["tasks"]) and (splits or not option.metadata["splits"])
+    )
+
+
+def kind_of(option: Option) -> type:
+    """What a command line reads for the option: bool, int, float or str."""
+    kinds = [kind for kind in (option.type, *get_args(option.type)) if kind in (bool, int, float)]
+    return kinds[0] if kinds else str
+
+
+def choices_of(option: Option) -> tuple[str, ...]:
+    """The values that an option of few values has; () for others."""
+    literals = [kind for kind in (option.type, *get_args(option.type)) if str(kind).startswith("typing.Literal")]
+    return get_args(literals[0]) if literals else ()
+
+
+def takes_reading_options(*tasks: str) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
+    """Decorator: the parameter `options` of a function becomes one keyword for every option of the tasks."""
+
+    def decorate(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
+        own = inspect.signature(function).parameters
+
+        @wraps(function)
+        def call(*args: Any, **given: Any) -> Outcome:
+            further = {name: value for name, value in given.items() if name in own and name != "options"}
+            said = {name: value for name, value in given.items() if name not in further}
+            return function(*args, **further, options=ReadingOptions.of(said, *tasks))
+
+        keyword = partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
+        replaced = [keyword(one.name, default=one.default, annotation=one.type) for one in options_of(*tasks)]
+        kept = [one for one in own.values() if one.name != "options"]
+        first = [one for one in kept if one.kind is not inspect.Parameter.KEYWORD_ONLY]
+        signature = inspect.signature(function)
+        call.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*first, *replaced, *kept[len(first) :]]
+        )
+        return call
+
+    return decorate
+
+
+def _unknown(name: str, tasks: Sequence[str]) -> str:
+    """The complaint about a name that is no option of the tasks."""
+    elsewhere = next((option.metadata["tasks"] for option in fields(ReadingOptions) if option.name == name), None)
+    if elsewhere:
+        return f"{name} is an option of {' and '.join(elsewhere)}, not of {' or '.join(tasks)}"
+    names = [option.name for option in options_of(*tasks)]
+    near = difflib.get_close_matches(name, names, 1)
+    return f"{name!r} is no option" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}")
