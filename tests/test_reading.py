@@ -165,7 +165,7 @@ BAD_FILES = {
     "text.png": (b"Dear reader,\nthis is no picture.\n", "it is text, beginning with 'Dear reader,"),
     "page.jpg": (b"<!DOCTYPE html><html>404", "it is text, beginning with '<!DOCTYPE html>"),
     "pointer.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
-    "array.png": (b"\x93NUMPY\x01\x00", "a NumPy file: pass numpy.load(path)"),
+    "array.png": (b"\x93NUMPY\x01\x00", "a NumPy file that cannot be read"),
     "packed.png": (gzip.compress(b"x"), "a gzip archive"),
     "paper.png": (b"%PDF-1.7", "a PDF document"),
     "scan.png": (b"\0" * 128 + b"DICM", "a DICOM file"),

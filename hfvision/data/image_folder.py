@@ -12,6 +12,7 @@ import datasets
 
 from hfvision.data.cells import shown
 from hfvision.errors import DatasetError, numbered
+from hfvision.processing.reading import IMAGE_SUFFIXES
 from hfvision.reporting import report
 
 SPLITS = {
@@ -24,10 +25,6 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
-SUFFIXES = (
-    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx"),
-    *(".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
-)
 
 
 def is_image_folder(folder: Path) -> bool:
@@ -127,7 +124,7 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
 def report_left_out(folder: Path, others: Sequence[Path]) -> None:

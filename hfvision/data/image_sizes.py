@@ -3,33 +3,21 @@
 Shapes: H x W pixels of an image as it is seen, upright.
 """
 
-import io
 from typing import Any
 
 import datasets
 import numpy as np
 from PIL import Image
 
-from hfvision.errors import ImageReadError
-from hfvision.processing.reading import ORIENTATION
+from hfvision.processing.reading import image_size, read_image
 
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 MOST_CHANNELS = 4  # of an array whose first axis is taken for its channels
 
 
 def size_of_cell(cell: Any, feature: Any) -> tuple[int, int]:
     """H, W of the image in a cell that is not decoded. Raises ImageReadError where the file is none."""
     if isinstance(feature, datasets.Image) and isinstance(cell, dict):
-        content, path = cell.get("bytes"), cell.get("path")
-        try:
-            with Image.open(io.BytesIO(content) if content is not None else str(path)) as image:
-                width, height = image.size
-                # of a PNG without EXIF data before its pixels Pillow would decode these to look behind them
-                has_exif = image.format != "PNG" or "exif" in image.info
-                turned = has_exif and image.getexif().get(ORIENTATION) in SIDEWAYS
-                return (width, height) if turned else (height, width)
-        except (OSError, ValueError, SyntaxError, AttributeError, Image.DecompressionBombError) as error:
-            raise ImageReadError(f"{path or 'the image'} cannot be read: {error}") from error
+        return image_size(cell) or size_of(read_image(cell))
     return size_of_array(np.shape(cell))
 
 

@@ -1,38 +1,52 @@
 """Reading an image from wherever it comes: a file, an address, bytes, a cell of a dataset, or an object in memory.
 
 `read_image` decodes files completely, turned upright by their EXIF orientation, in the mode that they were stored in
-(palettes, 16 bits, alpha and CMYK included); arrays, tensors and PIL images pass through. Whatever is wrong with a
-file ends in one `ImageReadError` that says what the file really is.
+(palettes, 16 bits, alpha and CMYK included); arrays, tensors and PIL images pass through. Files with more than Pillow
+keeps (many bands, 16 bits of several channels, floats, GeoTIFF, .npy) become arrays. Whatever is wrong with a file ends
+in one `ImageReadError` that says what the file really is.
 """
 
-import base64
-import binascii
-import io
 import os
 import re
 import threading
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from http.client import HTTPException
-from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from hfvision.errors import HfvisionError, ImageReadError
+from hfvision.errors import ImageReadError
+from hfvision.processing.files import DOWNLOAD_SECONDS, file_of, naming, reason, what_it_is
+from hfvision.processing.rasters import (
+    INSTALL,
+    NUMPY,
+    Header,
+    array_shape,
+    has_rasterio,
+    header_of,
+    raster_size,
+    read_array,
+    read_raster,
+)
 from hfvision.reporting import report_kind
 
 Array: TypeAlias = npt.NDArray[Any] | torch.Tensor
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Mapping[str, Any] | IO[bytes] | Image.Image | Array"
 Least: TypeAlias = Callable[[int, int], tuple[int, int]]
 """(height, width) of an image -> the size that a draft of it must not be below."""
+
+
+class Opened(NamedTuple):
+    """An image, and what only its file tells of it."""
+
+    image: Image.Image | Array
+    is_channels_last: bool = False  # whether an array is known to be (H, W, C): it comes from a file with bands
+    spare: int = 0  # how many of an array's last channels are no colours: alpha, or more than red, green and blue
+    is_alpha: bool = False  # whether the last channel says how opaque a pixel is
 
 
 class Draft(NamedTuple):
@@ -43,8 +57,6 @@ class Draft(NamedTuple):
     box: tuple[float, float, float, float]
 
 
-DOWNLOAD_SECONDS = 10.0  # without an answer
-DOWNLOAD_BYTES = 1 << 30
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 ON_ITS_SIDE = (5, 6, 7, 8)  # orientations whose rows are columns
 LEFT, TOP, RIGHT, BOTTOM = range(4)  # as in Pillow's boxes
@@ -52,20 +64,14 @@ TURNED_TO = {  # orientation -> where the stored right and bottom edges lie when
     **{1: (RIGHT, BOTTOM), 2: (LEFT, BOTTOM), 3: (LEFT, TOP), 4: (RIGHT, TOP)},
     **{5: (BOTTOM, RIGHT), 6: (BOTTOM, LEFT), 7: (TOP, LEFT), 8: (TOP, RIGHT)},
 }
+SUBFILE, SMALLER, MASK = 254, 1, 4  # a TIFF's tag, and its bits, for a page that belongs to the first
 DRAFT = "hfvision_draft"  # in the `info` of a draft: a Draft
 
-SIGNATURES = (  # (offset, bytes, what such a file is)
-    (0, b"\x93NUMPY", "a NumPy file: pass numpy.load(path)"),
-    (0, b"PK\x03\x04", "a zip archive"),
-    (0, b"\x1f\x8b", "a gzip archive"),
-    (0, b"%PDF", "a PDF document"),
-    (0, b"\x89HDF", "an HDF5 file: read its array and pass that"),
-    (0, b"version https://git-lfs", "a Git LFS pointer: fetch the file itself with `git lfs pull`"),
-    (128, b"DICM", "a DICOM file: read its array and pass that"),
-    (4, b"ftyphei", "an HEIC picture: Pillow reads those with the pillow-heif plugin"),
-    (4, b"ftypmif", "an HEIF picture: Pillow reads those with the pillow-heif plugin"),
-    (4, b"ftyp", "an MP4 file: pass its frames"),
-)
+RASTER_ONLY = (".vrt",)  # text, which only rasterio makes an image of
+IMAGE_SUFFIXES = (
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx"),
+    *(".npy", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".vrt", ".webp"),
+)  # of files that are taken for images where a folder is searched for them
 
 
 def read_image(
@@ -78,72 +84,108 @@ def read_image(
     array, a torch tensor, or anything that offers itself as an array. Of an animation, the first frame is taken and
     that is reported.
 
+    A .npy file gives its array. Files whose bands or numbers no PIL image holds give an array (H, W) or (H, W, C) in
+    the dtype that they store; `open_image` says more of those. They need rasterio.
+
     With `least`, a JPEG may come as a draft: decoded at 1/2, 1/4 or 1/8 of its size, as far as that is not below what
     `least` says of it. `true_size` then gives the size of the image itself.
 
     Raises ImageReadError when there is no such file, when it is not a picture or is damaged, and when its header
     describes more pixels than `PIL.Image.MAX_IMAGE_PIXELS` (raise that limit for large pictures that you trust).
     """
+    return open_image(source, timeout=timeout, least=least).image
+
+
+def open_image(source: ImageSource, *, timeout: float | None = DOWNLOAD_SECONDS, least: Least | None = None) -> Opened:
+    """`read_image`, with what the file says of the channels of an array."""
     if isinstance(source, np.ndarray | torch.Tensor):
-        return source
+        return Opened(source)
     if isinstance(source, Image.Image):
         name = f"the {type(source).__name__} {getattr(source, 'filename', '')}".strip()
-        return _upright(_loaded(source, name), name)
-    if isinstance(source, Mapping):
-        return _read_cell(source, timeout, least)
-    if isinstance(source, bytes | bytearray | memoryview):
-        return _decoded(io.BytesIO(source), f"{len(source)} bytes", least)
-    if isinstance(source, str):
-        if source.startswith(("http://", "https://")):
-            return _decoded(io.BytesIO(_download(source, timeout)), source, least)
-        if source.startswith("data:"):
-            return _decoded(io.BytesIO(_data_address(source)), _shortened(source), least)
-        if not _exists(source) and (content := _base64(source)) is not None:
-            return _decoded(io.BytesIO(content), f"base64 text {_shortened(source)}", least)
-    if isinstance(source, str | os.PathLike):
-        return _read_file(os.fspath(source), least)
-    if hasattr(source, "read"):
-        return _decoded(io.BytesIO(source.read()), str(getattr(source, "name", "the open file")), least)
-    if hasattr(source, "__array__"):
-        return np.asarray(source)
-    raise ImageReadError(
-        f"a {type(source).__name__} is not an image: {_shortened(repr(source))}\n"
-        "    Pass a path, an address, bytes, a PIL image, an array or a tensor."
-    )
+        return Opened(_upright(_loaded(source, name), name))
+    opened = file_of(source, timeout)
+    if opened is None:
+        return Opened(np.asarray(source))
+    file, name = opened
+    with naming(name), file:
+        return _decoded(file, name, least)
 
 
-def _read_cell(cell: Mapping[str, Any], timeout: float | None, least: Least | None) -> Image.Image | Array:
-    """An undecoded cell of an image column of `datasets`: the bytes if they are there, else the path."""
-    content, path = cell.get("bytes"), cell.get("path")
-    if content is not None:
-        return _decoded(io.BytesIO(content), str(path or f"{len(content)} bytes"), least)
-    if path is not None:
-        return read_image(path, timeout=timeout, least=least)
-    raise ImageReadError(
-        'a dict is read as the image of a dataset, {"bytes": ..., "path": ...}; this one has '
-        + ("neither" if {"bytes", "path"} & cell.keys() else f"the keys {sorted(map(str, cell))}")
-    )
+def image_size(source: ImageSource, *, timeout: float | None = DOWNLOAD_SECONDS) -> tuple[int, int] | None:
+    """(height, width) of the upright image in a file, out of its header; None where `read_image` gives an array whose
+    layout nothing tells (a .npy of three axes, an array).
+
+    Raises ImageReadError as `read_image` does, for what a header tells.
+    """
+    if isinstance(source, Image.Image):
+        return _upright(source, "the image").size[::-1]
+    opened = None if isinstance(source, np.ndarray | torch.Tensor) else file_of(source, timeout)
+    if opened is None:
+        array: Any = source
+        return _known_size(tuple(np.shape(array)))
+    file, name = opened
+    with naming(name), file:
+        if is_numpy(file):
+            return _known_size(array_shape(file, name))
+        if _is_raster_only(name):
+            return raster_size(name)
+        header = header_of(file)
+        if header is not None:  # of a TIFF, some versions of Pillow have turned the size already
+            _refuse_too_large(name, header.size)
+            return header.upright_size
+        image = _identified(file, name)
+        # of a PNG without EXIF data before its pixels Pillow would decode these to look behind them
+        has_exif = image.format != "PNG" or "exif" in image.info
+        turned = has_exif and _orientation(image) in ON_ITS_SIDE
+        return image.size if turned else image.size[::-1]
 
 
-def _read_file(path: str, least: Least | None) -> Image.Image:
-    try:
-        with open(path, "rb") as file:
-            return _decoded(file, path, least)
-    except FileNotFoundError:
-        folder = Path(path).parent
-        reason = "" if folder.is_dir() else f", nor is there a folder {folder}"
-        raise ImageReadError(f"there is no file {_shortened(path)}{reason}") from None
-    except IsADirectoryError:
-        raise ImageReadError(f"{path} is a folder: pass the files in it") from None
-    except HfvisionError:
-        raise
-    except (OSError, ValueError) as error:  # no permission, a name that is too long or has a null byte
-        reason = getattr(error, "strerror", None) or _reason(error)
-        raise ImageReadError(f"{_shortened(path)} cannot be opened: {reason}") from error
+def _known_size(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    return (shape[0], shape[1]) if len(shape) == 2 else None
 
 
-def _decoded(file: IO[bytes], name: str, least: Least | None) -> Image.Image:
+def _is_raster_only(name: str) -> bool:
+    return name.lower().endswith(RASTER_ONLY) and os.path.isfile(name)
+
+
+def is_numpy(file: IO[bytes]) -> bool:
+    """Whether an open file holds an array of NumPy's; it is left where it was."""
+    start = file.tell()
+    head = file.read(len(NUMPY))
+    file.seek(start)
+    return head == NUMPY
+
+
+def _decoded(file: IO[bytes], name: str, least: Least | None) -> Opened:
     """The first frame of an open file, all of it, upright."""
+    if is_numpy(file):
+        return Opened(read_array(file, name))
+    if _is_raster_only(name):
+        return Opened(read_raster(name, name).pixels, is_channels_last=True)
+    header = header_of(file)
+    if header is not None and not header.is_for_pillow:
+        if has_rasterio() or not header.pillow_keeps_colours:
+            _refuse_too_large(name, header.size)
+            raster = read_raster(file, name, header)
+            return Opened(raster.pixels, True, raster.spare, raster.is_alpha)
+        _report_loss(name, header)
+    image = _identified(file, name)
+    if _has_pages(image):
+        report_kind("animation", f"{name} has several frames or pages: the first is taken.")
+    if least is not None and image.format == "JPEG":
+        _draft(image, least)
+    return Opened(_upright(_loaded(image, name), name))
+
+
+def _report_loss(name: str, header: Header) -> None:
+    report_kind(
+        "bits or bands lost",
+        f"{name} is {header}, of which Pillow keeps 3 bands of 8 bits. All of it is read with {INSTALL}.",
+    )
+
+
+def _identified(file: IO[bytes], name: str) -> Image.Image:
+    """An open file as a PIL image that is not decoded yet."""
     try:
         with _bombs_are_errors():
             image = Image.open(file)
@@ -151,26 +193,23 @@ def _decoded(file: IO[bytes], name: str, least: Least | None) -> Image.Image:
         found = re.search(r"\d+", str(error))
         raise _too_large(name, int(found[0]) if found else None) from None
     except UnidentifiedImageError:
-        raise ImageReadError(f"{name} is not a picture: it is {_what_it_is(file)}") from None
+        raise ImageReadError(f"{name} is not a picture: it is {what_it_is(file)}") from None
     except Exception as error:  # the format's reader met a damaged header: any kind of error comes out
-        raise ImageReadError(f"{name} has a damaged header: {_reason(error)}") from error
+        raise ImageReadError(f"{name} has a damaged header: {reason(error)}") from error
+    _refuse_too_large(name, image.size)  # Pillow warns up to twice the limit
+    return image
+
+
+def _refuse_too_large(name: str, size: tuple[int, int]) -> None:
     limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:  # Pillow warns up to twice the limit
-        raise _too_large(name, image.width * image.height)
-    if _is_animated(image):
-        report_kind("animation", f"{name} has several frames or pages: the first is taken.")
-    if least is not None and image.format == "JPEG":
-        _draft(image, least)
-    return _upright(_loaded(image, name), name)
+    if limit is not None and size[0] * size[1] > limit:
+        raise _too_large(name, size[0] * size[1])
 
 
 def _draft(image: Image.Image, least: Least) -> None:
     """Has an open JPEG decoded at a fraction of its size, where that is not below `least`."""
     stored = image.size
-    try:
-        orientation = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # `_upright` says that it cannot be read
-        orientation = 1
+    orientation = _orientation(image)
     on_its_side = orientation in ON_ITS_SIDE
     size = stored if on_its_side else stored[::-1]
     height, width = least(*size)
@@ -184,6 +223,13 @@ def _draft(image: Image.Image, least: Least) -> None:
     for edge, filling in zip(TURNED_TO.get(orientation, TURNED_TO[1]), fillings, strict=True):
         box[edge] += filling if edge in (LEFT, TOP) else -filling
     image.info[DRAFT] = Draft(size, (box[0], box[1], box[2], box[3]))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # `_upright` says that it cannot be read
+        return 1
 
 
 def draft_of(image: Image.Image) -> Draft | None:
@@ -226,7 +272,7 @@ def _loaded(image: Image.Image, name: str) -> Image.Image:
     except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, zlib.error, ValueError, ...
         raise ImageReadError(
             f"{name} is a damaged or truncated {getattr(image, 'format', None) or 'image'} of {image.width}x"
-            f"{image.height} pixels: {_reason(error)}"
+            f"{image.height} pixels: {reason(error)}"
         ) from error
     return image
 
@@ -236,84 +282,26 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
         turned = image.getexif().get(ORIENTATION, 1) not in (0, 1)
         return ImageOps.exif_transpose(image) if turned else image
     except Exception as error:  # the picture is fine, only its metadata is not
-        report_kind("orientation", f"{name}: the EXIF data cannot be read ({_reason(error)}); taken as upright.")
+        report_kind("orientation", f"{name}: the EXIF data cannot be read ({reason(error)}); taken as upright.")
         return image
 
 
-def _is_animated(image: Image.Image) -> bool:
+def _has_pages(image: Image.Image) -> bool:
+    """Whether there is more than one picture; smaller copies of the first, and its mask, are none."""
     try:
-        return bool(getattr(image, "is_animated", False))
+        if not getattr(image, "is_animated", False):
+            return False
+        if image.format != "TIFF":
+            return True
+        return any(not _is_copy(image, page) for page in range(1, getattr(image, "n_frames", 1)))
     except Exception:  # a damaged second frame: the first may still be whole
         return True
+    finally:
+        if image.format == "TIFF":
+            image.seek(0)
 
 
-def _download(address: str, timeout: float | None) -> bytes:
-    try:
-        request = urllib.request.Request(address, headers={"User-Agent": "hfvision"})
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            content: bytes = response.read(DOWNLOAD_BYTES + 1)
-            missing = response.length or 0  # of what the header promised
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise ImageReadError(f"{address} answered {error.code} {error.reason}") from None
-    except (OSError, HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        if isinstance(reason, TimeoutError):
-            reason = f"no answer within timeout={timeout} s"
-        raise ImageReadError(f"{address} cannot be downloaded: {reason}") from error
-    if len(content) > DOWNLOAD_BYTES:
-        raise ImageReadError(f"{address} is larger than {DOWNLOAD_BYTES:,} bytes: download it and pass the file")
-    if missing:
-        raise ImageReadError(f"{address} cannot be downloaded: it ended {missing:,} bytes early")
-    return content
-
-
-def _data_address(address: str) -> bytes:
-    """RFC 2397: data:image/png;base64,.... or percent-encoded."""
-    head, comma, body = address.partition(",")
-    content = (_base64(body) if head.endswith(";base64") else unquote_to_bytes(body)) if comma else None
-    if content is None:
-        raise ImageReadError(f"{_shortened(address)} is not a complete data address (data:image/png;base64,...)")
-    return content
-
-
-def _base64(text: str) -> bytes | None:
-    """The decoded bytes, or None where the text is no base64 or too short to hold a picture."""
-    try:
-        return base64.b64decode(re.sub(r"\s+", "", text), validate=True) if len(text) >= 32 else None
-    except (binascii.Error, ValueError):
-        return None
-
-
-def _exists(path: str) -> bool:
-    try:
-        return os.path.lexists(path)
-    except ValueError:  # a null byte
-        return False
-
-
-def _what_it_is(file: IO[bytes]) -> str:
-    file.seek(0)
-    head = file.read(4096)
-    if not head:
-        return "empty (zero bytes)"
-    for offset, signature, kind in SIGNATURES:
-        if head[offset : offset + len(signature)] == signature:
-            return kind
-    if not head.strip(b"\0"):
-        return "only zeros in its first 4,096 bytes, as after a broken copy"
-    try:
-        text = head[:-4].decode() if len(head) == 4096 else head.decode()  # a character may be cut at the end
-    except UnicodeDecodeError:
-        text = "\0"
-    if not re.search(r"[\x00-\x08\x0e-\x1f]", text):
-        return f"text, beginning with {_shortened(text.strip(), 40)!r}"
-    return f"of no format that Pillow knows (it begins with {head[:8].hex(' ')})"
-
-
-def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__
-
-
-def _shortened(text: str, length: int = 100) -> str:
-    return text if len(text) <= length else f"{text[:length]}..."
+def _is_copy(image: Image.Image, page: int) -> bool:
+    image.seek(page)
+    kind = getattr(image, "tag_v2", {}).get(SUBFILE, 0)
+    return bool(kind & (SMALLER | MASK))
