@@ -7,16 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hfvision.errors import HfvisionError
+from hfvision.termination import sigterm_exits
 
 
 @contextmanager
 def new_file(out: Path, kind: type[HfvisionError]) -> Iterator[Path]:
     """A file of the same name to write to, in a hidden folder beside `out`, as large things may lie on other disks.
 
-    When the block ends well it becomes `out`; else nothing is left. Raises `kind` if the disk does not let it.
+    When the block ends well it becomes `out`; else, after SIGTERM too, nothing is left. Raises `kind` if the disk does
+    not let it.
     """
     out = out.resolve()
-    with write_errors(out, kind):
+    with sigterm_exits(), write_errors(out, kind):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.stem}-", dir=out.parent) as folder:
             work = Path(folder, out.name)

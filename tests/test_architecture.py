@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hfvision"
 
 # For each part, the parts that it may import besides itself. A part is a module or folder directly in hfvision.
-GROUND = {"checkpoints", "confinement", "errors", "reporting", "writing"}
+GROUND = {"checkpoints", "confinement", "errors", "reporting", "termination", "writing"}
 MODELS = {*GROUND, "catalog", "geometry", "labels", "layers", "losses", "models", "upsampling"}
 PROCESSING = {*GROUND, "geometry", "objects", "processing", "upsampling"}
 REGISTRY = {*MODELS, *PROCESSING, "detections", "metrics", "registry"}
@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "errors": set(),
     "reading_options": {"errors"},
     "reporting": set(),
-    "writing": {"errors"},
+    "termination": set(),
+    "writing": {"errors", "termination"},
     "catalog": {"errors"},
     "labels": {"errors"},
     "geometry": {"errors"},
@@ -57,7 +58,7 @@ MAY_IMPORT = {
     "bench": {*TOOLS, "conversion", "optimizing", "__version__"},
     "cli": {
         *{*TOOLS, "bench", "cards", "conversion", "doctor", "hub", "licences", "mirroring", "publishing", "seeding"},
-        *{"training", "__version__"},
+        *{"termination", "training", "__version__"},
     },
 }
 

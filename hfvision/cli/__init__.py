@@ -8,11 +8,13 @@ so that `hfvision --help` answers at once; `run` imports what it calls.
 
 import sys
 from importlib import import_module
+from typing import Any
 
 import typer
 
 from hfvision import __version__
 from hfvision.errors import HfvisionError
+from hfvision.termination import INTERRUPTED, TERMINATED, sigterm_exits
 
 COMMANDS = {
     "predict": "Classify or segment images, or find objects in them, with a model from the Hub, a folder or hfvision.",
@@ -28,6 +30,7 @@ COMMANDS = {
     "hub": "Serve a Hub of your own that every Hugging Face client can push to, and look after it.",
     "doctor": "Show versions and hardware, and check that everything works together.",
 }
+STOPPED: dict[Any, str] = {INTERRUPTED: "interrupted", TERMINATED: "ended by SIGTERM"}
 
 
 def build_app() -> typer.Typer:
@@ -53,9 +56,17 @@ def build_app() -> typer.Typer:
 
 
 def main() -> None:
-    """The console script. A user's mistake ends in one message and exit code 1, never in a traceback."""
+    """The console script. A user's mistake ends in one message and exit code 1, never in a traceback; Ctrl-C (130) and
+    SIGTERM (143) end in one line, too.
+    """
     try:
-        build_app()()
+        with sigterm_exits():
+            build_app()()
     except HfvisionError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(1)
+    except (KeyboardInterrupt, SystemExit) as end:
+        code = end.code if isinstance(end, SystemExit) else INTERRUPTED
+        if code in STOPPED:
+            print(f"hfvision: {STOPPED[code]}; nothing half-written was kept.", file=sys.stderr)
+        sys.exit(code)

@@ -63,6 +63,7 @@ def serve(
     from hfvision.hub.instance import open_hub
     from hfvision.hub.serving import serve
     from hfvision.hub.settings import HubSettings
+    from hfvision.termination import default_sigterm
 
     settings = HubSettings.from_environment(root=root, public_url=public_url)
     hub = open_hub(settings)
@@ -78,7 +79,8 @@ def serve(
             typer.echo(f"# the token of user {user}, shown this once; more with: hfvision hub token add", err=True)
         typer.echo(f"# serving {settings.root}; Ctrl-C ends it", err=True)
 
-    serve(settings, host, port, ready)
+    with default_sigterm():
+        serve(settings, host, port, ready)
 
 
 @user_app.command("add")

@@ -20,6 +20,7 @@ from hfvision.conversion.tensors import config_errors, expected_shapes, unequal
 from hfvision.conversion.writing import check_file
 from hfvision.errors import ConversionError, numbered
 from hfvision.registry import ARCHITECTURES, architecture, class_name, load
+from hfvision.termination import uninterrupted
 from hfvision.writing import new_file
 
 
@@ -61,6 +62,8 @@ def convert_back(
             raise ConversionError(
                 f"{numbered('mismatch', problems)}\nNothing was kept. The disk may be full or faulty."
             )
+        with uninterrupted():  # all files or none
+            stack.pop_all().close()
     model_class = class_name(ARCHITECTURES[config.model_type].model(plan.auto_class, plan.model_name))
     return ConversionReport(
         direction="to original",

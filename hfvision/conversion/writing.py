@@ -10,6 +10,7 @@ from pathlib import Path
 from hfvision.cards import write_folder_card
 from hfvision.conversion.report import RECORD_FILE, ConversionReport
 from hfvision.errors import ConfigError, ConversionError
+from hfvision.termination import sigterm_exits, uninterrupted
 from hfvision.writing import umask, write_errors
 
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
@@ -46,7 +47,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     removed, since a loader could take them for the model's. Raises ConversionError if the disk does not let it.
     """
     out = out.resolve()
-    with write_errors(out, ConversionError):
+    with sigterm_exits(), write_errors(out, ConversionError):
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
         try:
@@ -58,12 +59,13 @@ def new_folder(out: Path) -> Iterator[Path]:
             if not out.exists():
                 work.rename(out)
                 return
-            for path in files:
-                path.replace(out / path.name)
             written = {path.name for path in files}
-            for old in {old for pattern in WEIGHT_FILES for old in out.glob(pattern)}:
-                if old.name not in written:
-                    old.unlink()
+            with uninterrupted():
+                for path in files:
+                    path.replace(out / path.name)
+                for old in {old for pattern in WEIGHT_FILES for old in out.glob(pattern)}:
+                    if old.name not in written:
+                        old.unlink()
         finally:
             shutil.rmtree(work, ignore_errors=True)
 

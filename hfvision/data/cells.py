@@ -73,9 +73,13 @@ def in_threads(function: Callable[[int], Result], rows: Sequence[int], split: st
     """`function` of every row, in order; decoders leave the interpreter lock. Long work has a bar on stderr."""
     bar = logging.tqdm(total=len(rows), desc=f"checking {split}", unit="image", delay=1, leave=False, disable=None)
     with bar, ThreadPoolExecutor() as threads:
-        for result in threads.map(function, rows):
-            bar.update()
-            yield result
+        try:
+            for result in threads.map(function, rows):
+                bar.update()
+                yield result
+        except BaseException:  # Ctrl-C does not wait for what has not begun
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def cases(what: str, faults: Sequence[str], count: int | None = None) -> str:

@@ -13,6 +13,7 @@ from hfvision.errors import PublishError, numbered
 from hfvision.publishing.folder import Staged, staged
 from hfvision.publishing.hub import FRESH, MAIN, Remote, differing, explained, look, offers_xet, open_hub, read_back
 from hfvision.publishing.report import PushReport
+from hfvision.termination import sigterm_exits
 
 # What from_pretrained would take of a former model; variants that people name otherwise are left alone.
 SHARD = "-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9]"
@@ -23,6 +24,7 @@ WEIGHTS = tuple(
 )
 
 
+@sigterm_exits()
 def push(
     folder: str | Path,
     repo_id: str,

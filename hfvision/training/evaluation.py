@@ -31,6 +31,7 @@ from hfvision.labels import numbers_of
 from hfvision.registry import IMAGE_CLASSIFICATION, IMAGE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
 from hfvision.reporting import report
 from hfvision.starters import resolve
+from hfvision.termination import sigterm_exits
 from hfvision.training import classification, segmentation
 from hfvision.training.arguments import TrainingSettings
 from hfvision.training.augmentation import Preparation
@@ -82,6 +83,7 @@ class _Measuring:
     class_figure: str | None
 
 
+@sigterm_exits()
 def evaluate(
     model: str | os.PathLike[str],
     dataset: Source | ClassificationData | SegmentationData | DetectionData,

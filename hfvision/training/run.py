@@ -24,6 +24,7 @@ import hfvision
 from hfvision.cards import ClassTable, Result, model_card, write_card
 from hfvision.licences import LicenceReport, inherit, of_parent, write_licence_files
 from hfvision.reporting import report
+from hfvision.termination import sigterm_exits
 from hfvision.training.arguments import TrainingSettings
 from hfvision.training.base import Base
 from hfvision.training.loop import Collate, EpochOfSamples, OldCheckpoints, QuietTrainer, Samples
@@ -117,6 +118,7 @@ class Run:
             self.folder.check(resume)
         set_seed(settings.seed)
 
+    @sigterm_exits()
     def train(
         self,
         task: Task[Outcome],
@@ -125,7 +127,7 @@ class Run:
         notes: Sequence[str] = (),
         callbacks: Sequence[TrainerCallback] = (),
     ) -> Outcome:
-        """Train, measure, write. On failure what can be resumed stays, otherwise nothing does."""
+        """Train, measure, write. On failure, Ctrl-C and SIGTERM what can be resumed stays, otherwise nothing does."""
         with self.arguments.main_process_first(local=False, desc="claiming the output folder"):
             if self.is_main:
                 self.folder.claim(self._plan(task), self.resume)
@@ -135,18 +137,24 @@ class Run:
             report(f"{self.folder.path} holds this run, finished; nothing was trained.")
             return task.result(**{**finished, "output_dir": str(self.folder.path)})
         progress = Progress(self.figure)
-        trainer = task.trainer(
-            model=task.base.model,
-            args=self.arguments,
-            train_dataset=task.train,
-            eval_dataset=task.evaluation,
-            data_collator=task.collate,
-            processing_class=task.base.processor,
-            compute_metrics=task.counter,
-            head_rate_factor=self._head_rate_factor(task),
-            callbacks=[EpochOfSamples(task.train), OldCheckpoints(self.folder), progress, *task.callbacks, *callbacks],
-        )
         try:
+            trainer = task.trainer(
+                model=task.base.model,
+                args=self.arguments,
+                train_dataset=task.train,
+                eval_dataset=task.evaluation,
+                data_collator=task.collate,
+                processing_class=task.base.processor,
+                compute_metrics=task.counter,
+                head_rate_factor=self._head_rate_factor(task),
+                callbacks=[
+                    EpochOfSamples(task.train),
+                    OldCheckpoints(self.folder),
+                    progress,
+                    *task.callbacks,
+                    *callbacks,
+                ],
+            )
             trainer.train_on(checkpoint)
             metrics = trainer.evaluate()
         except BaseException:

@@ -13,6 +13,7 @@ from typing import Any
 
 from hfvision.errors import ConfigError, numbered
 from hfvision.reporting import report
+from hfvision.termination import uninterrupted
 
 RECORD = "training_run.json"
 CHECKPOINT = "checkpoint-"
@@ -77,8 +78,10 @@ class RunFolder:
                 shutil.rmtree(path)
 
     def give_up(self) -> None:
-        """After a failure: keep what can be resumed, otherwise remove everything that this run wrote."""
-        if self.last_checkpoint() is None:
+        """After a failure: keep what can be resumed (reported), otherwise remove everything that this run wrote."""
+        if self.last_checkpoint() is not None:
+            report(f"{self.path} holds the run up to step {self._last_step()}: resume=True (--resume) continues it.")
+        else:
             (self.path / RECORD).unlink(missing_ok=True)
             shutil.rmtree(self.path / _SAVING, ignore_errors=True)
             if not any(self.path.iterdir()):
@@ -100,12 +103,13 @@ class RunFolder:
         except BaseException:
             shutil.rmtree(saving)
             raise
-        for path in sorted(saving.iterdir()):
-            os.replace(path, self.path / path.name)
-        saving.rmdir()
-        self._write_record({"plan": self.plan, "result": dict(result), **(further or {})})
-        for path in self._checkpoints():
-            shutil.rmtree(path)
+        with uninterrupted():
+            for path in sorted(saving.iterdir()):
+                os.replace(path, self.path / path.name)
+            saving.rmdir()
+            self._write_record({"plan": self.plan, "result": dict(result), **(further or {})})
+            for path in self._checkpoints():
+                shutil.rmtree(path)
 
     def _checkpoints(self) -> list[Path]:
         """In the order of steps."""
