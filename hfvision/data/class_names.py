@@ -7,7 +7,7 @@ from typing import Any
 
 from hfvision.errors import DatasetError
 
-CLASS_FILES = ("classes.txt", "id2label.json", "labels.json")
+CLASS_FILES = ("class_names.txt", "classes.txt", "id2label.json", "labels.json")
 
 
 def names_beside(folder: Path) -> list[str] | None:

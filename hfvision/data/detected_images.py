@@ -126,12 +126,12 @@ class DetectedImages:
             is_one = isinstance(stored, dict)
             stored = stored[self.masks_field] if is_one else [one.get(self.masks_field) for one in stored]
         items = [
-            _segmentation(stored[place], size, self.relative_masks) for place in self.objects.places[rows].tolist()
+            segmentation_of(stored[place], size, self.relative_masks) for place in self.objects.places[rows].tolist()
         ]
         return ListedMasks(items, size)
 
 
-def _segmentation(stored: Any, size: tuple[int, int], relative: bool) -> Any:
+def segmentation_of(stored: Any, size: tuple[int, int], relative: bool) -> Any:
     """Run lengths, polygons or an array, out of JSON or a cell."""
     value = json.loads(stored) if isinstance(stored, str) else stored
     if isinstance(value, Image) or (isinstance(value, dict) and "bytes" in value):

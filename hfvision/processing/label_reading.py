@@ -24,8 +24,9 @@ def read_labels(source: Any, label_map: LabelMap | None = None) -> Integers:
     what has not one label for each pixel, ImageValueError for values that are not whole, and as `read_image`.
     """
     image = read_image(source)
-    array = _of_picture(image, label_map) if isinstance(image, Image.Image) else _of_array(image)
-    coloured = array.ndim == 3 and label_map is not None and label_map.has_colours
+    has_colors = label_map is not None and label_map.has_colours
+    array = _of_picture(image, has_colors) if isinstance(image, Image.Image) else _of_array(image)
+    coloured = array.ndim == 3 and has_colors
     if array.ndim == 3 and array.shape[0] == 1:
         array, coloured = array[0], False
     elif coloured and array.shape[2] != 3 and array.shape[0] == 3:
@@ -44,14 +45,23 @@ _ADVICE = (
 )
 
 
-def _of_picture(picture: Image.Image, label_map: LabelMap | None) -> npt.NDArray[Any]:
-    """The values that a PIL image stores: of a palette, the indices."""
+def read_label_values(source: Any) -> Integers:
+    """(H, W) integers, or the (H, W, 3) colors of a picture that has no numbers, whatever they stand for.
+
+    Raises as `read_labels`.
+    """
+    image = read_image(source)
+    return _whole(_of_picture(image, True) if isinstance(image, Image.Image) else _of_array(image))
+
+
+def _of_picture(picture: Image.Image, has_colors: bool) -> npt.NDArray[Any]:
+    """The values that a PIL image stores: of a palette, the indices; colors only where classes have some."""
     if picture.mode in LABELS_AND_ALPHA:
         return np.asarray(picture)[..., 0]
     if picture.mode in ("1", "L", "P", "I", "F") or picture.mode.startswith("I;16"):
         array = np.asarray(picture)
         return array.astype(array.dtype.newbyteorder("="))
-    if label_map is None or not label_map.has_colours:
+    if not has_colors:
         raise ImageShapeError(
             f"a label map holds one number for each pixel, a picture of mode {picture.mode} holds colours." + _ADVICE
         )

@@ -1,0 +1,173 @@
+"""Classes of a folder of masks: the files that declare them, the numbers or colors in the masks, published data sets.
+
+Classes that are declared beside the data, or that were given, go before everything else. The classes of a published
+data set are taken for its layout only where its files or its ids are really there.
+
+Shapes: H x W pixels, K classes.
+"""
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from hfvision.data.cells import shown
+from hfvision.data.class_files import BACKGROUND, COLOR_FILES, Color, DeclaredClass, declared_classes, usual_names
+from hfvision.data.mask_pairs import Benchmark, MaskFolder
+from hfvision.errors import HfvisionError
+from hfvision.processing.label_map import Label, LabelMap
+from hfvision.processing.label_reading import read_label_values
+
+MOST_MASKS = 200  # that are looked at to tell how classes are stored
+BLACK: Color = (0, 0, 0)
+BORDER: Color = (224, 224, 192)  # of pixels that VOC and its kin ignore
+MOST_PALETTE = 255
+
+
+@dataclass(frozen=True)
+class MaskClasses:
+    """What the values of masks mean, as far as the folder says it."""
+
+    label_map: LabelMap | None = None  # None: the values are the numbers of the classes
+    names: list[str] | None = None  # (K,)
+    conclusions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredValues:
+    """Numbers and colors that occur in some masks."""
+
+    numbers: frozenset[int] = frozenset()
+    colors: frozenset[Color] = frozenset()
+
+
+def classes_of(
+    found: MaskFolder, root: Path, given: Sequence[str] | None = None, ignore_index: int = 255
+) -> MaskClasses:
+    """The classes of a folder; those `given` by name take the places of the declared ones.
+
+    Raises DatasetError for a file of classes that cannot be read.
+    """
+    declared = declared_classes(found.class_root or root)
+    if found.instances and declared is not None:  # numbered from 1, the background being 0
+        names = [one.name for one in declared[0]] if given is None else list(given)
+        return MaskClasses(None, names if names[0] == BACKGROUND else [BACKGROUND, *names])
+    values = stored_values(found.masks)
+    if declared is not None:
+        classes, path = declared
+        if given is not None and len(given) == len(classes):
+            classes = [replace(one, name=name) for one, name in zip(classes, given, strict=True)]
+        elif given is not None:
+            classes = [DeclaredClass(name) for name in given]
+        from_file = given is None and path.name in COLOR_FILES
+        return _of_declared(classes, values, found, path.name, ignore_index, from_file)
+    if given is not None:
+        classes = usual_names([DeclaredClass(name) for name in given], "names")
+        return _of_declared(classes, values, found, "names=...", ignore_index, from_file=False)
+    return MaskClasses() if found.benchmark is None else _of_benchmark(found.benchmark, found, values, ignore_index)
+
+
+def stored_values(masks: Sequence[Path], most: int = MOST_MASKS) -> StoredValues:
+    """Of `most` masks, evenly spread; those that cannot be read are passed over, since the checks name them."""
+    rows = np.unique(np.linspace(0, len(masks) - 1, min(most, len(masks))).astype(int)) if masks else []
+
+    def values(row: int) -> StoredValues:
+        try:
+            stored = read_label_values(masks[row])
+        except HfvisionError:
+            return StoredValues()
+        if stored.ndim == 2:
+            return StoredValues(numbers=frozenset(np.unique(stored).tolist()))
+        return StoredValues(colors=frozenset(map(tuple, np.unique(stored.reshape(-1, 3), axis=0).tolist())))
+
+    with ThreadPoolExecutor() as threads:
+        parts = list(threads.map(values, rows))
+    return StoredValues(
+        frozenset().union(*(part.numbers for part in parts)), frozenset().union(*(part.colors for part in parts))
+    )
+
+
+def voc_color(number: int) -> Color:
+    """The color that Pascal VOC's development kit gives a class, and that most tools took over.
+
+    The bits of the number are dealt out to red, green and blue in turn, the lowest as the highest of the color.
+    """
+    red, green, blue = (
+        sum(((number >> (3 * place + band)) & 1) << (7 - place) for place in range(8)) for band in range(3)
+    )
+    return red, green, blue
+
+
+def _of_declared(
+    classes: Sequence[DeclaredClass],
+    values: StoredValues,
+    found: MaskFolder,
+    where: str,
+    ignore_index: int,
+    from_file: bool,
+) -> MaskClasses:
+    """The label map of declared classes: numbers are those declared, or else the order."""
+    said: list[str] = []
+    has_background = any(one.is_background for one in classes)
+    own_numbers = all(one.number is not None for one in classes)
+    own_colors = any(one.color is not None for one in classes)
+    first = 0
+    if not has_background and not own_numbers:
+        if values.colors and BLACK in values.colors and BLACK not in {one.color for one in classes}:
+            first = 1
+        elif from_file and not values.colors:
+            first = max(found.first_number, int(len(classes) in values.numbers - {ignore_index}))
+    if first:
+        said.append(
+            f"{where} names {len(classes)} classes and none for pixels of {'black' if values.colors else 'value 0'}: "
+            f"these are the class {BACKGROUND!r}, number 0"
+        )
+        classes = [DeclaredClass(BACKGROUND, color=BLACK if own_colors else None), *classes]
+    numbered = [replace(one, number=place if one.number is None else one.number) for place, one in enumerate(classes)]
+    if values.colors and not own_colors and len(classes) <= MOST_PALETTE:
+        numbered = [replace(one, color=voc_color(int(one.number or 0))) for one in numbered]
+        said.append(f"the masks are pictures in color and {where} has no colors: they are taken as Pascal VOC's, in order")
+    kept = [one for one in numbered if not one.is_ignored]
+    if len(kept) < len(numbered):
+        said.append(f"no classes, but ignored: {shown(one.name for one in numbered if one.is_ignored)}")
+    names = [one.name for one in kept]
+    if not values.colors and [one.number for one in numbered] == list(range(len(kept))):
+        return MaskClasses(None, names, tuple(said))
+    rows = [Label(one.number, place, one.name, one.color) for place, one in enumerate(kept)]
+    rows += [Label(one.number, None, one.name, one.color) for one in numbered if one.is_ignored]
+    taken = {one.color for one in numbered}
+    if values.colors and BORDER not in taken:
+        rows.append(Label(None, None, None, BORDER))
+    if ignore_index not in {row.id for row in rows}:
+        rows.append(Label(ignore_index, None))
+    return MaskClasses(LabelMap(tuple(rows)), names, tuple(said))
+
+
+def _of_benchmark(
+    benchmark: Benchmark, found: MaskFolder, values: StoredValues, ignore_index: int
+) -> MaskClasses:
+    """The classes of the published data set that has this layout, where its files or its ids are there."""
+    label_map = benchmark.label_map
+    ids = {label.id: label.train_id for label in label_map.labels}
+    colors = {label.color: label.train_id for label in label_map.labels}
+    strange = {number for number in values.numbers - {ignore_index} if number not in ids}
+    strange_colors = {color for color in values.colors if color not in colors}
+    present = {ids.get(number) for number in values.numbers} | {colors.get(color) for color in values.colors}
+    images = [image or mask for pairs in found.splits.values() for image, mask in pairs if image or mask]
+    alike = sum(bool(re.match(benchmark.names, path.stem)) for path in images if path is not None)
+    names_fit = 2 * alike >= len(images) > 0
+    ids_fit = 2 * len(present - {None}) >= label_map.num_labels
+    if not strange and not strange_colors and (names_fit or ids_fit) and (present - {None} or not values.numbers):
+        named = label_map.id2label
+        classes = [named[number] for number in range(label_map.num_labels)]
+        why = "its files are named so" if names_fit else "its ids are there"
+        said = f"the classes are those of {benchmark.option}, since {why}: {shown(classes)}; label_map=... says otherwise"
+        return MaskClasses(label_map, classes, (said,))
+    said = (
+        f"it is laid out as {found.layout}, but neither its files nor its ids are those of the published data set, so "
+        f"its classes are not taken; names=... (--names) names yours, label_map={benchmark.option!r} says that they are"
+    )
+    return MaskClasses(conclusions=(said,))
