@@ -67,6 +67,17 @@ class ReadingOptions:
         "Names of the classes: a file, or a list with commas.", (SEGMENTATION, *OBJECTS), parse=listed
     )
     ignore_index: int = _option("Value of mask pixels that do not count.", (SEGMENTATION,), 255)
+    layout: str | None = _option(
+        "Form of a folder that could be read in several ways.", (CLASSIFICATION, SEGMENTATION), shown="by its files"
+    )
+    unmarked: Literal["drop", "keep"] = _option(
+        "Images of an annotation tool in which nothing is marked: left out, or all background.",
+        (SEGMENTATION,),
+        "drop",
+    )
+    class_level: Literal["outermost", "innermost"] | None = _option(
+        "Which folders are the classes, where class folders hold folders.", (CLASSIFICATION,), shown="outermost"
+    )
     things: Sequence[str] | None = _option(
         "Classes of countable objects, with commas, where the data does not say it.", (PANOPTIC,), parse=names_listed
     )

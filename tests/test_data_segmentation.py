@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from hfvision.data import load_digit_scenes, prepare_segmentation
-from hfvision.data.mask_folder import VOC_CLASSES
 from hfvision.errors import DatasetError, UnknownNameError
+from hfvision.labels import label_set
 
 SIZE = (6, 4)  # width, height
 NAMES = ["sky", "grass", "cow"]
@@ -145,7 +145,7 @@ def test_pascal_voc_as_it_is_unpacked(tmp_path):
     for name, text in {"train": "2007_1\n", "val": "2007_2\n", "trainval": "2007_1\n2007_2\n"}.items():
         (lists / f"{name}.txt").write_text(text)
     data = prepare_segmentation(tmp_path)
-    assert data.names == list(VOC_CLASSES)
+    assert data.names == list(label_set("pascal-voc-21").names)
     assert [part.file_of(0) for part in (data.train, data.evaluation)] == ["2007_1.jpg", "2007_2.jpg"]
     assert data.evaluation.read(0)[1].tolist() == mask_of(0, 20, 255).tolist()
     (lists / "val.txt").write_text("2007_2\n2007_9\n")

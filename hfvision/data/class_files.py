@@ -96,7 +96,7 @@ def usual_names(classes: Sequence[DeclaredClass], where: str) -> list[DeclaredCl
 
 
 def is_pixel_table(path: Path) -> bool:
-    """Whether a file `_classes.csv` says which pixels are of which class; Roboflow's labels of images look otherwise."""
+    """Whether a file `_classes.csv` gives a class to pixels; Roboflow's labels of whole images look otherwise."""
     header = next(iter(_rows(path)), [])
     return len(header) == 2 and "pixel" in header[0].lower()
 

@@ -55,7 +55,7 @@ OBJECTS = Kind(
 def open_objects(source: Source, wanted: Wanted) -> dict[str, Callable[[], StoredSplit]]:
     """Split -> what reads it. Raises DatasetError for a source that is none, or that could be read in two ways."""
     if isinstance(source, str | os.PathLike) and Path(source).exists():
-        found = _read_files(Path(source), wanted)
+        found = read_object_files(Path(source), wanted)
         if found is not None:
             return {split: partial(_itself, stored) for split, stored in found.items()}
     return {
@@ -80,7 +80,7 @@ def _read_split(split: str, data: datasets.Dataset, wanted: Wanted) -> StoredSpl
     )
 
 
-def _read_files(path: Path, wanted: Wanted) -> Splits | None:
+def read_object_files(path: Path, wanted: Wanted) -> Splits | None:
     """By the files that are there; None where they are none of these formats."""
     if path.is_file():
         if path.suffix.lower() == ".json":

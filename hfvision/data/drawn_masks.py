@@ -53,8 +53,10 @@ def drawn_splits(stored: Mapping[str, StoredSplit]) -> DrawnSplits:
     return DrawnSplits(splits, names, problems)
 
 
-def is_empty(text: str) -> bool:
-    """Whether a drawing has no object."""
+def is_empty(text: str | None) -> bool:
+    """Whether there is no drawing, or one without an object."""
+    if text is None:
+        return True
     drawing = json.loads(text)
     return not (drawing.get("objects") or drawing.get("segments") or drawing.get("instances"))
 

@@ -129,7 +129,9 @@ def _of_declared(
     numbered = [replace(one, number=place if one.number is None else one.number) for place, one in enumerate(classes)]
     if values.colors and not own_colors and len(classes) <= MOST_PALETTE:
         numbered = [replace(one, color=voc_color(int(one.number or 0))) for one in numbered]
-        said.append(f"the masks are pictures in color and {where} has no colors: they are taken as Pascal VOC's, in order")
+        said.append(
+            f"the masks are pictures in color and {where} has no colors: they are taken as Pascal VOC's, in order"
+        )
     kept = [one for one in numbered if not one.is_ignored]
     if len(kept) < len(numbered):
         said.append(f"no classes, but ignored: {shown(one.name for one in numbered if one.is_ignored)}")
@@ -146,9 +148,7 @@ def _of_declared(
     return MaskClasses(LabelMap(tuple(rows)), names, tuple(said))
 
 
-def _of_benchmark(
-    benchmark: Benchmark, found: MaskFolder, values: StoredValues, ignore_index: int
-) -> MaskClasses:
+def _of_benchmark(benchmark: Benchmark, found: MaskFolder, values: StoredValues, ignore_index: int) -> MaskClasses:
     """The classes of the published data set that has this layout, where its files or its ids are there."""
     label_map = benchmark.label_map
     ids = {label.id: label.train_id for label in label_map.labels}
@@ -164,7 +164,9 @@ def _of_benchmark(
         named = label_map.id2label
         classes = [named[number] for number in range(label_map.num_labels)]
         why = "its files are named so" if names_fit else "its ids are there"
-        said = f"the classes are those of {benchmark.option}, since {why}: {shown(classes)}; label_map=... says otherwise"
+        said = (
+            f"the classes are those of {benchmark.option}, since {why}: {shown(classes)}; label_map=... says otherwise"
+        )
         return MaskClasses(label_map, classes, (said,))
     said = (
         f"it is laid out as {found.layout}, but neither its files nor its ids are those of the published data set, so "

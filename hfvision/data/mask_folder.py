@@ -18,7 +18,7 @@ import datasets
 
 from hfvision.data.cells import shown
 from hfvision.data.drawn_masks import DRAWING, instance_drawing
-from hfvision.data.image_folder import SPLITS, folders_in, is_image
+from hfvision.data.image_folder import SPLITS, folders_in, is_image, is_image_folder
 from hfvision.data.mask_layouts import camvid_masks, cityscapes_masks, kitti_masks, roboflow_masks, voc_masks
 from hfvision.data.mask_pairs import Benchmark, MaskFolder, Pairs, files_in, pairs_of
 from hfvision.errors import DatasetError
@@ -33,7 +33,7 @@ ADE_FILE = "objectInfo150.txt"
 
 
 def folders_of_masks(folder: Path) -> MaskFolder | None:
-    """A folder in one of the layouts above; None for others, and where no mask has the name of an image."""
+    """A folder in one of the layouts above; None for others, also where no file of a mask is found."""
     if both := _image_and_mask_folder(folder):
         splits = _splits_below(*both)
     else:
@@ -75,8 +75,8 @@ def find_mask_folder(folder: Path, layout: str | None = None) -> MaskFolder | No
             found[name] = one
     if len(found) > 1:
         raise DatasetError(
-            f"{folder} fits {len(found)} layouts: {', '.join(one.layout for one in found.values())}. Say which is meant: "
-            f"layout={next(iter(found))!r} (--layout), ..., or give the folder of one of them."
+            f"{folder} fits {len(found)} layouts: {', '.join(one.layout for one in found.values())}. Say which "
+            f"is meant: layout={next(iter(found))!r} (--layout), ..., or give the folder of one of them."
         )
     return next(iter(found.values()), None)
 
@@ -107,12 +107,14 @@ def _image_and_mask_folder(folder: Path) -> tuple[Path, Path] | None:
     for kind, found in (("images", images), ("masks", masks)):
         if images and masks and len(found) > 1:
             raise DatasetError(f"{folder} has several folders of {kind}: {shown(found)}. Leave one of them there.")
-    return (images[0], masks[0]) if images and masks else None
+    return (images[0], masks[0]) if images and masks and is_image_folder(masks[0]) else None
 
 
 def _splits_below(images: Path, masks: Path) -> dict[str, Pairs]:
     """Split folders below both, or everything as "train"."""
-    kinds = {path.name: SPLITS.get(path.name.lower()) for root in (images, masks) for path in folders_in(root)}
+    # maps of segments beside their annotations are COCO panoptic's
+    folders = [path for root in (images, masks) for path in folders_in(root) if not path.with_suffix(".json").is_file()]
+    kinds = {path.name: SPLITS.get(path.name.lower()) for path in folders}
     loose = [path.name for root in (images, masks) for path in sorted(root.iterdir()) if is_image(path.name)]
     if not any(kinds.values()):
         return {"train": pairs_of(files_in(images), files_in(masks))}

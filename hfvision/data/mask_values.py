@@ -23,10 +23,19 @@ class ValueCounts:
 
     classes: "Counter[int]" = field(default_factory=Counter)  # by train id, the ignore index among them
     undeclared: "Counter[int]" = field(default_factory=Counter)  # by stored value, of those that a label map lacks
+    images: "Counter[int]" = field(default_factory=Counter)  # masks that hold each train id
+    alone: "Counter[int | None]" = field(default_factory=Counter)  # masks of one train id only; None: all is ignored
+    decoded: int = 0  # masks in all
 
-    def update(self, other: "ValueCounts") -> None:
-        self.classes.update(other.classes)
-        self.undeclared.update(other.undeclared)
+    def add(self, mask: "ValueCounts", ignore_index: int) -> None:
+        """Take in the pixels of one more mask."""
+        self.classes.update(mask.classes)
+        self.undeclared.update(mask.undeclared)
+        present = {train_id for train_id, pixels in mask.classes.items() if pixels} - {ignore_index}
+        self.images.update(present)
+        if len(present) < 2 and not mask.undeclared:
+            self.alone[next(iter(present), None)] += 1
+        self.decoded += 1
 
 
 @dataclass(frozen=True)

@@ -8,121 +8,38 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import numpy.typing as npt
-from PIL.Image import Image
 
 from hfvision.data.cells import (
     cases,
     check_number_of_images,
-    decoded,
     digest_cells,
     in_threads,
     missing_rows,
     rows_to_check,
     shown,
 )
-from hfvision.data.class_names import list_of_names, names_beside, names_in_file
-from hfvision.data.columns import ARRAYS, check_named, image_columns, select_columns, the_one, undecoded
-from hfvision.data.image_folder import is_image_folder
-from hfvision.data.mask_folder import label_map_of_layout, read_mask_folder
+from hfvision.data.class_files import BACKGROUND
+from hfvision.data.class_names import list_of_names, names_in_file
+from hfvision.data.dataset_report import ClassCounts, DatasetReport, SplitReport
 from hfvision.data.mask_values import MaskCoding, ValueCounts
 from hfvision.data.scenes import SCENE_CLASSES, SCENE_SETS
-from hfvision.data.sources import Kind, Source, name_of, open_source
+from hfvision.data.segmentation_sources import MaskSource, open_masks
+from hfvision.data.segmented_images import SegmentedImages
+from hfvision.data.sources import Source, name_of
 from hfvision.data.splits import choose_splits, held_out_name, hold_out
-from hfvision.errors import DatasetError, HfvisionError, ImageValueError, numbered
+from hfvision.errors import DatasetError, ImageValueError, numbered
 from hfvision.processing.label_map import LabelMap
-from hfvision.processing.label_reading import read_labels
 from hfvision.reading_options import SEGMENTATION, ReadingOptions, takes_reading_options
 from hfvision.reporting import report
 
-IMAGE_COLUMNS = ("image", "images", "img", "picture", "pixel_values")
-MASK_COLUMNS = (
-    *("mask", "masks", "annotation", "annotations", "label", "labels", "label_map", "ground_truth", "gt"),
-    *("segmentation", "segmentation_map", "segmentation_mask", "semantic_mask"),
-)
 BUILT_IN_CLASSES = dict.fromkeys(SCENE_SETS, SCENE_CLASSES)
 MOST_UNNAMED = 1000  # classes; a mask with larger values holds something else than classes
-
-
-def _read_folder(path: Path) -> datasets.DatasetDict | None:
-    found = read_mask_folder(path)
-    if found is None and is_image_folder(path):
-        raise DatasetError(
-            f"{path} holds images, but not in a layout of images and masks. Lay it out as images/ beside masks/ (with "
-            "train/ and val/ above or below both), with equal file names; ADE20K, Cityscapes and Pascal VOC may stay "
-            "as they are."
-        )
-    return found
-
-
-MASKS = Kind(
-    built_in=SCENE_SETS,
-    folder="a folder with images/ and masks/",
-    read_folder=_read_folder,
-)
-
-
-@dataclass(frozen=True)
-class SegmentedImages:
-    """The images of one split and their masks."""
-
-    split: str
-    data: datasets.Dataset  # columns "image" and "mask": encoded images, paths or arrays
-    coding: MaskCoding
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    @cached_property
-    def features(self) -> datasets.Features:
-        """Those of the columns; a data set copies its own at every look."""
-        return self.data.features
-
-    def read(self, row: int) -> tuple[Any, npt.NDArray[Any]]:
-        """The image as PIL (upright, whatever EXIF says) or array, and its mask (H, W).
-
-        The mask holds train ids and the ignore index, as uint8 where they fit and else as int64. Raises DatasetError
-        naming row and file for what cannot be read, for a mask of another size and for values that stand for nothing.
-        """
-        image, values = self.read_stored(row)
-        try:
-            self.check_size(image, values)
-            return image, self.coding.train_ids(values)
-        except HfvisionError as error:
-            raise DatasetError(f"mask {row} of split {self.split!r} ({self.file_of(row)}): {error}") from error
-
-    def read_stored(self, row: int) -> tuple[Any, npt.NDArray[Any]]:
-        """The image, and the values of its mask as they are stored: (H, W), or (H, W, 3) colours."""
-        cells, what = self.data[row], "image"
-        try:
-            image = decoded(cells["image"], self.features["image"])
-            what = "mask"
-            return image, read_labels(decoded(cells["mask"], self.features["mask"]), self.coding.label_map)
-        except HfvisionError as error:
-            raise DatasetError(f"{what} {row} of split {self.split!r}: {error}") from error
-
-    def check_size(self, image: Any, values: npt.NDArray[Any]) -> None:
-        """Raises DatasetError for a mask that has not one value for each pixel of its image."""
-        sizes = _sizes(image)
-        if values.shape[:2] not in sizes:
-            wanted = " or ".join(f"{height}x{width}" for height, width in sizes)
-            raise DatasetError(f"the mask has {values.shape[0]}x{values.shape[1]} pixels, its image {wanted}")
-
-    def file_of(self, row: int) -> str:
-        """The file name of an image or, without it, of its mask; "row 3" where the data set records neither."""
-        cells = self.data[row]
-        paths = [cell.get("path") for cell in cells.values() if isinstance(cell, dict)]
-        return next((Path(path).name for path in paths if path), f"row {row}")
-
-    def take(self, rows: Sequence[int] | npt.NDArray[np.int64], split: str) -> "SegmentedImages":
-        """Some rows under another name."""
-        return replace(self, split=split, data=self.data.select(rows))
 
 
 @dataclass(frozen=True)
@@ -138,6 +55,7 @@ class SegmentationData:
     label_map: LabelMap | None = None  # what stored values mean; `read` gives train ids, not to be mapped again
     citation: str = ""  # of the data set, where it gives them
     license: str = ""
+    report: DatasetReport | None = None  # contents, and what was left out
 
     @property
     def fingerprint(self) -> str:
@@ -181,12 +99,16 @@ def prepare_segmentation(source: Source, *, options: ReadingOptions, evaluate_on
     masks of another size than their image, values that stand for no class, training masks where all is ignored.
     """
     check_number_of_images(options.check_images)
-    name, folder = name_of(source), _folder(source)
-    coding = MaskCoding(_label_map(options.label_map, folder), options.ignore_index)
-    splits = {
-        split: _two_columns(data, options.image_column, options.mask_column)
-        for split, data in open_source(source, MASKS, options.config_name).items()
-    }
+    name = name_of(source)
+    given, label_map = _names_given(options.names), _label_map_given(options.label_map)
+    opened = open_masks(source, options, given)
+    if opened.is_drawn and label_map is not None:
+        raise DatasetError(
+            f"{name}: label_map=... says what stored values mean; here the masks are drawn from {opened.layout}, whose "
+            "categories are the classes. Leave it out."
+        )
+    coding = MaskCoding(label_map or opened.label_map, options.ignore_index)
+    splits = opened.splits
     train, evaluation = choose_splits(
         name,
         splits,
@@ -195,7 +117,7 @@ def prepare_segmentation(source: Source, *, options: ReadingOptions, evaluate_on
         lambda split: _has_masks(splits, split),
         evaluate_only,
     )
-    problems: list[str] = []
+    problems = list(opened.faults)
     parts = [
         _complete(SegmentedImages(split, splits[split], coding), problems)
         for split in dict.fromkeys((train, evaluation))
@@ -204,7 +126,8 @@ def prepare_segmentation(source: Source, *, options: ReadingOptions, evaluate_on
     if len(parts) == 1 and not evaluate_only and (len(parts[0]) > 1 or not problems):
         parts = list(_cut_off(parts[0], options.held_out))
     counts = [_inspect(part, options.check_images, problems) for part in parts]
-    classes = _class_names(options.names, coding, folder, name, counts, problems)
+    named = given if label_map is not None or opened.names is None else opened.names
+    classes = _class_names(named, coding, name, counts, problems)
     coding = replace(coding, classes=len(classes))
     for part, count in zip(parts, counts, strict=True):
         problems.extend(coding.faults(count, part.split, part is parts[0]))
@@ -215,6 +138,8 @@ def prepare_segmentation(source: Source, *, options: ReadingOptions, evaluate_on
         _report_unseen(pixel_counts, classes, parts[0].split)
     info = splits[train].info
     parts = [replace(part, coding=coding) for part in parts]
+    contents = _report_of(name, opened, (train, evaluation), parts, counts, classes)
+    contents.say()
     return SegmentationData(
         name,
         parts[0],
@@ -225,48 +150,48 @@ def prepare_segmentation(source: Source, *, options: ReadingOptions, evaluate_on
         coding.label_map,
         citation=info.citation or "",
         license=info.license or "",
+        report=contents,
     )
 
 
-def _folder(source: Source) -> Path | None:
-    path = Path(source) if isinstance(source, str | os.PathLike) else None
-    return path if path is not None and path.is_dir() else None
-
-
-def _label_map(given: Any, folder: Path | None) -> LabelMap | None:
+def _label_map_given(given: Any) -> LabelMap | None:
     if isinstance(given, os.PathLike) or (isinstance(given, str) and given.endswith(".json")):
         try:
             return LabelMap.from_json_file(Path(given))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise DatasetError(f"the label map {given} cannot be read: {error}") from error
-    if given is not None:
-        return LabelMap.of(given)
-    found = None if folder is None else label_map_of_layout(folder)
-    if found is not None:
-        classes = shown(found.id2label.values())
-        report(f"the layout of {folder} tells what its masks hold: {classes}; label_map=... says otherwise.")
-    return found
+    return None if given is None else LabelMap.of(given)
 
 
-def _two_columns(data: datasets.Dataset, image_column: str | None, mask_column: str | None) -> datasets.Dataset:
-    """The image and the mask column under their fixed names, not decoded, without the caller's formatting."""
-    data = data.with_format(None)
-    check_named(data, image_column=image_column, mask_column=mask_column)
-    pictures = image_columns(data)
-    mask_column = mask_column or _find_masks(data, [name for name in pictures if name != image_column])
-    others = [name for name in pictures if name != mask_column]
-    named = [name for name in others if name.lower() in IMAGE_COLUMNS]
-    image_column = image_column or the_one(named if len(named) == 1 else others, "image", data)
-    chosen = undecoded(select_columns(data, image=image_column, mask=mask_column), "image")
-    return undecoded(chosen, "mask", as_stored=True)
-
-
-def _find_masks(data: datasets.Dataset, pictures: Sequence[str]) -> str:
-    arrays = [name for name, feature in data.features.items() if isinstance(feature, ARRAYS)]
-    candidates = list(dict.fromkeys([*pictures, *arrays]))
-    named = [name for name in candidates if name.lower() in MASK_COLUMNS]
-    others = [name for name in candidates if name.lower() not in IMAGE_COLUMNS]
-    return the_one(named if len(named) == 1 else others, "mask", data)
+def _report_of(
+    name: str,
+    opened: MaskSource,
+    chosen: Sequence[str | None],
+    parts: Sequence[SegmentedImages],
+    counts: Sequence[ValueCounts],
+    classes: Sequence[str],
+) -> DatasetReport:
+    """Pixels and images of each class, and what was left out of the splits that were chosen."""
+    splits = []
+    unmarked = [0] if classes[0] == BACKGROUND else []
+    for part, count, source in zip(parts, counts, chosen, strict=False):
+        ignored = part.coding.ignore_index
+        counted = [
+            ClassCounts(one, images=count.images[number], pixels=count.classes[number])
+            for number, one in enumerate(classes)
+        ]
+        splits.append(
+            SplitReport(
+                part.split,
+                len(part),
+                tuple(counted) if count.decoded else (),
+                images_without_objects=sum(count.alone[number] for number in [None, *unmarked]),
+                ignored_pixels=count.classes[ignored],
+                decoded_images=count.decoded or None,
+                left_out=opened.left_out.get(source or "", ()),
+            )
+        )
+    return DatasetReport(name, "segmentation", opened.layout, tuple(splits), opened.conclusions)
 
 
 def _has_masks(splits: Mapping[str, datasets.Dataset], split: str) -> bool:
@@ -318,7 +243,7 @@ def _inspect(part: SegmentedImages, at_most: int, problems: list[str]) -> ValueC
 
     for outcome in in_threads(inspect, rows, part.split):
         if isinstance(outcome, ValueCounts):
-            counts.update(outcome)
+            counts.add(outcome, part.coding.ignore_index)
         else:
             kind, message = outcome
             kind.append(message)
@@ -333,16 +258,15 @@ def _inspect(part: SegmentedImages, at_most: int, problems: list[str]) -> ValueC
 
 
 def _class_names(
-    given: Any,
+    given: Sequence[str] | None,
     coding: MaskCoding,
-    folder: Path | None,
     name: str,
     counts: Sequence[ValueCounts],
     problems: list[str],
 ) -> list[str]:
     """The classes by number, from where they are named; numbered as far as the masks go where they are not."""
     mapped = 0 if coding.label_map is None else coding.label_map.num_labels
-    named = _names_given(given, coding.label_map) or (folder and names_beside(folder)) or BUILT_IN_CLASSES.get(name)
+    named = given or _names_of_map(coding.label_map) or BUILT_IN_CLASSES.get(name)
     if named:
         if mapped > max(2, len(named)):
             problems.append(f"the label map has {mapped} classes, {len(named)} are named: {shown(named)}")
@@ -361,10 +285,14 @@ def _class_names(
     return [f"class {number}" for number in range(classes)]
 
 
-def _names_given(given: Any, label_map: LabelMap | None) -> list[str] | None:
-    if given is not None:
-        is_file = isinstance(given, str | os.PathLike)
-        return names_in_file(Path(given)) if is_file else list_of_names(given, "names")
+def _names_given(given: Any) -> list[str] | None:
+    if given is None:
+        return None
+    is_file = isinstance(given, str | os.PathLike)
+    return names_in_file(Path(given)) if is_file else list_of_names(given, "names")
+
+
+def _names_of_map(label_map: LabelMap | None) -> list[str] | None:
     if label_map is None or all(label.name is None for label in label_map.labels if label.train_id is not None):
         return None
     named = label_map.id2label
@@ -375,10 +303,3 @@ def _report_unseen(pixel_counts: npt.NDArray[np.int64], names: Sequence[str], sp
     unseen = [name for name, pixels in zip(names, pixel_counts, strict=False) if not pixels]
     if unseen and len(names) > 1:
         report(f"{len(unseen)} of {len(names)} classes occur in no checked mask of split {split!r}: {shown(unseen)}.")
-
-
-def _sizes(image: Any) -> list[tuple[int, int]]:
-    """Height and width; both readings of an array of three axes, whose layout the processor is told."""
-    if isinstance(image, Image):
-        return [(image.height, image.width)]
-    return [image.shape] if image.ndim == 2 else [image.shape[:2], image.shape[1:]]

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import datasets
 import numpy as np
@@ -16,19 +16,29 @@ from PIL import Image
 
 from hfvision.data.cells import missing_rows, shown
 from hfvision.data.class_files import BACKGROUND, BACKGROUND_NAMES
+from hfvision.data.coco_folder import find_coco_files, read_coco_files
+from hfvision.data.columns import ARRAYS, check_named, image_columns, select_columns, the_one, undecoded
 from hfvision.data.dataset_report import LeftOut
 from hfvision.data.detection_sources import Wanted, read_object_files
 from hfvision.data.drawn_masks import DRAWING, drawn_splits, is_empty
 from hfvision.data.image_folder import is_image_folder
 from hfvision.data.image_sizes import size_of_cell
-from hfvision.data.mask_classes import classes_of
-from hfvision.data.mask_folder import find_mask_folder, read_mask_folder
+from hfvision.data.mask_classes import MaskClasses, classes_of
+from hfvision.data.mask_folder import LAYOUTS, find_mask_folder, read_mask_folder
+from hfvision.data.object_table import StoredSplit
+from hfvision.data.panoptic_folder import find_panoptic_files, read_panoptic_files
 from hfvision.data.scenes import SCENE_SETS
-from hfvision.data.sources import Kind, Source, open_source
+from hfvision.data.sources import Kind, Source, name_of, open_source
 from hfvision.errors import DatasetError
 from hfvision.processing.label_map import LabelMap
+from hfvision.reading_options import ReadingOptions
 
-Empty = Literal["drop", "keep"]
+OBJECT_LAYOUT = "objects"  # annotations of objects, whose outlines are drawn
+IMAGE_COLUMNS = ("image", "images", "img", "picture", "pixel_values")
+MASK_COLUMNS = (
+    *("mask", "masks", "annotation", "annotations", "label", "labels", "label_map", "ground_truth", "gt"),
+    *("segmentation", "segmentation_map", "segmentation_mask", "semantic_mask"),
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,7 @@ class MaskSource:
     conclusions: tuple[str, ...] = ()
     left_out: dict[str, tuple[LeftOut, ...]] = field(default_factory=dict)  # by split
     faults: tuple[str, ...] = ()
+    is_drawn: bool = False  # masks are drawings: they hold the numbers of classes already
 
 
 def _no_masks(path: Path) -> None:
@@ -57,70 +68,103 @@ def _no_masks(path: Path) -> None:
 MASKS = Kind(built_in=SCENE_SETS, folder="a folder with images/ and masks/", read_folder=_no_masks)
 
 
-def open_masks(
-    source: Source,
-    *,
-    config_name: str | None = None,
-    layout: str | None = None,
-    names: Sequence[str] | None = None,
-    ignore_index: int = 255,
-    empty: Empty = "drop",
-) -> MaskSource:
-    """The splits of a source, nothing decoded. `names` are those that were given for the classes.
+def open_masks(source: Source, options: ReadingOptions, names: Sequence[str] | None = None) -> MaskSource:
+    """The splits of a source with the columns "image" and "mask", nothing decoded.
 
-    `empty` says what becomes of images of an annotation tool in which nothing is marked. Raises DatasetError for a
-    source that is none, or that could be read in two ways.
+    `names` are those that were given for the classes. Raises DatasetError for a source that is none, or that could be
+    read in two ways.
     """
     path = Path(source) if isinstance(source, str | os.PathLike) else None
-    if path is not None and path.is_dir() and not _is_data_of_datasets(path):
-        found = find_mask_folder(path, layout)
-        if found is not None:
-            classes = classes_of(found, path, names, ignore_index)
-            opened = MaskSource(
-                read_mask_folder(found),
-                found.layout,
-                classes.label_map,
-                classes.names,
-                (*found.conclusions, *classes.conclusions),
-            )
-            return _without_empty(opened, empty, ignore_index) if found.lists_images else opened
-    if path is not None and path.exists():
-        stored = read_object_files(path, Wanted(masks=True))
-        if stored is not None:
-            drawn = drawn_splits(stored)
-            opened = MaskSource(
-                drawn.splits,
-                "objects, drawn in the order in which they are stored",
-                names=drawn.names,
-                conclusions=(f"pixels of no object are the class {BACKGROUND!r}, number 0",),
-                faults=tuple(drawn.faults),
-            )
-            return _without_empty(opened, empty, ignore_index)
-    return MaskSource(open_source(source, MASKS, config_name))
+    opened = None
+    if path is not None and path.exists() and not _is_data_of_datasets(path):
+        opened = _of_layout(path, options, names) or _of_objects(path, options)
+    if opened is None:
+        if options.layout is not None:
+            raise DatasetError(f"layout={options.layout!r} is one of a folder; {name_of(source)} is not laid out so.")
+        opened = MaskSource(open_source(source, MASKS, options.config_name))
+    splits = {
+        split: _two_columns(data, options.image_column, options.mask_column) for split, data in opened.splits.items()
+    }
+    return replace(opened, splits=splits)
+
+
+def _of_layout(path: Path, options: ReadingOptions, names: Sequence[str] | None) -> MaskSource | None:
+    """A folder of images and masks."""
+    if options.layout not in (None, OBJECT_LAYOUT, *LAYOUTS):
+        raise DatasetError(f"layout is one of {', '.join((*LAYOUTS, OBJECT_LAYOUT))}; got {options.layout!r}.")
+    if not path.is_dir() or options.layout == OBJECT_LAYOUT:
+        return None
+    found = find_mask_folder(path, options.layout)
+    if found is None:
+        return None
+    classes = MaskClasses()
+    if options.label_map is None:
+        classes = classes_of(found, path, names, options.ignore_index)
+    opened = MaskSource(
+        read_mask_folder(found),
+        found.layout,
+        classes.label_map,
+        classes.names,
+        (*found.conclusions, *classes.conclusions),
+        is_drawn=found.instances,
+    )
+    return _without_unmarked(opened, options) if found.lists_images else opened
+
+
+def _of_objects(path: Path, options: ReadingOptions) -> MaskSource | None:
+    """Annotations of objects, drawn; maps of segments before outlines, since they know every pixel."""
+    if options.layout not in (None, OBJECT_LAYOUT):
+        return None
+    segments = find_panoptic_files(path) if path.is_dir() else {}
+    if segments:
+        stored: Mapping[str, StoredSplit] | None = read_panoptic_files(segments)
+    else:
+        stuff = find_coco_files(path, "stuff") if path.is_dir() and not find_coco_files(path) else {}
+        wanted = Wanted(options, masks=True)
+        stored = read_coco_files(stuff, with_masks=True) if stuff else read_object_files(path, wanted)
+    if stored is None:
+        return None
+    drawn = drawn_splits(stored)
+    opened = MaskSource(
+        drawn.splits,
+        "COCO panoptic segments" if segments else "objects with outlines",
+        names=drawn.names,
+        conclusions=(
+            f"masks of classes are drawn from {'segments' if segments else 'outlines, later over earlier'}; pixels of "
+            f"none are the class {BACKGROUND!r}, number 0",
+        ),
+        faults=tuple(drawn.faults),
+        is_drawn=True,
+    )
+    return _without_unmarked(opened, options)
 
 
 def _is_data_of_datasets(path: Path) -> bool:
     """Whether a folder says itself how it is read: saved by `datasets`, or with a file of metadata."""
+    if not path.is_dir():
+        return False
     saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
     return saved or any(path.glob("metadata.*")) or any(path.glob("*/metadata.*"))
 
 
-def _without_empty(opened: MaskSource, empty: Empty, ignore_index: int) -> MaskSource:
+def _without_unmarked(opened: MaskSource, options: ReadingOptions) -> MaskSource:
     """The images in which nothing is marked left out, or with a mask that is all background.
 
     Splits where no image has anything keep their empty cells: published test splits hide their masks.
     """
-    splits, left_out = {}, {}
+    splits: dict[str, datasets.Dataset] = {}
+    left_out: dict[str, tuple[LeftOut, ...]] = {}
+    keep = options.unmarked == "keep"
     for split, data in opened.splits.items():
         is_drawn = data.features["mask"] == DRAWING
         rows = [row for row, text in enumerate(data["mask"][:]) if is_empty(text)] if is_drawn else _unmarked(data)
-        if not rows or (len(rows) == len(data) and not (is_drawn and empty == "keep")):
+        if not rows or (len(rows) == len(data) and not (is_drawn and keep)):
             splits[split] = data
-        elif empty == "drop":
+        elif not keep:
             splits[split] = data.select(np.setdiff1d(np.arange(len(data)), rows))
             names = shown(Path(data[row]["image"]["path"]) for row in rows)
-            reason = f"nothing is marked in them; empty='keep' (--empty keep) takes them as {BACKGROUND}: {names}"
-            left_out[split] = (LeftOut(len(rows), "images without a mask", reason),)
+            reason = f"nothing is marked in them; unmarked='keep' (--unmarked keep) takes them as {BACKGROUND}: {names}"
+            left_out[split] = (LeftOut(len(rows), f"image{'s' * (len(rows) > 1)} without a mask", reason),)
         else:
             splits[split] = data if is_drawn else _as_background(data, rows, opened)
     return replace(opened, splits=splits, left_out=left_out)
@@ -136,8 +180,8 @@ def _as_background(data: datasets.Dataset, rows: Sequence[int], opened: MaskSour
     number = next((n for n, name in enumerate(opened.names or ()) if name.lower() in BACKGROUND_NAMES), None)
     if number is None:
         raise DatasetError(
-            f"{len(rows)} images have no mask and no class is called {BACKGROUND!r}, so empty='keep' cannot be done: "
-            "name the class of unmarked pixels so, or leave these images out (empty='drop')."
+            f"{len(rows)} images have no mask and no class is called {BACKGROUND!r}, so unmarked='keep' cannot be "
+            "done: name the class of unmarked pixels so, or leave these images out (unmarked='drop')."
         )
     stored = number
     if opened.label_map is not None:
@@ -151,3 +195,26 @@ def _as_background(data: datasets.Dataset, rows: Sequence[int], opened: MaskSour
         cells[row] = {"bytes": file.getvalue(), "path": None}
     images = data.remove_columns(["mask"])
     return images.add_column("mask", cells, feature=data.features["mask"])
+
+
+def _two_columns(data: datasets.Dataset, image_column: str | None, mask_column: str | None) -> datasets.Dataset:
+    """The image and the mask column under their fixed names, not decoded, without the caller's formatting."""
+    data = data.with_format(None)
+    check_named(data, image_column=image_column, mask_column=mask_column)
+    if data.features.get("mask") == DRAWING and set(data.features) == {"image", "mask"}:
+        return data
+    pictures = image_columns(data)
+    mask_column = mask_column or _find_masks(data, [name for name in pictures if name != image_column])
+    others = [name for name in pictures if name != mask_column]
+    named = [name for name in others if name.lower() in IMAGE_COLUMNS]
+    image_column = image_column or the_one(named if len(named) == 1 else others, "image", data)
+    chosen = undecoded(select_columns(data, image=image_column, mask=mask_column), "image")
+    return undecoded(chosen, "mask", as_stored=True)
+
+
+def _find_masks(data: datasets.Dataset, pictures: Sequence[str]) -> str:
+    arrays = [name for name, feature in data.features.items() if isinstance(feature, ARRAYS)]
+    candidates = list(dict.fromkeys([*pictures, *arrays]))
+    named = [name for name in candidates if name.lower() in MASK_COLUMNS]
+    others = [name for name in candidates if name.lower() not in IMAGE_COLUMNS]
+    return the_one(named if len(named) == 1 else others, "mask", data)
