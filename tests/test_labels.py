@@ -31,6 +31,7 @@ def test_every_set_names_the_outputs_of_the_published_heads():
         "imagenet-21k": 21843,
         "imagenet-22k": 21841,
         "pascal-context-60": 60,
+        "pascal-voc-21": 21,
     }
     for row in rows():
         assert row.labels is None or sizes[row.labels] == row.num_labels, row.name

@@ -5,7 +5,8 @@ from hfvision.data.detected_images import DetectedImages
 from hfvision.data.detection import DetectionData, prepare_detection
 from hfvision.data.digits import load_digit_scenes, load_digits
 from hfvision.data.readers import load_image_dataset
-from hfvision.data.segmentation import SegmentationData, SegmentedImages, prepare_segmentation
+from hfvision.data.segmentation import SegmentationData, prepare_segmentation
+from hfvision.data.segmented_images import SegmentedImages
 
 __all__ = [
     "ClassificationData",

@@ -72,7 +72,8 @@ def classes_of(
 
 def stored_values(masks: Sequence[Path], most: int = MOST_MASKS) -> StoredValues:
     """Of `most` masks, evenly spread; those that cannot be read are passed over, since the checks name them."""
-    rows = np.unique(np.linspace(0, len(masks) - 1, min(most, len(masks))).astype(int)) if masks else []
+    evenly = np.linspace(0, len(masks) - 1, min(most, len(masks))) if masks else np.zeros(0)
+    rows: list[int] = np.unique(evenly.astype(int)).tolist()
 
     def values(row: int) -> StoredValues:
         try:

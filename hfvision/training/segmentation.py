@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSemanticSegmentation, EvalPrediction, TrainerCallback, TrainingArguments
 
-from hfvision.data.segmentation import SegmentationData, SegmentedImages, prepare_segmentation
+from hfvision.data.segmentation import SegmentationData, prepare_segmentation
+from hfvision.data.segmented_images import SegmentedImages
 from hfvision.data.sources import Source
 from hfvision.errors import ConfigError, DatasetError, numbered
 from hfvision.losses.segmentation import SegmentationLoss
