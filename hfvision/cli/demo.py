@@ -26,13 +26,14 @@ def run(
     task: Annotated[Task, typer.Argument(help="What is shown.")] = Task.classification,
     output: Annotated[
         str | None,
-        typer.Option(help="Folder for models and pictures. [default: hfvision-demo, or hfvision-TASK-demo]"),
+        typer.Option(help="Folder for models and pictures.", show_default="hfvision-demo, or hfvision-TASK-demo"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
     model: Annotated[
         str | None,
         typer.Option(
-            help="Segmentation, detection: which starter model. [default: segformer-digit-scenes, detr-digit-scenes]"
+            help="Segmentation, detection: which starter model.",
+            show_default="segformer-digit-scenes, detr-digit-scenes",
         ),
     ] = None,
     train: Annotated[

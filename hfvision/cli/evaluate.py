@@ -17,7 +17,7 @@ def run(
     dataset: Annotated[
         str, typer.Option(help="Folder, Hub id, parquet file, or a built-in name: digits, digit-scenes.")
     ],
-    split: Annotated[str | None, typer.Option(help="Split to measure on. [default: validation, or test]")] = None,
+    split: Annotated[str | None, typer.Option(help="Split to measure on.", show_default="validation, or test")] = None,
     by_number: Annotated[bool, typer.Option("--by-number", help="Match classes by number, not by name.")] = False,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Panoptic: least score of a segment.")] = 0.5,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that run together.")] = 8,
@@ -26,7 +26,7 @@ def run(
     reading: Reading = NOTHING_SAID,
     record: Annotated[
         Path | None,
-        typer.Option(help="File to add the result to. [default: hfvision_evaluation.json in the model's folder]"),
+        typer.Option(help="File to add the result to.", show_default="hfvision_evaluation.json in the model's folder"),
     ] = None,
     no_record: Annotated[bool, typer.Option("--no-record", help="Write nothing.")] = False,
     as_json: JsonOption = False,

@@ -7,27 +7,31 @@ import typer
 from hfvision.cli.train.options import settings_of
 
 Epochs: TypeAlias = Annotated[
-    float | None, typer.Option(help="Times to go through the training images. [default: 60; new weights: 150]")
+    float | None, typer.Option(help="Times to go through the training images.", show_default="60; new weights: 150")
 ]
 BatchSize: TypeAlias = Annotated[
-    int | None, typer.Option(help="Images per device and step. [default: 8; new weights: 16]")
+    int | None, typer.Option(help="Images per device and step.", show_default="8; new weights: 16")
 ]
 LearningRate: TypeAlias = Annotated[
-    float | None, typer.Option(help="Highest learning rate (AdamW). [default: 0.0001; new weights: 0.001]")
+    float | None, typer.Option(help="Highest learning rate (AdamW).", show_default="0.0001; new weights: 0.001")
 ]
 Warmup: TypeAlias = Annotated[
-    float | None, typer.Option(help="Share of the steps (below 1), or number of steps. [default: 0.05]")
+    float | None, typer.Option(help="Share of the steps (below 1), or number of steps.", show_default="0.05")
 ]
-WeightDecay: TypeAlias = Annotated[float | None, typer.Option(help="[default: 0.0001]")]
-GradNorm: TypeAlias = Annotated[float | None, typer.Option(help="Gradients are clipped to this norm. [default: 0.1]")]
+WeightDecay: TypeAlias = Annotated[float | None, typer.Option(show_default="0.0001")]
+GradNorm: TypeAlias = Annotated[
+    float | None, typer.Option(help="Gradients are clipped to this norm.", show_default="0.1")
+]
 KeepBest: TypeAlias = Annotated[
-    bool | None, typer.Option("--keep-best/--keep-last", help="Which checkpoint to end with. [default: keep-best]")
+    bool | None, typer.Option("--keep-best/--keep-last", help="Which checkpoint to end with.", show_default="keep-best")
 ]
-HeadRate: TypeAlias = Annotated[float | None, typer.Option(help="Times the learning rate, for the head. [default: 1]")]
+HeadRate: TypeAlias = Annotated[
+    float | None, typer.Option(help="Times the learning rate, for the head.", show_default="1")
+]
 Patience: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        help="Evaluations without progress after which training ends, 0: never. [default: 12; new weights: 0]"
+        help="Evaluations without progress after which training ends, 0: never.", show_default="12; new weights: 0"
     ),
 ]
 Trunk: TypeAlias = Annotated[
@@ -35,16 +39,19 @@ Trunk: TypeAlias = Annotated[
 ]
 TrunkRate: TypeAlias = Annotated[
     float | None,
-    typer.Option(help="Times the learning rate, for the trunk; 0: it does not learn. [default: 0.1; new trunk: 1]"),
+    typer.Option(
+        help="Times the learning rate, for the trunk; 0: it does not learn.", show_default="0.1; new trunk: 1"
+    ),
 ]
 Queries: TypeAlias = Annotated[
-    int | None, typer.Option(help="The most objects found in an image. [default: the model's]")
+    int | None, typer.Option(help="The most objects found in an image.", show_default="the model's")
 ]
 Eos: TypeAlias = Annotated[
-    float | None, typer.Option(help="Weight of queries without an object in the loss. [default: the model's, 0.1]")
+    float | None, typer.Option(help="Weight of queries without an object in the loss.", show_default="the model's, 0.1")
 ]
 LossWeights: TypeAlias = Annotated[
-    str | None, typer.Option(help='Weights of terms of the loss: "loss_bbox=5,loss_giou=2". [default: the model\'s]')
+    str | None,
+    typer.Option(help='Weights of terms of the loss: "loss_bbox=5,loss_giou=2".', show_default="the model's"),
 ]
 Augment: TypeAlias = Annotated[
     bool, typer.Option(help="The standard recipe: cut out, scaled, mirrored, other colours.")

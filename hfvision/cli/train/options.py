@@ -15,33 +15,37 @@ Model: TypeAlias = Annotated[
 ]
 Output: TypeAlias = Annotated[Path, typer.Option(help="Folder to write: new, empty, or an interrupted run (--resume).")]
 Epochs: TypeAlias = Annotated[
-    float | None, typer.Option(help="Times to go through the training images. [default: 3; new weights: 24]")
+    float | None, typer.Option(help="Times to go through the training images.", show_default="3; new weights: 24")
 ]
 MaxSteps: TypeAlias = Annotated[int | None, typer.Option(help="Optimizer steps; goes before --epochs.")]
 BatchSize: TypeAlias = Annotated[
-    int | None, typer.Option(help="Images per device and step. [default: 32; new weights: 16]")
+    int | None, typer.Option(help="Images per device and step.", show_default="32; new weights: 16")
 ]
-Accumulation: TypeAlias = Annotated[int | None, typer.Option(help="Batches per optimizer step. [default: 1]")]
+Accumulation: TypeAlias = Annotated[int | None, typer.Option(help="Batches per optimizer step.", show_default="1")]
 LearningRate: TypeAlias = Annotated[
-    float | None, typer.Option(help="Highest learning rate (AdamW). [default: 5e-05; new weights: 0.002]")
+    float | None, typer.Option(help="Highest learning rate (AdamW).", show_default="5e-05; new weights: 0.002")
 ]
 Warmup: TypeAlias = Annotated[
-    float | None, typer.Option(help="Share of the steps (below 1), or number of steps. [default: 0.1]")
+    float | None, typer.Option(help="Share of the steps (below 1), or number of steps.", show_default="0.1")
 ]
-WeightDecay: TypeAlias = Annotated[float | None, typer.Option(help="[default: 0.01; new weights: 0.05]")]
-DropPath: TypeAlias = Annotated[float | None, typer.Option(help="Stochastic depth of the last block. [default: 0]")]
-Seed: TypeAlias = Annotated[int | None, typer.Option(help="[default: 0]")]
-Precision: TypeAlias = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16 (mixed precision). [default: fp32]")]
+WeightDecay: TypeAlias = Annotated[float | None, typer.Option(show_default="0.01; new weights: 0.05")]
+DropPath: TypeAlias = Annotated[
+    float | None, typer.Option(help="Stochastic depth of the last block.", show_default="0")
+]
+Seed: TypeAlias = Annotated[int | None, typer.Option(show_default="0")]
+Precision: TypeAlias = Annotated[
+    str | None, typer.Option(help="fp32, bf16 or fp16 (mixed precision).", show_default="fp32")
+]
 Checkpointing: TypeAlias = Annotated[
     bool | None, typer.Option("--activation-checkpointing", help="Less memory, more time.")
 ]
-SaveEvery: TypeAlias = Annotated[int | None, typer.Option(help="Steps between checkpoints. [default: one epoch]")]
+SaveEvery: TypeAlias = Annotated[int | None, typer.Option(help="Steps between checkpoints.", show_default="one epoch")]
 KeepBest: TypeAlias = Annotated[bool | None, typer.Option("--keep-best", help="End with the best checkpoint.")]
-Workers: TypeAlias = Annotated[int | None, typer.Option(help="Processes that read images. [default: 0]")]
+Workers: TypeAlias = Annotated[int | None, typer.Option(help="Processes that read images.", show_default="0")]
 HeadRate: TypeAlias = Annotated[
-    float | None, typer.Option(help="Times the learning rate, for the head. [default: 10 for a new one]")
+    float | None, typer.Option(help="Times the learning rate, for the head.", show_default="10 for a new one")
 ]
-License: TypeAlias = Annotated[str | None, typer.Option(help="Licence of the result. [default: the base model's]")]
+License: TypeAlias = Annotated[str | None, typer.Option(help="Licence of the result.", show_default="the base model's")]
 Resume: TypeAlias = Annotated[bool, typer.Option(help="Continue an interrupted run; starts it if there is none.")]
 
 

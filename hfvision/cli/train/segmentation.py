@@ -58,12 +58,12 @@ def segmentation(
     ] = True,
     scale: Annotated[tuple[float, float], typer.Option(help="Least and largest factor of the recipe.")] = (0.5, 2.0),
     crop: Annotated[
-        int | None, typer.Option(help="Side of the windows that are cut out. [default: as the model is evaluated]")
+        int | None, typer.Option(help="Side of the windows that are cut out.", show_default="as the model is evaluated")
     ] = None,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images; not where left and right matter.")] = True,
     colour: Annotated[bool, typer.Option(help="Vary brightness, contrast, saturation and hue.")] = True,
     loss: Annotated[
-        str | None, typer.Option(help='Such as "cross_entropy", "dice+cross_entropy". [default: the model\'s own]')
+        str | None, typer.Option(help='Such as "cross_entropy", "dice+cross_entropy".', show_default="the model's own")
     ] = None,
     class_weights: Annotated[
         str | None, typer.Option(help='Numbers, one for each class: "1,2.5,1"; or "balanced", by how rare each is.')
