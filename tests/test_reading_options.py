@@ -4,6 +4,7 @@ import inspect
 import re
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from hfvision.cli import build_app
@@ -71,3 +72,20 @@ def test_the_command_line_refuses_a_value_that_is_none_as_wrong_usage(option):
     words = ["train", option.metadata["tasks"][0], "--model", "m", "--dataset", "d", "--output", "o"]
     done = CliRunner().invoke(build_app(), [*words, flag_of(option), "neither"])
     assert done.exit_code == 2 and "neither" in done.output
+
+
+def test_no_help_text_hides_a_default_in_brackets():
+    """Brackets are markup, which is not shown."""
+    lost = [
+        (name, parameter.name)
+        for name, command in commands_of(typer.main.get_command(build_app()))
+        for parameter in command.params
+        if re.search(r"\[[a-z]", getattr(parameter, "help", None) or "")
+    ]
+    assert lost == []
+
+
+def commands_of(command, name="hfvision"):
+    yield name, command
+    for key, inner in getattr(command, "commands", {}).items():
+        yield from commands_of(inner, f"{name} {key}")

@@ -68,6 +68,7 @@ class ClassificationData:
     names: list[str]  # (K,) of the classes
     citation: str = ""  # of the data set, where it gives them
     license: str = ""
+    reading: ReadingOptions = ReadingOptions()  # how it was read
 
     @property
     def fingerprint(self) -> str:
@@ -117,7 +118,7 @@ def prepare_classification(
     names = _class_names(splits[train])
     problems: list[str] = []
     parts = {split: _numbered_labels(split, splits[split], names, problems) for split in (train, evaluation) if split}
-    if not problems:
+    if not problems and not evaluate_only:
         names = _check_classes(parts, train, names, options.drop_empty_classes, problems)
     for part in parts.values() if options.check_images else ():
         problems.extend(_unreadable(part, options.check_images))
@@ -129,7 +130,13 @@ def prepare_classification(
     else:
         train_part, evaluation_part = parts[train], parts[evaluation]
     return ClassificationData(
-        name, train_part, evaluation_part, names, citation=info.citation or "", license=info.license or ""
+        name,
+        train_part,
+        evaluation_part,
+        names,
+        citation=info.citation or "",
+        license=info.license or "",
+        reading=options,
     )
 
 

@@ -10,11 +10,20 @@ from hfvision.errors import DatasetError
 ARRAYS = (datasets.Array2D, datasets.Array3D)
 
 
+class NoSuchColumn(DatasetError):
+    """A column was asked for that a data set has not; `arguments` are the options that named it."""
+
+    def __init__(self, message: str, arguments: Sequence[str]) -> None:
+        super().__init__(message)
+        self.arguments = tuple(arguments)
+
+
 def check_named(data: datasets.Dataset, **columns: str | None) -> None:
-    """Raises DatasetError for columns asked for (argument=name) that the data set has not."""
-    missing = [f"{argument}={name!r}" for argument, name in columns.items() if name and name not in data.features]
+    """Raises NoSuchColumn for columns asked for (argument=name) that the data set has not."""
+    missing = {argument: name for argument, name in columns.items() if name and name not in data.features}
     if missing:
-        raise DatasetError(f"no column {' and '.join(missing)}; the data set has {_listed(data.features)}.")
+        asked = " and ".join(f"{argument}={name!r}" for argument, name in missing.items())
+        raise NoSuchColumn(f"no column {asked}; the data set has {_listed(data.features)}.", list(missing))
 
 
 def image_columns(data: datasets.Dataset) -> list[str]:

@@ -50,6 +50,7 @@ class DetectionData:
     things: tuple[int, ...] | None = None  # the classes of countable objects; None where all are, or nothing says so
     citation: str = ""  # of the data set, where it gives them
     license: str = ""
+    reading: ReadingOptions = ReadingOptions()  # how it was read
 
     @property
     def fingerprint(self) -> str:
@@ -157,6 +158,7 @@ def prepare_detection(
         things_named,
         citation=info.citation or "",
         license=info.license or "",
+        reading=options,
     )
 
 

@@ -3,18 +3,32 @@
 Shapes: H x W pixels, K classes.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hfvision.errors import ImageValueError
+from hfvision.errors import DatasetError, ImageValueError
 from hfvision.processing.label_map import LabelMap
 
 LISTED = 10  # values of one split that are written out
+
+
+def label_map_given(given: Any) -> LabelMap:
+    """What a user gives: a JSON file, or any of the forms of `LabelMap.of`. Raises DatasetError for a file that cannot
+    be read, and as `LabelMap.of` does.
+    """
+    if not isinstance(given, os.PathLike) and not (isinstance(given, str) and given.endswith(".json")):
+        return LabelMap.of(given)
+    try:
+        return LabelMap.from_json_file(Path(given))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"the label map {given} cannot be read: {error}") from error
 
 
 @dataclass

@@ -27,7 +27,7 @@ from hfvision.data.cells import (
 from hfvision.data.class_files import BACKGROUND
 from hfvision.data.class_names import list_of_names, names_in_file
 from hfvision.data.dataset_report import ClassCounts, DatasetReport, SplitReport
-from hfvision.data.mask_values import MaskCoding, ValueCounts
+from hfvision.data.mask_values import MaskCoding, ValueCounts, label_map_given
 from hfvision.data.scenes import SCENE_CLASSES, SCENE_SETS
 from hfvision.data.segmentation_sources import MaskSource, open_masks
 from hfvision.data.segmented_images import SegmentedImages
@@ -56,6 +56,7 @@ class SegmentationData:
     citation: str = ""  # of the data set, where it gives them
     license: str = ""
     report: DatasetReport | None = None  # contents, and what was left out
+    reading: ReadingOptions = ReadingOptions()  # how it was read
 
     @property
     def fingerprint(self) -> str:
@@ -100,7 +101,8 @@ def prepare_segmentation(source: Source, *, options: ReadingOptions, evaluate_on
     """
     check_number_of_images(options.check_images)
     name = name_of(source)
-    given, label_map = _names_given(options.names), _label_map_given(options.label_map)
+    given = _names_given(options.names)
+    label_map = None if options.label_map is None else label_map_given(options.label_map)
     opened = open_masks(source, options, given)
     if opened.is_drawn and label_map is not None:
         raise DatasetError(
@@ -151,16 +153,8 @@ def prepare_segmentation(source: Source, *, options: ReadingOptions, evaluate_on
         citation=info.citation or "",
         license=info.license or "",
         report=contents,
+        reading=options,
     )
-
-
-def _label_map_given(given: Any) -> LabelMap | None:
-    if isinstance(given, os.PathLike) or (isinstance(given, str) and given.endswith(".json")):
-        try:
-            return LabelMap.from_json_file(Path(given))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DatasetError(f"the label map {given} cannot be read: {error}") from error
-    return None if given is None else LabelMap.of(given)
 
 
 def _report_of(

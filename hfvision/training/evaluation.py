@@ -8,13 +8,12 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from transformers import AutoConfig
@@ -22,12 +21,12 @@ from transformers import AutoConfig
 import hfvision
 from hfvision.cards.records import EVALUATION, read_record, weights_digest
 from hfvision.cards.tasks import TASKS, auto_class_of
-from hfvision.data.classification import ClassificationData, prepare_classification
-from hfvision.data.detection import DetectionData, prepare_detection
-from hfvision.data.segmentation import SegmentationData, prepare_segmentation
+from hfvision.data.classification import ClassificationData
+from hfvision.data.detection import DetectionData
+from hfvision.data.remembering import remembered
+from hfvision.data.segmentation import SegmentationData
 from hfvision.data.sources import Source
-from hfvision.errors import CheckpointReadError, ConfigError, DatasetError
-from hfvision.labels import numbers_of
+from hfvision.errors import CheckpointReadError, ConfigError
 from hfvision.registry import IMAGE_CLASSIFICATION, IMAGE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
 from hfvision.reporting import report
 from hfvision.starters import resolve
@@ -41,14 +40,11 @@ from hfvision.training.detection_augmentation import ObjectPreparation
 from hfvision.training.detection_samples import DetectedSamples, collate
 from hfvision.training.detector_task import image_sizes
 from hfvision.training.detector_trainer import DetectorTrainer
-from hfvision.training.head import class_names
 from hfvision.training.loop import QuietTrainer
+from hfvision.training.measured_data import UNIVERSAL, data_to_measure
 from hfvision.training.panoptic import PQCounter
 from hfvision.training.run import digest
 from hfvision.writing import new_file
-
-UNIVERSAL = "AutoModelForUniversalSegmentation"
-NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -68,6 +64,7 @@ class EvaluationResult:
     versions: dict[str, str]
     device: str
     settings: dict[str, Any]
+    reading: dict[str, Any]  # what was said of how the data is read, in training or in this call
     seconds: float
     record: str | None = None  # the file that it was written to
 
@@ -100,8 +97,10 @@ def evaluate(
     """Measure a folder, Hub id or starter on a data set: classification, segmentation, detection or panoptic, whatever
     the model is for.
 
-    `dataset` and `data_options` go to `prepare_classification`, `prepare_segmentation` or `prepare_detection`; `split`
-    is by default the first of validation and test that has labels, or the only one. Classes are matched by name, so
+    `dataset` and `data_options` go to `prepare_classification`, `prepare_segmentation` or `prepare_detection`; what the
+    model's training was told about reading its data (`box_form`, `label_map`, ...) holds here, too, unless
+    `data_options` say otherwise, and is reported. `split` is by default the first of validation and test that has
+    labels, or the only one. Classes are matched by name, so
     the data may number them otherwise than the model; with `by_number` names do not count. `threshold` is the score
     from which on a panoptic query counts as a segment.
 
@@ -123,7 +122,7 @@ def evaluate(
             f"{name!r} lacks {len(base.missing)} tensors of its {type(base.model).__name__}, {base.missing[0]} for "
             "one: with weights made anew there is nothing to measure. Train it first."
         )
-    data = _data(auto_class, dataset, split, by_number, base, data_options or {})
+    data = data_to_measure(auto_class, dataset, base, Path(source), split, by_number, data_options or {})
     with tempfile.TemporaryDirectory() as scratch:
         arguments = settings.arguments(Path(scratch), "loss")
         how = _measuring(auto_class, base, data, arguments, threshold)
@@ -155,6 +154,7 @@ def evaluate(
             "by_number": by_number,
             **({"threshold": threshold} if isinstance(how.counter, PQCounter) else {}),
         },
+        reading=remembered(data.reading),
         seconds=round(time.monotonic() - started, 2),
         record=None if to is None else str(to),
     )
@@ -177,57 +177,6 @@ def _auto_class(source: str, name: str) -> str:
             "segments or detects. Fine-tune it for such a task first (hfvision train)."
         )
     return UNIVERSAL if found == IMAGE_SEGMENTATION else found
-
-
-def _data(
-    auto_class: str, dataset: Any, split: str | None, by_number: bool, base: Base, options: Mapping[str, Any]
-) -> Any:
-    """The data set with the model's classes."""
-    names = class_names(base.model)
-    options = {"eval_split": split, "evaluate_only": True, **options}
-    if auto_class == IMAGE_CLASSIFICATION:
-        kind, prepare = ClassificationData, prepare_classification
-    elif auto_class == SEMANTIC_SEGMENTATION:
-        kind, prepare = SegmentationData, prepare_segmentation  # type: ignore[assignment]
-        if by_number:
-            options.setdefault("names", names)
-    else:
-        kind, prepare = DetectionData, prepare_detection  # type: ignore[assignment]
-        if auto_class == UNIVERSAL:
-            options.setdefault("panoptic", True)
-    found: Any = dataset if isinstance(dataset, kind) else prepare(dataset, **options)
-    numbers = _numbers(found.name, found.names, names, by_number)
-    if auto_class == IMAGE_CLASSIFICATION:
-        part = replace(found.evaluation, labels=numbers[found.evaluation.labels])
-    elif auto_class == SEMANTIC_SEGMENTATION:
-        if not np.array_equal(numbers, np.arange(len(names))):
-            raise DatasetError(
-                f"{found.name} has the classes {_listed(found.names)} and the model {_listed(names)}. Masks are "
-                "compared by number: give names=... in the model's order, a label_map=... that numbers them so, or "
-                "by_number."
-            )
-        part = found.evaluation
-    else:
-        objects = found.evaluation.objects
-        part = replace(found.evaluation, objects=replace(objects, classes=numbers[objects.classes]))
-        if found.things is not None:
-            found = replace(found, things=tuple(numbers[list(found.things)].tolist()))
-    return replace(found, evaluation=part, names=names)
-
-
-def _numbers(name: str, theirs: Sequence[str], ours: Sequence[str], by_number: bool) -> np.ndarray:
-    """(K,) int64: the model's number of each class of the data. Raises DatasetError for classes it does not have."""
-    if by_number:
-        if len(theirs) > len(ours):
-            raise DatasetError(f"{name} has {len(theirs)} classes and the model {len(ours)}: they are not the same.")
-        return np.arange(len(theirs))
-    number = numbers_of(dict(enumerate(ours)))
-    if unknown := [one for one in theirs if one not in number]:
-        raise DatasetError(
-            f"{len(unknown)} of {len(theirs)} classes of {name} are none of the model's: {_listed(unknown)}; the model "
-            f"has {_listed(ours)}. Rename them, or compare by number where both count alike (by_number, --by-number)."
-        )
-    return np.array([number[one] for one in theirs], dtype=np.int64)
 
 
 def _measuring(auto_class: str, base: Base, data: Any, arguments: Any, threshold: float) -> _Measuring:
@@ -291,8 +240,3 @@ def _add(file: Path, result: EvaluationResult) -> None:
     with new_file(file, ConfigError) as work:
         text = json.dumps({"evaluations": [*kept, entry]}, indent=2, ensure_ascii=False)
         work.write_text(text + "\n", encoding="utf-8")
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(map(repr, names[:NAMES_SHOWN])) + (f" and {more:,} more" if more > 0 else "")

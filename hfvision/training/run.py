@@ -22,7 +22,9 @@ from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, set_s
 
 import hfvision
 from hfvision.cards import ClassTable, Result, model_card, write_card
+from hfvision.data.remembering import remembered
 from hfvision.licences import LicenceReport, inherit, of_parent, write_licence_files
+from hfvision.reading_options import ReadingOptions
 from hfvision.reporting import report
 from hfvision.termination import sigterm_exits
 from hfvision.training.arguments import TrainingSettings
@@ -76,6 +78,8 @@ class Data(Protocol):
     def citation(self) -> str: ...
     @property
     def license(self) -> str: ...
+    @property
+    def reading(self) -> ReadingOptions: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +179,7 @@ class Run:
 
             record = {name: value for name, value in asdict(result).items() if name != "output_dir"}  # it may be moved
             with no_bars():
-                self.folder.finish(save, record, {"licence": terms.to_dict()})
+                self.folder.finish(save, record, {"reading": remembered(task.data.reading), "licence": terms.to_dict()})
         return result
 
     def _head_rate_factor(self, task: Task[Outcome]) -> float:
