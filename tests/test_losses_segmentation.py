@@ -232,7 +232,7 @@ def test_labels_may_be_of_any_integer_type(dtype):
 def test_labels_out_of_range_are_named_with_their_counts():
     labels = torch.zeros(2, 12, 14, dtype=torch.long)
     labels[0, 0, :3], labels[1, 2, 5], labels[1, 3] = 5, -100, 255
-    with pytest.raises(DatasetError, match=r"classes 0..4, or 255 .* got -100 \(1 pixels\), 5 \(3 pixels\)\.\n"):
+    with pytest.raises(DatasetError, match=r"classes 0..4, or 255 .* got -100 \(1 pixel\), 5 \(3 pixels\)\.\n"):
         SegmentationLoss()(coarse(), labels, Upsampling((12, 14)))
     with pytest.raises(DatasetError, match=r"classes 0..1"):
         SegmentationLoss()(coarse(classes=1), labels, Upsampling((12, 14)))

@@ -4,6 +4,9 @@ Paper: Xie et al. 2021, "SimMIM", arXiv 2111.09886, sections 3.3 and 3.4.
 Shapes: B images, C channels, h x w tokens, D width, s pixels per side that a token paints.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -55,10 +58,25 @@ def hide_patches(tokens: Tensor, mask_token: Tensor | None, bool_masked_pos: Ten
     return torch.where(bool_masked_pos.bool().unsqueeze(-1), mask_token, tokens)
 
 
-def masked_image_loss(pixel_values: Tensor, reconstruction: Tensor, bool_masked_pos: Tensor, grid: Grid) -> Tensor:
+def hidden_patches(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What a batch adds to the counts of a step (see `losses.counts`): the patches that are hidden, float64."""
+    return {"hidden": batch["bool_masked_pos"].sum().double()}
+
+
+def masked_image_loss(
+    pixel_values: Tensor,
+    reconstruction: Tensor,
+    bool_masked_pos: Tensor,
+    grid: Grid,
+    num_items_in_batch: Any = None,
+    **_: Any,
+) -> Tensor:
     """Mean absolute error over the hidden pixels and channels; 0 where nothing is hidden.
 
     pixel_values, reconstruction: (B, C, H, W). bool_masked_pos: (B, h * w), True where a patch is hidden.
+    num_items_in_batch: given the mapping of `hidden_patches` over the batches of a step, their losses are weighed by
+    their hidden patches and add up to the mean over the step. Trainer counts nothing here. Further options of `forward`
+    concern other parts.
     """
     patch = reconstruction.shape[-2] // grid[0], reconstruction.shape[-1] // grid[1]
     hidden = bool_masked_pos.reshape(-1, 1, *grid).to(reconstruction.dtype)
@@ -66,4 +84,7 @@ def masked_image_loss(pixel_values: Tensor, reconstruction: Tensor, bool_masked_
     height, width = (min(a, b) for a, b in zip(pixel_values.shape[-2:], reconstruction.shape[-2:], strict=True))
     hidden = hidden[..., :height, :width]  # without padding, or without a partial patch that was left out
     error = (pixel_values[..., :height, :width] - reconstruction[..., :height, :width]).abs() * hidden
-    return error.sum() / (hidden.sum() + 1e-5) / pixel_values.shape[1]
+    loss = error.sum() / (hidden.sum() + 1e-5) / pixel_values.shape[1]
+    if isinstance(num_items_in_batch, Mapping):
+        loss = loss * (bool_masked_pos.sum() / num_items_in_batch["hidden"].clamp(min=1)).to(loss)
+    return loss

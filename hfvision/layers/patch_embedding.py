@@ -38,12 +38,17 @@ def grid_of(image_size: int | Iterable[int], patch_size: int | Iterable[int]) ->
 
 
 def check_images(pixel_values: Tensor, num_channels: int) -> None:
-    """Raises ImageShapeError unless these are images (B, C, H, W) of that many channels."""
+    """Raises ImageShapeError unless these are images (B, C, H, W) of that many channels, one at least."""
     if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
         raise ImageShapeError(
             f"the model takes pixel_values of shape (B, {num_channels}, H, W); got "
             f"{tuple(pixel_values.shape)}. For another number of channels, load it with "
             "from_pretrained(..., num_channels=N, channel_init=...)."
+        )
+    if pixel_values.shape[0] == 0:
+        raise ImageShapeError(
+            f"the model takes one image at least; got a batch of none, {tuple(pixel_values.shape)}. Leave such batches "
+            "out."
         )
 
 

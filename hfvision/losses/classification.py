@@ -6,7 +6,8 @@ Papers: Szegedy et al. 2016, "Rethinking the Inception Architecture", arXiv 1512
         arXiv 2012.12877, section 4 (hard distillation).
 Source: facebookresearch/deit (Apache-2.0) for what is summed and what divides; checked against its numbers.
 
-Shapes: B images, K labels. All losses are means over the batch.
+Shapes: B images, K labels. All losses are means over the images of the batch whose label is not -100; where there is
+        none, they and their gradients are 0.
 """
 
 from typing import Literal, get_args
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hfvision.errors import ConfigError, numbered
+from hfvision.losses.counts import NOT_COUNTED, check_classes, counted
 
 DistillationKind = Literal["hard", "soft"]
 
@@ -24,7 +26,7 @@ def classification_loss(logits: Tensor, targets: Tensor, label_smoothing: float 
     """Cross-entropy. logits: (B, K). targets: (B,) class indices, or (B, K) probabilities as mixup makes them.
 
     With label smoothing s a target becomes (1 - s) times itself plus s / K for every class. Raises ConfigError for
-    targets of another shape and for s outside [0, 1].
+    targets of another shape and for s outside [0, 1], DatasetError for indices that are no class.
     """
     problems = []
     if not 0.0 <= label_smoothing <= 1.0:
@@ -38,8 +40,20 @@ def classification_loss(logits: Tensor, targets: Tensor, label_smoothing: float 
     if problems:
         raise ConfigError(numbered("problem", problems))
     if not indices:
-        targets = targets.to(logits.dtype)
-    return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        return functional.cross_entropy(logits, targets.to(logits.dtype), label_smoothing=label_smoothing)
+    return cross_entropy_sum(logits, targets, label_smoothing) / counted(targets).sum().clamp(min=1)
+
+
+def cross_entropy_sum(logits: Tensor, indices: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of logits (B, K) against class indices (B,), summed over the images whose index is not -100.
+
+    Raises DatasetError for indices that are no class.
+    """
+    remedy = f"Map these values to classes, or load the model with the num_labels they need; it has {logits.shape[1]}."
+    check_classes(indices, logits.shape[1], NOT_COUNTED, "image", remedy)
+    return functional.cross_entropy(
+        logits, indices.long(), reduction="sum", ignore_index=NOT_COUNTED, label_smoothing=label_smoothing
+    )
 
 
 def teacher_loss(logits: Tensor, teacher_logits: Tensor, kind: DistillationKind, tau: float = 1.0) -> Tensor:
@@ -73,9 +87,16 @@ def distillation_loss(
 ) -> Tensor:
     """(1 - alpha) * loss of the class token against `targets` + alpha * loss of the distillation token against the
     teacher. See `classification_loss` and `teacher_loss`, whose errors are raised, and ConfigError for alpha.
+
+    The teacher is not heard on images whose label is -100, so that both parts are means over the same images.
     """
     check_distillation(kind, alpha=alpha, tau=tau)
     base = classification_loss(cls_logits, targets, label_smoothing)
+    if not targets.is_floating_point():
+        labeled = counted(targets)
+        if not labeled.any():
+            return base + distillation_logits.sum() * 0.0
+        distillation_logits, teacher_logits = distillation_logits[labeled], teacher_logits[labeled]
     return base * (1 - alpha) + teacher_loss(distillation_logits, teacher_logits, kind, tau) * alpha
 
 

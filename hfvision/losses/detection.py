@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hfvision.errors import ConfigError, numbered
 from hfvision.geometry import convert_boxes, generalized_box_iou
+from hfvision.losses.counts import ItemCount, StepCounts
 from hfvision.losses.detection_masks import mask_losses
 from hfvision.losses.detection_targets import DetectionTargets, read_targets
 from hfvision.losses.matcher import Matches, match
@@ -63,12 +64,20 @@ class DetectionLoss:
         object.__setattr__(self, "weights", {**WEIGHTS, **self.weights})
 
     def __call__(
-        self, logits: Tensor, boxes: Tensor, labels: Sequence[Mapping[str, Tensor]], masks: Tensor | None = None
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        labels: Sequence[Mapping[str, Tensor]],
+        masks: Tensor | None = None,
+        num_items_in_batch: ItemCount = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits (L, B, Q, K + 1) and boxes (L, B, Q, 4), cxcywh in 0..1, of every decoder layer that is trained, the
         last one last; a dict {"class_labels" (n,), "boxes" (n, 4), "masks" (n, H, W)} for each image, masks only where
         those of the last layer (B, Q, h, w) are given. Returns the weighted sum and the terms, each a float32 scalar
         (float64 for such logits), those of earlier layers with the suffix _0, _1, ...
+
+        num_items_in_batch: given the mapping of `step_counts` over the batches of a step, their losses add up to that
+        of the step as one batch. Trainer's number is not read: it counts no objects.
 
         Raises ConfigError for answers whose shapes do not fit, and DatasetError for wrong labels, naming image and box.
         """
@@ -80,9 +89,14 @@ class DetectionLoss:
         matches = match(
             log_probabilities.detach(), boxes.detach(), targets, self.class_cost, self.bbox_cost, self.giou_cost
         )
-        objects = _mean_over_processes(boxes.new_tensor(float(sum(targets.sizes)))).clamp(min=1)
+        step = num_items_in_batch if isinstance(num_items_in_batch, Mapping) else None
+        if step is None:
+            objects = _mean_over_processes(boxes.new_tensor(float(sum(targets.sizes))))
+        else:
+            objects = step["objects"].to(boxes)
+        objects = objects.clamp(min=1)
         of_layers = {
-            "loss_ce": self._classes(log_probabilities, targets, matches),
+            "loss_ce": self._classes(log_probabilities, targets, matches, step),
             **_boxes(boxes, targets, matches, objects),
             "cardinality_error": _cardinality_error(logits, targets),
         }
@@ -93,6 +107,15 @@ class DetectionLoss:
             terms |= {f"{name}_{layer}": values[layer] for name, values in of_layers.items()}
         weighted = [self._weight(name) * term for name, term in terms.items() if self._weight(name)]
         return sum(weighted, start=logits.new_zeros(())), terms
+
+    def step_counts(self, labels: Sequence[Mapping[str, Tensor]], queries: int) -> StepCounts:
+        """What the objects of a batch add to the counts of a step, float64: objects, and the weights of all queries."""
+        sizes = torch.tensor([len(label["class_labels"]) for label in labels], dtype=torch.float64)
+        matched = sizes.clamp(max=queries)
+        return {
+            "objects": sizes.sum(),
+            "class_weights": (matched + (queries - matched) * self.eos_coefficient).sum(),
+        }
 
     def describe(self) -> dict[str, Any]:
         """What a record of training says, ready for JSON; `DetectionLoss(**description)` is the same loss."""
@@ -117,14 +140,17 @@ class DetectionLoss:
         if problems:
             raise ConfigError(numbered("problem", problems))
 
-    def _classes(self, log_probabilities: Tensor, targets: DetectionTargets, matches: Matches) -> Tensor:
+    def _classes(
+        self, log_probabilities: Tensor, targets: DetectionTargets, matches: Matches, step: StepCounts | None
+    ) -> Tensor:
         """(L,)"""
         layers = torch.arange(len(log_probabilities), device=log_probabilities.device)[:, None]
         wanted = torch.full(log_probabilities.shape[:-1], self.num_labels, device=log_probabilities.device)
         wanted[layers, matches.image, matches.query] = targets.classes[matches.target]
         surprise = -log_probabilities.gather(-1, wanted[..., None])[..., 0]
         weights = torch.ones_like(surprise).masked_fill(wanted == self.num_labels, self.eos_coefficient)
-        return (weights * surprise).sum(dim=(1, 2)) / weights.sum(dim=(1, 2))
+        total = weights.sum(dim=(1, 2)) if step is None else step["class_weights"].to(weights)
+        return (weights * surprise).sum(dim=(1, 2)) / total
 
 
 def _boxes(boxes: Tensor, targets: DetectionTargets, matches: Matches, objects: Tensor) -> dict[str, Tensor]:

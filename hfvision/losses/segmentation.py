@@ -18,7 +18,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from hfvision.errors import ConfigError, DatasetError, numbered
+from hfvision.errors import ConfigError, numbered
+from hfvision.losses.counts import ItemCount, StepCounts, check_classes, share_of_step, step_count
 from hfvision.losses.fused import is_traced, upsampled_sum
 from hfvision.upsampling import Upsampling, upsample
 
@@ -28,7 +29,6 @@ PIXEL_TERMS = ("cross_entropy", "focal")  # means over pixels
 REGION_TERMS = ("dice", "lovasz")  # means over the classes that occur in the batch
 TERMS = (*PIXEL_TERMS, *REGION_TERMS)
 ALWAYS_SAID = ("terms", "ignore_index", "average")
-VALUES_NAMED = 10  # of labels out of range
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,15 @@ class SegmentationLoss:
         if problems:
             raise ConfigError(numbered("problem", problems))
 
-    def __call__(self, logits: Tensor, labels: Tensor, upsampling: Upsampling) -> Tensor:
+    def __call__(
+        self, logits: Tensor, labels: Tensor, upsampling: Upsampling, num_items_in_batch: ItemCount = None
+    ) -> Tensor:
         """A scalar, float32 (float64 for such logits). Where every pixel is ignored, it and its gradients are 0.
+
+        num_items_in_batch: how many pixels the batches of a step have, see `losses.counts`. Given the mapping of
+        `step_counts`, losses of the batches add up to the mean over the step by `average`. Given Trainer's number,
+        which knows no ignored pixels but those of -100, they add up to the sum over pixels divided by it, as
+        transformers' own losses. Losses of regions are averaged over the batches.
 
         Raises ConfigError for settings that do not fit K and labels that are no whole numbers, and DatasetError for
         labels outside 0..K-1 (0..1 for K = 1), with their values and counts.
@@ -99,10 +106,20 @@ class SegmentationLoss:
         weights = self._of_classes(logits)
         loss = logits.new_zeros(())
         if any(term in self._weights for term in PIXEL_TERMS):
-            loss = loss + self._pixels(logits, labels, upsampling, weights)
+            loss = loss + self._pixels(logits, labels, upsampling, weights, num_items_in_batch)
         if any(term in self._weights for term in REGION_TERMS):
-            loss = loss + self._regions(logits, labels, upsampling, weights, one_class=classes == 1)
+            regions = self._regions(logits, labels, upsampling, weights, one_class=classes == 1)
+            loss = loss + regions * _share_of_images(labels, num_items_in_batch)
         return loss
+
+    def step_counts(self, labels: Tensor, classes: int) -> StepCounts:
+        """What labels (B, H, W) add to the counts of a step, float64: the pixels that the loss divides by, and images.
+
+        classes: K of the logits that they are compared with.
+        """
+        weights = self._of_classes(torch.zeros((), dtype=torch.float64, device=labels.device))
+        pixels = self._counted_pixels(labels.long(), weights).double()
+        return {"pixels": pixels, "images": torch.full_like(pixels, len(labels))}
 
     def describe(self) -> dict[str, Any]:
         """What a record of training says, ready for JSON; `SegmentationLoss(**description)` is the same loss."""
@@ -122,20 +139,8 @@ class SegmentationLoss:
             problems.append(f"focal_alpha is for one class, here are {classes}; give class_weights instead")
         if problems:
             raise ConfigError(numbered("problem", problems))
-        if not is_traced(labels):
-            self._check_range(labels.long(), max(classes, 2))
-
-    def _check_range(self, labels: Tensor, classes: int) -> None:
-        outside = ((labels < 0) | (labels >= classes)) & (labels != self.ignore_index)
-        if not outside.any():
-            return
-        values, counts = labels[outside].unique(return_counts=True)
-        named = [f"{value} ({count:,} pixels)" for value, count in zip(values.tolist(), counts.tolist(), strict=True)]
-        more = f" and {len(named) - VALUES_NAMED} other values" if len(named) > VALUES_NAMED else ""
-        raise DatasetError(
-            f"labels are classes 0..{classes - 1}, or {self.ignore_index} where a pixel is ignored; got "
-            f"{', '.join(named[:VALUES_NAMED])}{more}.\n    Map these values to classes, or set ignore_index."
-        )
+        remedy = "Map these values to classes, or set ignore_index."
+        check_classes(labels, max(classes, 2), self.ignore_index, "pixel", remedy)
 
     def _of_classes(self, logits: Tensor) -> Tensor | None:
         """The class weights as a tensor, two for one class; None where all are 1."""
@@ -144,16 +149,31 @@ class SegmentationLoss:
         given = self.class_weights if len(self.class_weights) > 1 else (1.0, *self.class_weights)
         return logits.new_tensor(given)
 
-    def _pixels(self, logits: Tensor, labels: Tensor, upsampling: Upsampling, weights: Tensor | None) -> Tensor:
+    def _pixels(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        upsampling: Upsampling,
+        weights: Tensor | None,
+        num_items_in_batch: ItemCount,
+    ) -> Tensor:
         total = upsampled_sum(self._pixel_sum(logits, weights), logits, labels, upsampling)
+        if num_items_in_batch is None:
+            counted = self._counted_pixels(labels, weights).to(total.dtype)
+        elif isinstance(num_items_in_batch, Mapping):
+            counted = num_items_in_batch["pixels"].to(total)
+        else:
+            counted = step_count(num_items_in_batch, total).to(total.dtype)
+        return total / torch.where(counted > 0, counted, 1)
+
+    def _counted_pixels(self, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """A scalar: what the sum over the pixels of these labels is divided by."""
         if self.average == "all":
-            return total / labels.numel()
+            return torch.tensor(labels.numel(), device=labels.device)
         valid = labels != self.ignore_index
         if weights is None:
-            counted = valid.sum().to(total.dtype)
-        else:
-            counted = (weights[labels.masked_fill(~valid, 0)] * valid).sum()
-        return total / torch.where(counted > 0, counted, 1)
+            return valid.sum()
+        return (weights[labels.masked_fill(~valid, 0)] * valid).sum()
 
     def _pixel_sum(self, logits: Tensor, weights: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
         """The sum over pixels of the terms that have one, of logits (B, K, H, W) and labels (B, H, W)."""
@@ -208,6 +228,15 @@ class SegmentationLoss:
         )
         share = (occurs if weights is None else occurs * weights).to(logits.dtype)[compared]
         return (losses * share).sum() / torch.where(share.sum() > 0, share.sum(), 1)
+
+
+def _share_of_images(labels: Tensor, num_items_in_batch: ItemCount) -> Tensor | float:
+    """How much the loss of this batch counts in the mean over the batches of a step."""
+    if num_items_in_batch is None:
+        return 1.0
+    if isinstance(num_items_in_batch, Mapping):
+        return (len(labels) / num_items_in_batch["images"]).to(labels.device)
+    return share_of_step(labels, num_items_in_batch)
 
 
 def _dice(probabilities: Tensor, members: Tensor) -> Tensor:  # (S, P), (S, P) of truth -> (S,)

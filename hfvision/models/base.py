@@ -1,6 +1,7 @@
 """What every hfvision model can do beyond transformers' PreTrainedModel: take other inputs, show its depth."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,6 +14,8 @@ from hfvision.errors import ConfigError
 from hfvision.layers.drop_path import set_linear_rates
 from hfvision.layers.patch_embedding import ChannelInit
 from hfvision.layers.position import PositionRule
+from hfvision.losses.counts import StepCounts
+from hfvision.losses.problem_types import problem_type_loss
 from hfvision.reporting import report
 
 _SOURCE_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -56,10 +59,30 @@ class VisionModel(PreTrainedModel):
 
     position_rule: ClassVar[PositionRule] = "bicubic"  # of images that have another size than the position table
 
+    # For transformers' Trainer: losses divide by its `num_items_in_batch`, a count over all batches of a step.
+    accepts_loss_kwargs: ClassVar[bool] = True
+
     @classmethod
     def input_config(cls, config: Any) -> Any:
         """The config that has the geometry fields: the model's own, or that of the part which takes the images."""
         return config
+
+    @property
+    def loss_function(self) -> Any:
+        """The loss of classifiers by `config.problem_type`, or the one that was set."""
+        replaced = "_loss_function" in self.__dict__ or getattr(self.config, "loss_type", None) is not None
+        return super().loss_function if replaced else problem_type_loss
+
+    @loss_function.setter
+    def loss_function(self, value: Any) -> None:
+        self._loss_function = value
+
+    def step_counts(self, batch: Mapping[str, Any]) -> StepCounts | None:
+        """What a batch adds to the counts that the loss divides by over all batches of a step (see `losses.counts`).
+
+        None where Trainer's own count is the right one.
+        """
+        return None
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:

@@ -44,6 +44,7 @@ class DeiTConfig(ViTConfig):
     """
 
     model_type = "deit"
+    keys_to_ignore_at_inference = ["cls_logits", "distillation_logits"]  # by Trainer, whose predictions are logits
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -178,6 +179,7 @@ class DeiTForMaskedImageModeling(DeiTPreTrainedModel, InputPart):
         self.post_init()
 
     forward = ViTForMaskedImageModeling.forward
+    step_counts = ViTForMaskedImageModeling.step_counts
     resize_input_part = ViTForMaskedImageModeling.resize_input_part
 
 

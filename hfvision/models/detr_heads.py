@@ -8,6 +8,7 @@ Shapes: B images, H x W pixels, h x w places of the trunk's last map, D width, Q
         Boxes are (centre x, centre y, width, height) as shares of the image without its padding.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +21,7 @@ from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError
 from hfvision.layers.linear import Linear
+from hfvision.losses.counts import ItemCount, StepCounts
 from hfvision.losses.detection import DetectionLoss
 from hfvision.models.detr import DETECTOR_PARTS, DetrFeatures, DetrModel, DetrPreTrainedModel
 from hfvision.models.detr_config import DetrConfig
@@ -70,6 +72,9 @@ class DetrDetector(DetrPreTrainedModel):
             },
         )
 
+    def step_counts(self, batch: Mapping[str, Any]) -> StepCounts | None:
+        return self.detection_loss.step_counts(batch["labels"], self.config.num_queries)
+
     @property
     def detection_loss(self) -> DetectionLoss:
         return self.__dict__.get("_detection_loss") or self.default_loss
@@ -99,8 +104,12 @@ class DetrDetector(DetrPreTrainedModel):
         labels: list[dict[str, Tensor]] | None,
         detector: "DetrForObjectDetection",
         masks: Tensor | None = None,
+        num_items_in_batch: ItemCount = None,
+        **_: Any,
     ) -> dict[str, Any]:
-        """The fields of the output: predictions, and, given labels, the loss and its terms."""
+        """The fields of the output: predictions, and, given labels, the loss and its terms; further options of
+        `forward` concern other parts.
+        """
         last: Any = outputs.last_hidden_state
         logits, boxes = detector.predictions(last)
         fields: dict[str, Any] = {"logits": logits, "pred_boxes": boxes}
@@ -110,9 +119,13 @@ class DetrDetector(DetrPreTrainedModel):
             earlier = layers[: -1 if auxiliary else 0]
             earlier_logits, earlier_boxes = detector.predictions(earlier)
             fields["loss"], fields["loss_dict"] = self.detection_loss(
-                torch.cat([earlier_logits, logits[None]]), torch.cat([earlier_boxes, boxes[None]]), labels, masks
+                torch.cat([earlier_logits, logits[None]]),
+                torch.cat([earlier_boxes, boxes[None]]),
+                labels,
+                masks,
+                num_items_in_batch,
             )
-            if auxiliary:
+            if self.config.auxiliary_loss:  # what a model answers does not depend on how it learns
                 pairs = zip(earlier_logits, earlier_boxes, strict=True)
                 fields["auxiliary_outputs"] = [{"logits": one, "pred_boxes": other} for one, other in pairs]
         shared = [name for name in outputs if name != "intermediate_hidden_states"]
@@ -157,7 +170,7 @@ class DetrForObjectDetection(DetrDetector):
             decoder_inputs_embeds=decoder_inputs_embeds,
             **kwargs,
         )
-        return DetrObjectDetectionOutput(**self.with_loss(outputs, labels, self))
+        return DetrObjectDetectionOutput(**self.with_loss(outputs, labels, self, **kwargs))
 
 
 class DetrBoxAttention(nn.Module):
@@ -302,5 +315,5 @@ class DetrForSegmentation(DetrDetector):
         memory = outputs.encoder_last_hidden_state.mT.unflatten(2, features.projected.shape[-2:])
         attention = self.bbox_attention(outputs.last_hidden_state, memory, features.padding)
         masks = self.mask_head(features, attention)
-        fields = self.with_loss(outputs, labels, self.detr, masks)
+        fields = self.with_loss(outputs, labels, self.detr, masks, **kwargs)
         return DetrSegmentationOutput(pred_masks=masks, **fields)

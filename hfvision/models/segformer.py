@@ -455,7 +455,7 @@ class SegformerForSemanticSegmentation(SegformerPreTrainedModel, SemanticModel):
         logits = self.decode_head(outputs.feature_maps)
         loss = None
         if labels is not None:
-            loss = self.loss_of(logits, labels, Upsampling((labels.shape[-2], labels.shape[-1])))
+            loss = self.loss_of(logits, labels, Upsampling((labels.shape[-2], labels.shape[-1])), **kwargs)
         if upsample:
             logits = upsampled(logits, self.upsampling((pixel_values.shape[-2], pixel_values.shape[-1])))
         return SemanticOutput(

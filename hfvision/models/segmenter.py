@@ -40,6 +40,7 @@ class SegmenterConfig(ViTConfig):
     """Sizes of a Segmenter; the defaults are Seg-B-Mask/16 at 512 pixels (103 M parameters with 150 classes)."""
 
     model_type = "segmenter"
+    keys_to_ignore_at_inference = ["masks", "class_embeddings"]  # by Trainer, whose predictions are logits
 
     layer_norm_eps: float = 1e-5  # of all norms, also over backbones that were trained with 1e-6
     image_size: int | list[int] | tuple[int, int] = 512  # pixels: one side, or [height, width]
@@ -234,7 +235,7 @@ class SegmenterForSemanticSegmentation(SegmenterPreTrainedModel, SemanticModel):
         )
         upsampling = self.upsampling((pixel_values.shape[-2], pixel_values.shape[-1]))
         return SegmenterOutput(
-            loss=None if labels is None else self.loss_of(outputs.logits, labels, upsampling),
+            loss=None if labels is None else self.loss_of(outputs.logits, labels, upsampling, **kwargs),
             logits=to_pixels(outputs.logits, upsampling) if upsample else outputs.logits,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,

@@ -1,13 +1,15 @@
 """What the models of semantic segmentation have in common: coarse logits, how they become pixels, and the loss."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from hfvision.errors import ImageShapeError
 from hfvision.layers.patch_embedding import by
+from hfvision.losses.counts import ItemCount, StepCounts
 from hfvision.losses.segmentation import SegmentationLoss
 from hfvision.models.base import VisionModel
 from hfvision.upsampling import Size, Upsampling
@@ -56,10 +58,20 @@ class SemanticModel(VisionModel):
         """
         return self.upsampling(size)
 
+    def step_counts(self, batch: Mapping[str, Any]) -> StepCounts | None:
+        return self.pixel_loss.step_counts(batch["labels"], self.config.num_labels or 0)
+
     def loss_of(
-        self, logits: Tensor, labels: Tensor, upsampling: Upsampling, auxiliary_logits: Sequence[Tensor] = ()
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        upsampling: Upsampling,
+        auxiliary_logits: Sequence[Tensor] = (),
+        num_items_in_batch: ItemCount = None,
+        **_: Any,
     ) -> Tensor:
-        """`pixel_loss` of the coarse logits plus the weighted ones of the auxiliary heads.
+        """`pixel_loss` of the coarse logits plus the weighted ones of the auxiliary heads; further options of `forward`
+        concern other parts.
 
         Raises ImageShapeError unless labels are (B, H, W) for images (B, C, H, W).
         """
@@ -69,7 +81,8 @@ class SemanticModel(VisionModel):
                 f"labels are one class per pixel, {wanted} for these {wanted[0]} images of {by(wanted[1:])}; got "
                 f"{tuple(labels.shape)}."
             )
-        loss = self.pixel_loss(logits, labels, upsampling)
+        criterion = self.pixel_loss
+        loss = criterion(logits, labels, upsampling, num_items_in_batch)
         for auxiliary in auxiliary_logits:
-            loss = loss + self.auxiliary_loss_weight * self.pixel_loss(auxiliary, labels, upsampling)
+            loss = loss + self.auxiliary_loss_weight * criterion(auxiliary, labels, upsampling, num_items_in_batch)
         return loss

@@ -65,6 +65,7 @@ class SetrConfig(ViTConfig):
     """Sizes of a SETR; the defaults are SETR-PUP with ViT-L/16 at 512 pixels (318 M parameters with 150 classes)."""
 
     model_type = "setr"
+    keys_to_ignore_at_inference = ["auxiliary_logits"]  # by Trainer, whose predictions are logits
 
     hidden_size: int = 1024  # D
     num_hidden_layers: int = 24
@@ -298,7 +299,7 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel, SemanticModel):
         if self.training or labels is not None:
             auxiliary_logits = tuple(head(maps) for head in self.auxiliary_heads)
         if labels is not None:
-            loss = self.loss_of(logits, labels, upsampling, auxiliary_logits or ())
+            loss = self.loss_of(logits, labels, upsampling, auxiliary_logits or (), **kwargs)
         return SemanticOutput(
             loss=loss,
             logits=to_pixels(logits, upsampling) if upsample else logits,

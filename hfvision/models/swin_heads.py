@@ -4,6 +4,7 @@ Paper, source and shapes: see `swin`. Masked-image head: Xie et al. 2021, "SimMI
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,9 @@ from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError
 from hfvision.layers.linear import Linear
-from hfvision.layers.masked_image import PixelDecoder, masked_image_loss
+from hfvision.layers.masked_image import PixelDecoder, hidden_patches, masked_image_loss
 from hfvision.layers.patch_embedding import by, pair
+from hfvision.losses.counts import StepCounts
 from hfvision.models.base import InputGeometry, InputPart
 from hfvision.models.swin import (
     SwinConfig,
@@ -88,6 +90,9 @@ class SwinForMaskedImageModeling(SwinPreTrainedModel, InputPart):
         self.decoder = PixelDecoder(config.hidden_size, config.encoder_stride, config.num_channels)
         self.post_init()
 
+    def step_counts(self, batch: Mapping[str, Any]) -> StepCounts | None:
+        return hidden_patches(batch)
+
     @can_return_tuple
     def forward(
         self,
@@ -122,7 +127,7 @@ class SwinForMaskedImageModeling(SwinPreTrainedModel, InputPart):
         loss = None
         if bool_masked_pos is not None:
             whole = reconstruction[..., : patches[0] * patch_size[0], : patches[1] * patch_size[1]]
-            loss = masked_image_loss(pixel_values, whole, bool_masked_pos, patches)
+            loss = masked_image_loss(pixel_values, whole, bool_masked_pos, patches, **kwargs)
             reconstruction = reconstruction[..., :height, :width]  # without the padding
         return SwinMaskedImageModelingOutput(
             loss=loss,

@@ -40,6 +40,7 @@ class UperNetConfig(CatalogConfig, PreTrainedConfig):
     """
 
     model_type = "upernet"
+    keys_to_ignore_at_inference = ["auxiliary_logits"]  # by Trainer, whose predictions are logits
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
         "backbone_config": SubConfigSpec(
             AutoConfig, model_type="resnet", init_kwargs={"out_features": ["stage1", "stage2", "stage3", "stage4"]}
@@ -204,7 +205,7 @@ class UperNetForSemanticSegmentation(SemanticModel):
         if self.auxiliary_head is not None and (self.training or labels is not None):
             auxiliary_logits = (self.auxiliary_head(outputs.feature_maps),)
         if labels is not None:
-            loss = self.loss_of(logits, labels, upsampling, auxiliary_logits or ())
+            loss = self.loss_of(logits, labels, upsampling, auxiliary_logits or (), **kwargs)
         return SemanticOutput(
             loss=loss,
             logits=to_pixels(logits, upsampling) if upsample else logits,

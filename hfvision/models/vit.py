@@ -8,6 +8,7 @@ Source: google-research/vision_transformer (Apache-2.0), re-expressed in PyTorch
 Shapes: B images, C channels, H x W pixels, h x w patches, N = 1 + h * w tokens (class token first), D width, K labels.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -35,9 +36,10 @@ from hfvision.layers.dense import Dense
 from hfvision.layers.drop_path import DropPath, linear_rates
 from hfvision.layers.in_place import in_strips
 from hfvision.layers.linear import Linear
-from hfvision.layers.masked_image import PixelDecoder, hide_patches, masked_image_loss
+from hfvision.layers.masked_image import PixelDecoder, hidden_patches, hide_patches, masked_image_loss
 from hfvision.layers.patch_embedding import PatchEmbedding, by, grid_of, pair
 from hfvision.layers.position import Grid, PositionRule, resample_position_table
+from hfvision.losses.counts import StepCounts
 from hfvision.models.base import InputGeometry, InputPart, VisionModel
 from hfvision.models.catalog_config import CatalogConfig
 from hfvision.reporting import report_once
@@ -345,6 +347,9 @@ class ViTForMaskedImageModeling(ViTPreTrainedModel, InputPart):
         self.decoder = PixelDecoder(config.hidden_size, config.encoder_stride, config.num_channels)
         self.post_init()
 
+    def step_counts(self, batch: Mapping[str, Any]) -> StepCounts | None:
+        return hidden_patches(batch)
+
     @can_return_tuple
     def forward(
         self,
@@ -377,7 +382,7 @@ class ViTForMaskedImageModeling(ViTPreTrainedModel, InputPart):
         reconstruction = self.decoder(patches)
         loss = None
         if bool_masked_pos is not None:
-            loss = masked_image_loss(pixel_values, reconstruction, bool_masked_pos, grid)
+            loss = masked_image_loss(pixel_values, reconstruction, bool_masked_pos, grid, **kwargs)
             height, width = pixel_values.shape[-2:]
             reconstruction = reconstruction[..., :height, :width]  # without the padding
         return MaskedImageModelingOutput(

@@ -47,7 +47,6 @@ class DetectorTrainer(QuietTrainer):
         self.train_sizes = train_sizes
         self.evaluation_sizes = evaluation_sizes
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False  # the loss is a mean over objects, whose number Trainer does not know
 
     def rate_factors(self) -> dict[int, float]:
         model: Any = self.model

@@ -16,13 +16,14 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
 from hfvision.errors import ConfigError, DatasetError
+from hfvision.training.accumulation import StepMeans
 from hfvision.training.progress import no_bars
 from hfvision.training.run_folder import LAST_FILE, RunFolder
 
 Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
 
 
-class QuietTrainer(Trainer):
+class QuietTrainer(StepMeans, Trainer):
     """Trainer that prints nothing and whose evaluations leave the random numbers of training alone.
 
     The head (what is not the trunk) learns `head_rate_factor` times as fast as the rest.

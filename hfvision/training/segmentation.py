@@ -118,11 +118,6 @@ class SegmentationTrainer(QuietTrainer):
 
     compute_metrics: "IoUCounter"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # The loss is a mean over pixels, whose number Trainer does not know: it is averaged over accumulated batches.
-        self.model_accepts_loss_kwargs = False
-
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return super().compute_loss(model, {**inputs, "upsample": False}, *args, **kwargs)
 
