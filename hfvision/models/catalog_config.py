@@ -1,9 +1,17 @@
-"""Configs of the models in the catalogue, by name: `ViTConfig.from_catalog("vit-base-patch16-384-augreg")`."""
+"""Configs of the models in the catalogue, by name: `ViTConfig.from_catalog("vit-base-patch16-384-augreg")`.
+
+transformers' configs take any field and ignore those that they do not know. Here fields that are given in code and look
+like a family's are refused; those of files are kept, whatever wrote them, and so are fields that look like no family's.
+"""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import fields
 from difflib import get_close_matches
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any, cast
 
 from huggingface_hub.errors import StrictDataclassError
@@ -16,10 +24,44 @@ from hfvision.labels import label_set, numbers_of
 
 LABEL_FIELDS = ("num_labels", "id2label", "label2id")
 FURTHER_FIELDS = ("out_features", "out_indices", "attn_implementation", "output_attentions")  # no dataclass fields
+# Names that only what was written by `to_dict` has: then the fields come from a file, if by another config's hands.
+STORED = {"transformers_version", "_name_or_path", "is_decoder", "add_cross_attention", "torchscript"}
+MISSPELT = 0.8  # least similarity to a field, of names that nobody made up
+
+# Where the fields of the config that is being made come from; None while none is.
+_from_file: ContextVar[bool | None] = ContextVar("_from_file", default=None)
 
 
 class CatalogConfig:
-    """Mixed into the configs of the families that the catalogue lists."""
+    """Mixed into the configs of the families that the catalogue lists.
+
+    Fields given in code, to the constructor or to `from_pretrained`, that are misspelt or another family's raise
+    UnknownNameError.
+    """
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        is_stored = bool(_from_file.get() or STORED & kwargs.keys())
+        if not is_stored:
+            # What follows from other fields may be given, as files have it, but not otherwise.
+            derived = {name for name in kwargs.keys() & vars(self).keys() if vars(self)[name] == kwargs[name]}
+            _refuse_likely_mistakes(cast(type[PreTrainedConfig], type(self)), kwargs.keys() - derived)
+        with _fields_from(file=is_stored):  # the configs inside this one, too
+            super().__post_init__(**kwargs)  # type: ignore[misc]  # PreTrainedConfig's
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers' own."""
+        return_unused = kwargs.pop("return_unused_kwargs", False)
+        with _fields_from(file=_from_file.get() is not False):
+            config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)  # type: ignore[misc]
+        _refuse_likely_mistakes(type(config), unused)
+        return (config, unused) if return_unused else config
+
+    @classmethod
+    def from_json_file(cls, json_file: Any) -> Self:
+        """As transformers' own."""
+        with _fields_from(file=True):
+            return cast(Self, super().from_json_file(json_file))  # type: ignore[misc]
 
     @classmethod
     def from_catalog(cls, name: str, **overrides: Any) -> Self:
@@ -58,18 +100,74 @@ def _settings(found: CatalogRow, overrides: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _check_fields(config_class: type[PreTrainedConfig], found: CatalogRow, names: Iterable[str]) -> None:
-    """transformers' configs take any field and ignore those that they do not know. Raises UnknownNameError."""
-    general = {field.name for field in fields(PreTrainedConfig)}
-    own = {field.name for field in fields(cast(Any, config_class))} - general
-    own |= {*config_class.attribute_map, *found.config, *LABEL_FIELDS}
-    known = {*own, *general, *FURTHER_FIELDS}
-    problems = []
+    """Raises UnknownNameError for every name that is no field."""
+    own = {*own_fields(config_class), *found.config}
+    known = {*own, *_general_fields(), *FURTHER_FIELDS}
+    _refuse(config_class, own, {name: _nearest(name, known, 0.6) for name in names if name not in known})
+
+
+def _refuse_likely_mistakes(config_class: type[PreTrainedConfig], names: Iterable[str]) -> None:
+    """Raises UnknownNameError for names that are nearly a field, or one of another family, exactly or nearly."""
+    own = own_fields(config_class)
+    known = {*own, *_general_fields(), *FURTHER_FIELDS}
+    faults: dict[str, str] = {}
     for name in names:
-        if name not in known:
-            close = get_close_matches(name, known, n=1)
-            problems.append(f"{name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
-    if problems:
+        if name in known or name.startswith("_"):
+            continue
+        nearest = _nearest(name, own, MISSPELT)
+        others = {other.__name__: own_fields(other) for other in _configs()}
+        foreign = get_close_matches(name, sorted(set().union(*others.values())), n=1, cutoff=MISSPELT)
+        families = sorted(other for other, known in others.items() if foreign and foreign[0] in known)
+        if name in foreign or (foreign and not nearest):
+            listed = ", ".join(families[:3]) + (", ..." if len(families) > 3 else "")
+            own_nearest = nearest or _nearest(name, own, 0.6)
+            faults[name] = f", {'' if name in foreign else f'nearly {foreign[0]!r}, '}a field of {listed}{own_nearest}"
+        elif nearest:
+            faults[name] = nearest
+    _refuse(config_class, own, faults)
+
+
+def _refuse(config_class: type[PreTrainedConfig], own: Collection[str], faults: Mapping[str, str]) -> None:
+    """Raises UnknownNameError if there are faults: name -> what is known of it."""
+    if faults:
         listed = ", ".join(sorted(field for field in own if not field.startswith("_")))
+        problems = [f"{name!r}{known}" for name, known in faults.items()]
         raise UnknownNameError(
             f"{config_class.__name__} has no such field, {numbered('name', problems)}\nIt has {listed}."
         )
+
+
+def _nearest(name: str, known: Collection[str], cutoff: float) -> str:
+    close = get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def own_fields(config_class: type[PreTrainedConfig]) -> set[str]:
+    """The fields of a config and the names that it has for them, without those of every config; and the labels'."""
+    own = {field.name for field in fields(cast(Any, config_class))} - _general_fields()
+    return own | {*config_class.attribute_map, *LABEL_FIELDS}
+
+
+def _general_fields() -> set[str]:
+    return {field.name for field in fields(PreTrainedConfig)}
+
+
+def _configs() -> Iterator[type[PreTrainedConfig]]:
+    """The configs of all families; their modules are imported, as only a name that nothing knows asks for them."""
+    package = import_module("hfvision.models")
+    for module in iter_modules(package.__path__):
+        import_module(f"hfvision.models.{module.name}")
+    waiting: list[Any] = [CatalogConfig]
+    while waiting:
+        found = waiting.pop().__subclasses__()
+        waiting += found
+        yield from found
+
+
+@contextmanager
+def _fields_from(*, file: bool) -> Iterator[None]:
+    token = _from_file.set(file)
+    try:
+        yield
+    finally:
+        _from_file.reset(token)
