@@ -93,6 +93,7 @@ _HOME = {
     "ViTModel": "hfvision.models.vit",
     "attention_map": "hfvision.plots",
     "check_card": "hfvision.cards",
+    "check_dataset": "hfvision.data.checking",
     "convert": "hfvision.conversion",
     "convert_back": "hfvision.conversion",
     "create": "hfvision.creation",

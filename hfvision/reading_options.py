@@ -116,7 +116,8 @@ class ReadingOptions:
             if choices and value not in choices:
                 problems.append(f"{name} is {' or '.join(map(repr, choices))}; got {value!r}")
         if problems:
-            raise ConfigError("options of reading: " + numbered("problem", problems))
+            listed = problems[0] if len(problems) == 1 else numbered("problem", problems)
+            raise ConfigError(f"how the data is read: {listed}")
         return cls(**said)
 
 

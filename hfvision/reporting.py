@@ -5,6 +5,8 @@ Reports go to the logger "hfvision" at level WARNING, so they are seen by defaul
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 logger = logging.getLogger("hfvision")
@@ -19,6 +21,22 @@ def report(message: str) -> None:
 def report_once(message: str) -> None:
     """The same, once per process for each message: for what may recur with every batch."""
     logger.warning(message)
+
+
+@contextmanager
+def kept_back() -> Iterator[list[str]]:
+    """The messages reported while the block runs, in a list instead of the log."""
+    messages: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        messages.append(record.getMessage())
+        return False
+
+    logger.addFilter(keep)
+    try:
+        yield messages
+    finally:
+        logger.removeFilter(keep)
 
 
 _said: set[str] = set()

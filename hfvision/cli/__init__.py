@@ -18,6 +18,7 @@ from hfvision.termination import INTERRUPTED, TERMINATED, sigterm_exits
 
 COMMANDS = {
     "predict": "Classify or segment images, or find objects in them, with a model from the Hub, a folder or hfvision.",
+    "check": "Read a data set as training would, and say what is in it, what was left out, and what is wrong.",
     "train": "Fine-tune a model on a dataset, or train one from nothing.",
     "convert": "Turn an original checkpoint into a Hugging Face folder, or a folder back into the original format.",
     "push": "Check a model folder, upload it to the Hub as one commit, and compare what arrived.",

@@ -1,7 +1,8 @@
 """The options of commands that read data sets, made from the table in `hfvision.reading_options`."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from types import MappingProxyType
 from typing import Annotated, Any, TypeAlias
@@ -31,10 +32,8 @@ def takes_reading(*tasks: str, splits: bool = True) -> Callable[[Callable[..., N
         def call(**given: Any) -> None:
             said = {one.name: _value(one, given.pop(one.name)) for one in options}
             reading = {name: value for name, value in said.items() if value is not None}
-            try:
+            with usage_errors():
                 ReadingOptions.of(reading, *tasks)
-            except ConfigError as error:
-                raise typer.BadParameter(str(error)) from error
             command(**given, reading=reading)
 
         ours = [_parameter(option, tasks) for option in options]
@@ -45,6 +44,15 @@ def takes_reading(*tasks: str, splits: bool = True) -> Callable[[Callable[..., N
         return call
 
     return decorate
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """A ConfigError is wrong usage, exit code 2, while the block runs."""
+    try:
+        yield
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def flag_of(option: Option) -> str:
