@@ -78,6 +78,9 @@ class ReadingOptions:
     class_level: Literal["outermost", "innermost"] | None = _option(
         "Which folders are the classes, where class folders hold folders.", (CLASSIFICATION,), shown="outermost"
     )
+    several_classes: Literal["error", "drop"] = _option(
+        "Images of several classes: an error, or left out.", (CLASSIFICATION,), "error"
+    )
     things: Sequence[str] | None = _option(
         "Classes of countable objects, with commas, where the data does not say it.", (PANOPTIC,), parse=names_listed
     )

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from PIL.Image import Image
 from transformers.utils import logging
 
+from hfvision.data.tar_members import with_content
 from hfvision.errors import DatasetError, ImageReadError
 from hfvision.processing.reading import read_image
 from hfvision.reporting import report
@@ -33,7 +34,7 @@ def decoded(value: Any, feature: Any) -> Any:
         raise ImageReadError("there is no image")
     if not isinstance(feature, datasets.Image):
         return np.asarray(value, dtype=feature.dtype)
-    image = read_image(value)
+    image = read_image(with_content(value))
     return image.convert(feature.mode) if feature.mode and isinstance(image, Image) else image
 
 

@@ -4,7 +4,7 @@ Shapes: N images of a split, K classes.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -22,7 +22,9 @@ from hfvision.data.cells import (
     shown,
     shown_rows,
 )
-from hfvision.data.readers import load_image_dataset
+from hfvision.data.dataset_report import ClassCounts, DatasetReport, SplitReport
+from hfvision.data.labelled_files import LabelledSource
+from hfvision.data.labelled_sources import open_labelled
 from hfvision.data.sources import Source, name_of
 from hfvision.data.splits import choose_splits, held_out_name, hold_out
 from hfvision.errors import DatasetError, ImageReadError, numbered
@@ -69,6 +71,7 @@ class ClassificationData:
     citation: str = ""  # of the data set, where it gives them
     license: str = ""
     reading: ReadingOptions = ReadingOptions()  # how it was read
+    report: DatasetReport | None = None  # contents, and what was left out
 
     @property
     def fingerprint(self) -> str:
@@ -84,7 +87,7 @@ class ClassificationData:
 def prepare_classification(
     source: Source, *, options: ReadingOptions, evaluate_only: bool = False
 ) -> ClassificationData:
-    """Read a source (see `load_image_dataset`), choose splits, number the labels, and check everything.
+    """Read a source (those of `load_image_dataset`), choose splits, number the labels, and check everything.
 
     Keywords are the fields of `ReadingOptions` that classification has.
 
@@ -100,13 +103,8 @@ def prepare_classification(
     without a training image (`drop_empty_classes` takes them out instead), fewer than two classes, unreadable images.
     """
     check_number_of_images(options.check_images)
-    splits = load_image_dataset(
-        source,
-        image_column=options.image_column,
-        label_column=options.label_column,
-        config_name=options.config_name,
-    )
-    name = name_of(source)
+    opened, name = open_labelled(source, options), name_of(source)
+    splits = opened.splits
     train, evaluation = choose_splits(
         name,
         splits,
@@ -116,7 +114,7 @@ def prepare_classification(
         evaluate_only,
     )
     names = _class_names(splits[train])
-    problems: list[str] = []
+    problems = list(opened.faults)
     parts = {split: _numbered_labels(split, splits[split], names, problems) for split in (train, evaluation) if split}
     if not problems and not evaluate_only:
         names = _check_classes(parts, train, names, options.drop_empty_classes, problems)
@@ -129,6 +127,8 @@ def prepare_classification(
         train_part, evaluation_part = _cut_off(parts[train], options.held_out)
     else:
         train_part, evaluation_part = parts[train], parts[evaluation]
+    contents = _report_of(name, opened, names, [(train_part, train), (evaluation_part, evaluation)])
+    contents.say()
     return ClassificationData(
         name,
         train_part,
@@ -137,10 +137,24 @@ def prepare_classification(
         citation=info.citation or "",
         license=info.license or "",
         reading=options,
+        report=contents,
     )
 
 
-def _is_labelled(splits: datasets.DatasetDict, split: str) -> bool:
+def _report_of(
+    name: str, opened: LabelledSource, names: Sequence[str], parts: Sequence[tuple[LabelledImages, str | None]]
+) -> DatasetReport:
+    """Images of each class, and what was left out of the splits that they come from."""
+    splits = {}
+    for part, source in parts:
+        counts = np.bincount(part.labels, minlength=len(names)).tolist()
+        classes = [ClassCounts(one, images=count) for one, count in zip(names, counts, strict=True)]
+        left_out = tuple(opened.left_out.get(source or "", ()))
+        splits[part.split] = SplitReport(part.split, len(part), tuple(classes), left_out=left_out)
+    return DatasetReport(name, "classification", opened.layout, tuple(splits.values()), opened.conclusions)
+
+
+def _is_labelled(splits: Mapping[str, datasets.Dataset], split: str) -> bool:
     """Whether the split has any label; published test splits often hide theirs."""
     if all(value is None for value in _labels(splits[split])):
         report(f"split {split!r} has no labels and was passed over.")

@@ -25,6 +25,7 @@ from hfvision.geometry import decode_segmentation
 from hfvision.objects.id_maps import read_id_map
 
 INSTANCES = 256  # objects of a class that KITTI's maps tell apart
+EMPTY_DRAWING = json.dumps({"objects": [], "relative": False})
 IGNORED = -1  # the number of pixels that do not count, in a drawing
 DRAWING = datasets.Value("large_string")  # the feature of a column of masks that are drawn: JSON
 

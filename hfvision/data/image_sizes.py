@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
+from hfvision.data.tar_members import with_content
 from hfvision.processing.reading import image_size, read_image
 
 MOST_CHANNELS = 4  # of an array whose first axis is taken for its channels
@@ -17,7 +18,8 @@ MOST_CHANNELS = 4  # of an array whose first axis is taken for its channels
 def size_of_cell(cell: Any, feature: Any) -> tuple[int, int]:
     """H, W of the image in a cell that is not decoded. Raises ImageReadError where the file is none."""
     if isinstance(feature, datasets.Image) and isinstance(cell, dict):
-        return image_size(cell) or size_of(read_image(cell))
+        content = with_content(cell)
+        return image_size(content) or size_of(read_image(content))
     return size_of_array(np.shape(cell))
 
 

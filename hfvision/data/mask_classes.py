@@ -63,7 +63,8 @@ def classes_of(
         elif given is not None:
             classes = [DeclaredClass(name) for name in given]
         from_file = given is None and path.name in COLOR_FILES
-        return _of_declared(classes, values, found, path.name, ignore_index, from_file)
+        has_background = any(one.is_background for one in declared[0]) and len(classes) == len(declared[0])
+        return _of_declared(classes, values, found, path.name, ignore_index, from_file, has_background)
     if given is not None:
         classes = usual_names([DeclaredClass(name) for name in given], "names")
         return _of_declared(classes, values, found, "names=...", ignore_index, from_file=False)
@@ -109,17 +110,23 @@ def _of_declared(
     where: str,
     ignore_index: int,
     from_file: bool,
+    has_background: bool = False,
 ) -> MaskClasses:
-    """The label map of declared classes: numbers are those declared, or else the order."""
+    """The label map of declared classes: numbers are those declared, or else the order.
+
+    Without a name for the background, pixels of no class are one more class before the others; names that were given
+    by hand and are enough for all colors leave no room for it.
+    """
     said: list[str] = []
-    has_background = any(one.is_background for one in classes)
+    has_background = has_background or any(one.is_background for one in classes)
+    enough = not from_file and values.colors <= {voc_color(number) for number in range(len(classes))} | {BORDER}
     own_numbers = all(one.number is not None for one in classes)
     own_colors = any(one.color is not None for one in classes)
     first = 0
     if not has_background and not own_numbers:
-        if values.colors and BLACK in values.colors and BLACK not in {one.color for one in classes}:
-            first = 1
-        elif from_file and not values.colors:
+        if values.colors:
+            first = int(BLACK in values.colors - {one.color for one in classes} and (own_colors or not enough))
+        elif from_file:
             first = max(found.first_number, int(len(classes) in values.numbers - {ignore_index}))
     if first:
         said.append(
@@ -127,6 +134,8 @@ def _of_declared(
             f"these are the class {BACKGROUND!r}, number 0"
         )
         classes = [DeclaredClass(BACKGROUND, color=BLACK if own_colors else None), *classes]
+    if own_colors:
+        classes = [replace(one, color=BLACK) if one.is_background and one.color is None else one for one in classes]
     numbered = [replace(one, number=place if one.number is None else one.number) for place, one in enumerate(classes)]
     if values.colors and not own_colors and len(classes) <= MOST_PALETTE:
         numbered = [replace(one, color=voc_color(int(one.number or 0))) for one in numbered]

@@ -8,9 +8,8 @@ recognized by the names of its files or by its ids, see `hfvision.data.mask_clas
 from pathlib import Path
 
 from hfvision.data.class_files import ROBOFLOW_FILE, declared_classes, is_pixel_table
-from hfvision.data.image_folder import SPLITS, folders_in
+from hfvision.data.image_folder import ONE_SUBSET, SPLITS, folders_in
 from hfvision.data.mask_pairs import (
-    ONE_SUBSET,
     Benchmark,
     MaskFolder,
     Pairs,

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from hfvision.data.cells import shown
-from hfvision.data.image_folder import SPLITS, is_image, report_left_out, walk
+from hfvision.data.image_folder import ONE_SUBSET, SPLITS, is_image, report_left_out, walk
 from hfvision.errors import DatasetError, numbered
 from hfvision.processing.label_map import LabelMap
 
 MASK_ENDINGS = ("_mask", "_masks", "_label", "_labels", "_annotation", "_gt", "_seg", "_segmentation")
-ONE_SUBSET = "default"  # the name that Datumaro and CVAT give to a split where there is only one
 
 Files = dict[str, Path]  # by what an image and its mask have in common
 Pairs = list[tuple[Path | None, Path | None]]  # (image, mask)

@@ -20,7 +20,7 @@ from hfvision.data.coco_folder import find_coco_files, read_coco_files
 from hfvision.data.columns import ARRAYS, check_named, image_columns, select_columns, the_one, undecoded
 from hfvision.data.dataset_report import LeftOut
 from hfvision.data.detection_sources import Wanted, read_object_files
-from hfvision.data.drawn_masks import DRAWING, drawn_splits, is_empty
+from hfvision.data.drawn_masks import DRAWING, EMPTY_DRAWING, drawn_splits, is_empty
 from hfvision.data.image_folder import is_image_folder
 from hfvision.data.image_sizes import size_of_cell
 from hfvision.data.mask_classes import MaskClasses, classes_of
@@ -28,12 +28,15 @@ from hfvision.data.mask_folder import LAYOUTS, find_mask_folder, read_mask_folde
 from hfvision.data.object_table import StoredSplit
 from hfvision.data.panoptic_folder import find_panoptic_files, read_panoptic_files
 from hfvision.data.scenes import SCENE_SETS
-from hfvision.data.sources import Kind, Source, name_of, open_source
+from hfvision.data.sources import Kind, Source, is_data_of_datasets, name_of, open_source
+from hfvision.data.webdataset import tar_masks
 from hfvision.errors import DatasetError
 from hfvision.processing.label_map import LabelMap
 from hfvision.reading_options import ReadingOptions
 
 OBJECT_LAYOUT = "objects"  # annotations of objects, whose outlines are drawn
+ARCHIVES = "webdataset"
+OTHER_LAYOUTS = (OBJECT_LAYOUT, ARCHIVES)
 IMAGE_COLUMNS = ("image", "images", "img", "picture", "pixel_values")
 MASK_COLUMNS = (
     *("mask", "masks", "annotation", "annotations", "label", "labels", "label_map", "ground_truth", "gt"),
@@ -76,8 +79,10 @@ def open_masks(source: Source, options: ReadingOptions, names: Sequence[str] | N
     """
     path = Path(source) if isinstance(source, str | os.PathLike) else None
     opened = None
-    if path is not None and path.exists() and not _is_data_of_datasets(path):
+    if path is not None and path.exists() and not is_data_of_datasets(path):
         opened = _of_layout(path, options, names) or _of_objects(path, options)
+    if opened is None and options.layout in (None, ARCHIVES):
+        opened = _of_archives(source)
     if opened is None:
         if options.layout is not None:
             raise DatasetError(f"layout={options.layout!r} is one of a folder; {name_of(source)} is not laid out so.")
@@ -90,9 +95,9 @@ def open_masks(source: Source, options: ReadingOptions, names: Sequence[str] | N
 
 def _of_layout(path: Path, options: ReadingOptions, names: Sequence[str] | None) -> MaskSource | None:
     """A folder of images and masks."""
-    if options.layout not in (None, OBJECT_LAYOUT, *LAYOUTS):
-        raise DatasetError(f"layout is one of {', '.join((*LAYOUTS, OBJECT_LAYOUT))}; got {options.layout!r}.")
-    if not path.is_dir() or options.layout == OBJECT_LAYOUT:
+    if options.layout not in (None, *OTHER_LAYOUTS, *LAYOUTS):
+        raise DatasetError(f"layout is one of {', '.join((*LAYOUTS, *OTHER_LAYOUTS))}; got {options.layout!r}.")
+    if not path.is_dir() or options.layout in OTHER_LAYOUTS:
         return None
     found = find_mask_folder(path, options.layout)
     if found is None:
@@ -111,9 +116,18 @@ def _of_layout(path: Path, options: ReadingOptions, names: Sequence[str] | None)
     return _without_unmarked(opened, options) if found.lists_images else opened
 
 
+def _of_archives(source: Source) -> MaskSource | None:
+    """WebDataset archives."""
+    found = tar_masks(source)
+    if found is None:
+        return None
+    splits, names, faults = found
+    return MaskSource(splits, "WebDataset archives", names=names, faults=tuple(faults))
+
+
 def _of_objects(path: Path, options: ReadingOptions) -> MaskSource | None:
     """Annotations of objects, drawn; maps of segments before outlines, since they know every pixel."""
-    if options.layout not in (None, OBJECT_LAYOUT):
+    if options.layout not in (None, OBJECT_LAYOUT) or path.suffix == ".tar":
         return None
     segments = find_panoptic_files(path) if path.is_dir() else {}
     if segments:
@@ -139,14 +153,6 @@ def _of_objects(path: Path, options: ReadingOptions) -> MaskSource | None:
     return _without_unmarked(opened, options)
 
 
-def _is_data_of_datasets(path: Path) -> bool:
-    """Whether a folder says itself how it is read: saved by `datasets`, or with a file of metadata."""
-    if not path.is_dir():
-        return False
-    saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
-    return saved or any(path.glob("metadata.*")) or any(path.glob("*/metadata.*"))
-
-
 def _without_unmarked(opened: MaskSource, options: ReadingOptions) -> MaskSource:
     """The images in which nothing is marked left out, or with a mask that is all background.
 
@@ -166,8 +172,14 @@ def _without_unmarked(opened: MaskSource, options: ReadingOptions) -> MaskSource
             reason = f"nothing is marked in them; unmarked='keep' (--unmarked keep) takes them as {BACKGROUND}: {names}"
             left_out[split] = (LeftOut(len(rows), f"image{'s' * (len(rows) > 1)} without a mask", reason),)
         else:
-            splits[split] = data if is_drawn else _as_background(data, rows, opened)
+            splits[split] = _drawn_empty(data) if is_drawn else _as_background(data, rows, opened)
     return replace(opened, splits=splits, left_out=left_out)
+
+
+def _drawn_empty(data: datasets.Dataset) -> datasets.Dataset:
+    """The same with drawings of nothing where there are none."""
+    drawings = [EMPTY_DRAWING if text is None else text for text in data["mask"][:]]
+    return data.remove_columns(["mask"]).add_column("mask", drawings, feature=DRAWING)
 
 
 def _unmarked(data: datasets.Dataset) -> list[int]:

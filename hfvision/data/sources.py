@@ -54,6 +54,14 @@ def open_source(source: Source, kind: Kind, config_name: str | None = None) -> M
     return data if isinstance(data, datasets.DatasetDict) else {str(data.split or "train"): data}
 
 
+def is_data_of_datasets(path: Path) -> bool:
+    """Whether a folder says itself how it is read: saved by `datasets`, or with a file of metadata."""
+    if not path.is_dir():
+        return False
+    saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+    return saved or any(path.glob("metadata.*")) or any(path.glob("*/metadata.*"))
+
+
 def _open(source: Source, kind: Kind, config_name: str | None) -> Any:
     if isinstance(source, datasets.Dataset | datasets.DatasetDict):
         return source
