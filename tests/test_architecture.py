@@ -14,7 +14,7 @@ GROUND = {"checkpoints", "confinement", "errors", "reporting", "termination", "w
 MODELS = {*GROUND, "catalog", "geometry", "labels", "layers", "losses", "models", "upsampling"}
 PROCESSING = {*GROUND, "geometry", "objects", "processing", "upsampling"}
 REGISTRY = {*MODELS, *PROCESSING, "detections", "metrics", "registry"}
-TOOLS = {*REGISTRY, "creation", "data", "pipelines", "plots", "reading_options", "starters"}
+TOOLS = {*REGISTRY, "creation", "data", "pipelines", "plots", "reading_options", "row_files", "starters"}
 MAY_IMPORT = {
     "confinement": set(),
     "checkpoints": {"containers", "errors", "torch_files"},
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "errors": set(),
     "reading_options": {"errors"},
     "reporting": set(),
+    "row_files": {"errors", "writing"},
     "termination": set(),
     "writing": {"errors", "termination"},
     "catalog": {"errors"},
