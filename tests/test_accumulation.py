@@ -7,9 +7,10 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hfvision.losses.segmentation import SegmentationLoss
-from hfvision.registry import SEMANTIC_SEGMENTATION
+from hfvision.registry import SEMANTIC_SEGMENTATION, load
 from hfvision.training.accumulation import StepMeans
-from tests.models import CLASSIFIERS, DENSE, DETECTORS, ROWS, pixels, tiny_model
+from hfvision.training.distillation import Distillation
+from tests.models import CLASSIFIERS, DENSE, DETECTORS, ROWS, pixels, tiny_config, tiny_model, with_visible_weights
 
 MASKED = [row for row in ROWS if row[1] == "AutoModelForMaskedImageModeling"]
 IMAGES = 8
@@ -158,6 +159,25 @@ def test_losses_of_regions_are_averaged_over_batches(trainer_class, tmp_path):
     loss, _ = train_one_step(model, samples, 2, tmp_path, collate, trainer_class)
     wanted = [model(x[half], labels=labels[half]).loss.item() for half in (slice(2), slice(2, 4))]
     assert loss == pytest.approx(sum(wanted) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("soft_targets", [False, True])
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_a_student_and_its_teacher(kind, soft_targets, tmp_path):
+    student = load("hfvision.models.deit:DeiTForImageClassificationWithTeacher")(tiny_config("deit"))
+    student = with_visible_weights(student)
+    labels = torch.tensor([0, 4, -100, -100, 2, -100, 1, 3])
+    if soft_targets:
+        labels = torch.rand(IMAGES, 5).softmax(dim=1)
+    samples = with_labels(student, labels)
+
+    class Learning(Trainer):
+        def __init__(self, model, **options):
+            loss = Distillation(tiny_model("vit"), kind=kind, tau=2.0, label_smoothing=0.1).loss_for(model)
+            loss.student.training = True
+            super().__init__(model=model, compute_loss_func=loss, **options)
+
+    assert_steps_are_equal(student, samples, tmp_path, collate=collate, trainer_class=Learning)
 
 
 def collate_objects(samples):

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "termination": set(),
     "writing": {"errors", "termination"},
     "catalog": {"errors"},
-    "labels": {"errors"},
+    "labels": {"errors", "reporting"},
     "geometry": {"errors"},
     "detections": {"errors", "geometry"},
     "objects": {"errors", "geometry", "reporting"},

@@ -13,6 +13,7 @@ from huggingface_hub import CardData, metadata_load
 from hfvision.cards.figures import ClassTable, Result, class_table, model_index, results_table
 from hfvision.cards.snippets import INSTALL, fenced, snippet
 from hfvision.cards.text import bullets, is_hub_id, named, one_line, settings, table
+from hfvision.labels.outputs import names_in_order
 from hfvision.licences import Licence, LicenceReport, licence_named, write_licence_files
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def _images(config: "PreTrainedConfig", preprocessing: Mapping[str, object] | No
 
 
 def _labels(config: "PreTrainedConfig") -> str:
-    names = [str(name) for _, name in sorted((config.id2label or {}).items())]
+    names = names_in_order(config.id2label, config.num_labels or 0)
     text = ", ".join(one_line(name) for name in names[:LABELS_SHOWN])
     more = len(names) - LABELS_SHOWN
     return f"{text} and {more:,} more (`id2label` in `config.json`)." if more > 0 else f"{text}."

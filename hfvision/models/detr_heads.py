@@ -137,6 +137,7 @@ class DetrForObjectDetection(DetrDetector):
 
     def __init__(self, config: DetrConfig) -> None:
         super().__init__(config)
+        self.num_labels = config.num_labels
         self.model = DetrModel(config)
         self.class_labels_classifier = Linear(config.d_model, (config.num_labels or 0) + 1)  # the last: no object
         self.bbox_predictor = DetrBoxPredictor(config.d_model)
@@ -285,6 +286,7 @@ class DetrForSegmentation(DetrDetector):
 
     def __init__(self, config: DetrConfig) -> None:
         super().__init__(config)
+        self.num_labels = config.num_labels
         self.detr = DetrForObjectDetection(config)
         self.mask_head = DetrMaskHead(config, self._trunk().channels)
         self.bbox_attention = DetrBoxAttention(config)

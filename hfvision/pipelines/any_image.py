@@ -17,6 +17,7 @@ from transformers import Pipeline
 from transformers.pipelines.pt_utils import PipelineIterator
 
 from hfvision.errors import ConfigError, ImageValueError
+from hfvision.labels.outputs import complete_names
 from hfvision.models.base import VisionModel
 from hfvision.pipelines.ahead import Batches
 from hfvision.processing.base import ImageProcessor
@@ -67,6 +68,7 @@ class AnyImages(Pipeline):
         inputs = kwargs.pop("images", inputs)  # the older name of the argument
         if not self._ours or inputs is None:
             return super().__call__(inputs, **kwargs)
+        complete_names(self.model)  # answers look names up by number
         if isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4:
             inputs = list(inputs)
         if isinstance(inputs, list) and not inputs:

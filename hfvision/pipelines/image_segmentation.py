@@ -142,7 +142,7 @@ class SemanticSegments(AnyImages, TransformersPipeline):
         if output not in OUTPUTS:
             raise ConfigError(f"output is {' or '.join(map(repr, OUTPUTS))}; got {output!r}.")
         answer: _Map = model_outputs["map"]
-        names = class_names(self.model.config)
+        names = class_names(self.model)
         classes = answer.classes.numpy().astype(map_dtype(len(names)))
         scores = None if answer.scores is None else answer.scores.numpy()
         colours = class_colours(self.image_processor, len(names))

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from hfvision.labels.outputs import output_names
 from hfvision.processing.label_map import LabelMap
 from hfvision.processing.palette import class_palette
 
@@ -18,9 +19,9 @@ PALETTE_SIZE = 256  # entries that a picture with a palette has at most
 ABSENT = "background"  # the name of 0 where a model knows one class: that it is not there
 
 
-def class_names(config: Any) -> list[str]:
+def class_names(model: Any) -> list[str]:
     """The name of each value of a map."""
-    names = [config.id2label[index] for index in range(config.num_labels)]
+    names = output_names(model)
     return [ABSENT, *names] if len(names) == 1 else names
 
 

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from hfvision.detections import Detections
 from hfvision.errors import ConfigError
+from hfvision.labels.outputs import output_names
 from hfvision.models.detr_heads import DetrDetector, DetrForSegmentation
 from hfvision.pipelines.any_image import AnyImages, padded, plan_of, read_picture, similar_sizes, size_of
 from hfvision.pipelines.raster_sources import bounded_cache, check_values, open_source
@@ -186,8 +187,7 @@ class ObjectDetectionPipeline(AnyImages, TransformersPipeline):
             return _Answer(self._detections(found, image.size), picture)
 
     def _detections(self, found: Found, size: Size) -> Detections:
-        config: Any = self.model.config
-        return Detections(*found, tuple(config.id2label[label] for label in range(config.num_labels)), size)
+        return Detections(*found, tuple(output_names(self.model)), size)
 
     def postprocess(self, model_outputs: Any, output: str = "objects", **options: Any) -> Any:  # type: ignore[override]
         if not self._ours:

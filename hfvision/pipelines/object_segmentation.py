@@ -15,6 +15,7 @@ from transformers.models.detr.modeling_detr import DetrSegmentationOutput
 from hfvision.detections import Detections
 from hfvision.errors import ConfigError, UnknownNameError
 from hfvision.geometry import masks_to_boxes
+from hfvision.labels.outputs import output_names
 from hfvision.models.detr_heads import DetrForSegmentation
 from hfvision.pipelines.any_image import AnyImages, plan_of, read_picture, run_by_size, size_of
 from hfvision.pipelines.maps import Array, class_colours, class_map, class_masks, map_dtype, map_picture, mask_picture
@@ -120,8 +121,7 @@ class ObjectSegments(AnyImages, TransformersPipeline):
             return super().postprocess(model_outputs, **options)
         subtask, output = options.pop("subtask", None), options.pop("output", "masks")
         masks: _Masks = model_outputs["masks"]
-        config: Any = self.model.config
-        names = [config.id2label[label] for label in range(config.num_labels)]
+        names = output_names(self.model)
         if subtask == "semantic":
             return self._semantic(masks, names, output)
         segments = Segments.of(self._segmented(masks, subtask, names, options), names)

@@ -58,7 +58,7 @@ def segment_raster(
     if tile is None:
         tile = getattr(processor, "window_size", None) or TILE
     tiling = make_tiling(tile=tile, overlap=overlap, stride=stride, blend=blend)
-    names = class_names(model.config)
+    names = class_names(model)
     colours = class_colours(processor, len(names))
     outputs = [_Output(Path(destination), map_dtype(len(names)), colours)]
     check_destination(outputs[0].path, "classes", WRITERS)

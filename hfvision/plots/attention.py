@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hfvision.errors import ConfigError, numbered
+from hfvision.labels.outputs import names_in_order
 from hfvision.plots.pictures import overlay
 
 Method = Literal["last", "rollout"]
@@ -144,4 +145,4 @@ def _answer(outputs: Any, config: Any) -> tuple[str | None, float | None]:
         return None, None
     several = config.problem_type == "multi_label_classification"
     scores = logits[0].float().sigmoid() if several else logits[0].float().softmax(dim=0)
-    return config.id2label[int(scores.argmax())], float(scores.max())
+    return names_in_order(config.id2label, len(scores))[int(scores.argmax())], float(scores.max())

@@ -23,6 +23,7 @@ from hfvision.losses.classification import (
     classification_loss,
     distillation_loss,
 )
+from hfvision.losses.counts import share_of_step
 from hfvision.training.head import class_names
 
 SHOWN = 5  # names of labels in an error
@@ -97,7 +98,7 @@ class TeacherLoss:
         self.pixel_values = None
         if num_items_in_batch is None:
             return loss
-        return loss * (labels.numel() / num_items_in_batch)  # a mean over the step, not over the batch
+        return loss * share_of_step(labels, num_items_in_batch)  # a mean over the step, not over the batch
 
     @torch.no_grad()
     def _answers(self, pixel_values: Tensor) -> Tensor:

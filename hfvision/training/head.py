@@ -8,11 +8,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hfvision.errors import ConfigError
+from hfvision.labels.outputs import output_names
 
 
 def class_names(model: PreTrainedModel) -> list[str]:
     """The model's classes in the order of its outputs."""
-    return [str(name) for _, name in sorted((model.config.id2label or {}).items())]
+    return output_names(model)
 
 
 @torch.no_grad()
@@ -46,8 +47,9 @@ def set_class_names(model: PreTrainedModel, names: Sequence[str]) -> None:
     """Write the classes into the config; the head must have as many outputs."""
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: number for number, name in enumerate(names)}
-    if "num_labels" in vars(model):  # models keep a copy
-        vars(model)["num_labels"] = len(names)
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel) and "num_labels" in vars(part):  # models keep a copy
+            vars(part)["num_labels"] = len(names)
 
 
 def _without_storage(model: PreTrainedModel, num_labels: int) -> nn.Module:
