@@ -16,7 +16,7 @@ from transformers.models.detr.configuration_detr import DetrConfig as PeerConfig
 
 import hfvision
 from hfvision.errors import CheckpointReadError, ConfigError, HfvisionError, ImageShapeError
-from hfvision.layers.frozen_norm import ConvAndNorm, FrozenBatchNorm
+from hfvision.layers.frozen_norm import ConvAndNorm, FrozenBatchNorm, Kernel
 from hfvision.models import detr_resnet
 from hfvision.models.detr_config import OLDER_FIELDS, DetrConfig
 from hfvision.models.detr_heads import QUERIES_AT_ONCE
@@ -255,10 +255,10 @@ def test_a_folded_norm_gives_what_the_two_give_one_after_the_other(places, strid
     norm.load_state_dict({name: torch.rand(8) + 0.5 for name in norm.state_dict()})
     x = torch.randn(2, 6, places, places)
     wanted = nn_batch_norm(conv(x), norm)
-    torch.testing.assert_close(ConvAndNorm(conv, norm)(x), wanted)
+    torch.testing.assert_close(ConvAndNorm(conv, norm, Kernel.of(conv))(x), wanted)
     torch.testing.assert_close(norm(conv(x)), wanted)
     norm.weight.mul_(2)  # nothing of it is kept
-    torch.testing.assert_close(ConvAndNorm(conv, norm)(x), nn_batch_norm(conv(x), norm))
+    torch.testing.assert_close(ConvAndNorm(conv, norm, Kernel.of(conv))(x), nn_batch_norm(conv(x), norm))
 
 
 @torch.no_grad()
@@ -291,8 +291,7 @@ def test_what_takes_the_place_of_a_convolution_is_called():
     conv, norm = convolution(6, 8, 1), FrozenBatchNorm(8)
     x = torch.randn(2, 6, 9, 9)
     doubled = torch.nn.Sequential(conv, torch.nn.Conv2d(8, 8, 1))  # as adapters do
-    doubled.stride = conv.stride
-    torch.testing.assert_close(ConvAndNorm(doubled, norm)(x), norm(doubled(x)))
+    torch.testing.assert_close(ConvAndNorm(doubled, norm, Kernel.of(conv))(x), norm(doubled(x)))
 
 
 @torch.no_grad()

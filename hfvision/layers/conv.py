@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hfvision.layers.linear import is_observed, product
-from hfvision.layers.plain import may_stand_plain
+from hfvision.layers.plain import PLAIN_TENSORS, may_stand_plain, stands_plain
 from hfvision.upsampling import Size
 
 
@@ -40,15 +40,16 @@ def _lies_as_rows(places: Tensor) -> bool:
 
 @may_stand_plain
 class PatchConv(nn.Conv2d):
-    """`nn.Conv2d` whose stride is its kernel's size, through `conv_of_patches`: (B, C, h, w) -> (B, O, h // p, w // p).
+    """`nn.Conv2d` of patches that do not overlap, through `conv_of_patches`: (B, C, h, w) -> (B, O, h // p, w // p).
 
-    Weights, names and start values are nn.Conv2d's. A kernel of 1 x 1 is a linear map of channels.
+    Arguments, weights, names and start values are nn.Conv2d's; the stride is to be the kernel's size, and all others
+    are torch's own. A kernel of 1 x 1 is a linear map of channels.
     """
 
-    def __init__(self, inputs: int, outputs: int, size: int, bias: bool = True) -> None:
-        super().__init__(inputs, outputs, kernel_size=size, stride=size, bias=bias)
-
     def forward(self, x: Tensor) -> Tensor:
+        apart = self.stride == self.kernel_size and self.padding == (0, 0) and self.dilation == (1, 1)
+        if not apart or self.groups != 1 or type(self.weight) not in PLAIN_TENSORS:
+            return super().forward(x)
         return conv_of_patches(x, self.weight, self.bias)
 
 
@@ -80,14 +81,14 @@ def conv3x3_of_resized(
     return resized if bias is None else resized + bias[:, None, None]
 
 
-def conv3x3_of_joined(maps: Sequence[Tensor], kernel: Tensor) -> Tensor:
+def conv3x3_of_joined(maps: Sequence[Tensor], kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """The 3x3 convolution, padded with zeros, of all maps resized to the first one's size and joined along channels.
 
     maps: (B, C_i, h_i, w_i). kernel: (O, sum of C_i, 3, 3). Each map's share is computed by itself: nothing is joined.
     """
     first, *others = maps
     own, *shares = kernel.split([one.shape[1] for one in maps], dim=1)
-    joined = nn.functional.conv2d(first, own, padding=1)
+    joined = nn.functional.conv2d(first, own, bias, padding=1)
     for one, share in zip(others, shares, strict=True):
         joined = joined + conv3x3_of_resized(one, share, (first.shape[-2], first.shape[-1]))
     return joined
@@ -101,6 +102,32 @@ def _shifted_resize(old: int, new: int, align_corners: bool, like: Tensor) -> Te
     return torch.stack([matrix[:, shift : shift + new] for shift in range(3)])
 
 
+def keeps_size(conv: nn.Module, size: int) -> bool:
+    """Whether it is a convolution by a kernel of size x size that is put on every place of a map padded with zeros."""
+    return (
+        isinstance(conv, nn.Conv2d)
+        and conv.kernel_size == (size, size)
+        and conv.padding == (size // 2, size // 2)
+        and conv.stride == conv.dilation == (1, 1)
+        and conv.groups == 1
+        and conv.padding_mode == "zeros"
+    )
+
+
+def stands_for_3x3(conv: nn.Conv2d, *others: nn.Module) -> bool:
+    """Whether a 3x3 convolution that keeps a map's size, and modules around it, may be stood in for."""
+    return stands_plain(conv, *others) and keeps_size(conv, 3)
+
+
+def of_resized(conv: nn.Conv2d, x: Tensor, size: Size, align_corners: bool = False) -> Tensor:
+    """A 3x3 convolution of x resized to `size`, by `conv3x3_of_resized` where that may stand for calling it."""
+    if stands_for_3x3(conv):
+        return conv3x3_of_resized(x, conv.weight, size, conv.bias, align_corners)
+    convolved: Tensor = conv(resize(x, size, align_corners))
+    return convolved
+
+
+@may_stand_plain
 class ConvNormRelu(nn.Module):
     """(B, C, h, w) -> (B, O, h, w): convolution, batch norm, ReLU."""
 
@@ -108,7 +135,7 @@ class ConvNormRelu(nn.Module):
         super().__init__()
         self.conv: nn.Conv2d
         if kernel_size == 1:
-            self.conv = PatchConv(inputs, outputs, 1, bias)
+            self.conv = PatchConv(inputs, outputs, 1, bias=bias)
         else:
             self.conv = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=bias)
         self.batch_norm = nn.BatchNorm2d(outputs)
@@ -118,11 +145,20 @@ class ConvNormRelu(nn.Module):
 
     def of_resized(self, x: Tensor, size: Size) -> Tensor:
         """The same of x resized to `size`; for a 3x3 kernel."""
-        return self._finished(conv3x3_of_resized(x, self.conv.weight, size, self.conv.bias))
+        if stands_for_3x3(self.conv, self):
+            return self._finished(conv3x3_of_resized(x, self.conv.weight, size, self.conv.bias))
+        finished: Tensor = self(resize(x, size))
+        return finished
 
     def of_joined(self, maps: Sequence[Tensor]) -> Tensor:
-        """The same of maps resized to the first one's size and joined; for a 3x3 kernel without bias."""
-        return self._finished(conv3x3_of_joined(maps, self.conv.weight))
+        """The same of maps resized to the first one's size and joined; for a 3x3 kernel."""
+        if stands_for_3x3(self.conv, self):
+            return self._finished(conv3x3_of_joined(maps, self.conv.weight, self.conv.bias))
+        first, *others = maps
+        size = (first.shape[-2], first.shape[-1])
+        finished: Tensor = self(torch.cat([first, *(resize(one, size) for one in others)], dim=1))
+        return finished
 
     def _finished(self, y: Tensor) -> Tensor:
-        return self.batch_norm(y).relu_()
+        y = self.batch_norm(y)
+        return y.relu_() if stands_plain(self.batch_norm) else y.relu()  # else somebody may hold it

@@ -4,8 +4,10 @@ from torch import Tensor, nn
 
 from hfvision.layers.in_place import activated
 from hfvision.layers.linear import Linear
+from hfvision.layers.plain import may_stand_plain
 
 
+@may_stand_plain
 class Dense(nn.Module):
     """A linear map called `dense`, then an activation or dropout: (..., in) -> (..., out)."""
 

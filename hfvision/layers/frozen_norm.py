@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from hfvision.layers.conv import conv_of_patches
+from hfvision.layers.plain import may_stand_plain, stands_plain
 
 NORM_EPS = 1e-5
 
 
+@may_stand_plain
 class FrozenBatchNorm(nn.Module):
     """(B, F, h, w) -> (B, F, h, w): a scale and a shift of each channel, from four buffers that nothing changes."""
 
@@ -41,26 +43,57 @@ class FrozenBatchNorm(nn.Module):
         return torch.addcmul(shift, x, scale)
 
 
+class Kernel(NamedTuple):
+    """The size and stride of a convolution, in places, as it was made: what stands in its place need not say it."""
+
+    size: int
+    stride: int
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> "Kernel":
+        return cls(conv.kernel_size[0], conv.stride[0])
+
+
 class ConvAndNorm(NamedTuple):
-    """Two modules of a block that follow each other."""
+    """Two modules of a block that follow each other, and what holds both and calls them so."""
 
     conv: nn.Conv2d
     norm: FrozenBatchNorm
+    kernel: Kernel
+    holder: nn.Module | None = None  # None: nothing but the block
 
     def __call__(self, x: Tensor) -> Tensor:
         """norm(conv(x)), the norm folded into the kernel where the map has more places than a kernel has weights."""
-        conv, norm = self
-        if not self.is_plain():
-            return norm(conv(x))
+        return self._folded(x) if self.is_plain() else self._called(x)
+
+    def rectified(self, x: Tensor) -> Tensor:
+        """relu(norm(conv(x)))."""
+        return self._folded(x).relu_() if self.is_plain() else self._called(x).relu()
+
+    def plus(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        """norm(conv(x)) + shortcut."""
+        return self._folded(x).add_(shortcut) if self.is_plain() else self._called(x) + shortcut
+
+    def is_plain(self) -> bool:
+        """Whether it can be computed in another way than by calling the modules."""
+        conv, norm, _, holder = self
+        if not (isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm)):
+            return False
+        if not stands_plain(conv, norm) or not (holder is None or stands_plain(holder)):
+            return False
+        return conv.bias is None and conv.groups == 1 and conv.padding_mode == "zeros"
+
+    def _called(self, x: Tensor) -> Tensor:
+        called: Tensor = self.norm(self.conv(x)) if self.holder is None else self.holder(x)
+        return called
+
+    def _folded(self, x: Tensor) -> Tensor:
+        """The norm within the convolution, in a map that nothing else holds."""
+        conv, norm = self.conv, self.norm
         scale, shift = norm.scale_and_shift()
         if not torch.compiler.is_compiling() and self._weights_outnumber(x):
             return torch.addcmul(shift[:, None, None], self._convolved(x, conv.weight, None), scale[:, None, None])
         return self._convolved(x, conv.weight * scale[:, None, None, None], shift)
-
-    def is_plain(self) -> bool:
-        """Whether it can be computed in another way: what somebody put in the place of a convolution, or hooked to it,
-        has to be called."""
-        return type(self.conv) is nn.Conv2d and not hasattr(self.conv, "_hf_hook")
 
     def _convolved(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         conv = self.conv

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
-from transformers.activations import GELUActivation
+from transformers.activations import ACT2CLS, GELUActivation
 
 from hfvision.layers.linear import is_observed
+from hfvision.layers.plain import may_stand_plain, stands_plain
 
 WRITTEN_OVER = {GELUActivation: torch.ops.aten.gelu_, nn.ReLU: torch.ops.aten.relu_}
 
@@ -21,19 +21,19 @@ LARGE = 32 << 20  # bytes
 STRIP = 4 << 20  # bytes of what lies between the steps: it stays in the cache
 SMALL = 3 << 20  # bytes that a second block for costs nothing
 
+_activations: Any = ACT2CLS.values()
+for _known in _activations:  # a class, or a class and its options
+    may_stand_plain(_known[0] if isinstance(_known, tuple) else _known)
+
 
 def activated(layer: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
     """activation(layer(x)), for a linear map or a convolution."""
     y: Tensor = layer(x)
     in_place = None if torch.compiler.is_compiling() else WRITTEN_OVER.get(type(activation))  # sizes may be symbols
-    if in_place is None or y.numel() * y.element_size() < SMALL or not _is_fresh(y, layer, activation):
+    if in_place is None or y.numel() * y.element_size() < SMALL or not _is_unseen(y, layer, activation):
         return activation(y)
     written: Tensor = in_place(y)
     return written
-
-
-def _is_fresh(y: Tensor, layer: nn.Module, activation: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear | nn.Conv2d) and _is_unseen(y, layer, activation)
 
 
 def in_strips(x: Tensor, first: nn.Module, *others: nn.Module) -> Tensor:
@@ -59,15 +59,10 @@ def _after(x: Tensor, *steps: nn.Module) -> Tensor:
 
 
 def _is_unseen(x: Tensor, *steps: nn.Module) -> bool:
-    """Whether nobody looks at what lies between the steps: gradients, hooks, a tracer."""
+    """Whether nobody looks at what lies between the steps: gradients, hooks, a tracer, what stands in their place."""
     return (
         not torch.is_grad_enabled()
         and type(x) in (Tensor, nn.Parameter)
-        and not torch_module._has_any_global_hook()
-        and not any(_is_hooked(part) for step in steps for part in step.modules())
+        and stands_plain(*(part for step in steps for part in step.modules()))
         and not is_observed()
     )
-
-
-def _is_hooked(part: Any) -> bool:
-    return bool(part._forward_hooks or part._forward_pre_hooks)

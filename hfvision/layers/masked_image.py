@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hfvision.errors import ConfigError, ImageShapeError
-from hfvision.layers.patch_embedding import ChannelInit, with_channels
+from hfvision.layers.patch_embedding import ChannelInit, kernel_of, with_channels
 from hfvision.layers.position import Grid
 
 
@@ -30,7 +30,8 @@ class PixelDecoder(nn.Sequential):
 
         A new channel is the mean of the old ones that `channel_init` lets read it (see `with_channels`).
         """
-        weight, bias = self.parameters()
+        painter: Any = self[0]
+        weight, bias = kernel_of(painter), painter.bias
         rows = torch.cat([weight.flatten(1), bias.unsqueeze(1)], dim=1)  # (C * s * s, D + 1)
         rows = rows.T.unflatten(1, (self.num_channels, self.stride, self.stride))
         readers = with_channels(torch.eye(self.num_channels).to(rows), num_channels, channel_init)  # (old, new)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hfvision.errors import ConfigError, ImageShapeError
+from hfvision.layers.plain import dtype_of
 from hfvision.layers.position import Grid
 from hfvision.reporting import report_once
 
@@ -57,6 +58,24 @@ def called(channel_init: ChannelInit) -> str:
     return channel_init if isinstance(channel_init, str) else "the given channel_init"
 
 
+def kernel_of(conv: nn.Module) -> Tensor:
+    """The kernel (F, C, p_h, p_w) of a convolution that is to read other images. Raises ConfigError where something has
+    been put in its place, an adapter for example."""
+    if not isinstance(conv, nn.Conv2d) or type(conv.weight) is not nn.Parameter:
+        inside = type(conv.weight).__name__ if isinstance(conv, nn.Conv2d) else ""
+        raise ConfigError(
+            f"cannot resize the input: in the place of the first convolution stands a {type(conv).__name__}"
+            f"{f' with a {inside}' if inside else ''}. Resize before adapters and quantization, or merge these first."
+        )
+    return conv.weight
+
+
+def replace_kernel(conv: nn.Conv2d, kernel: Tensor) -> None:
+    """Give a convolution a kernel (F, C, p_h, p_w) for other channels, of its size or another; the bias stays."""
+    conv.weight = nn.Parameter(kernel, requires_grad=conv.weight.requires_grad)
+    conv.in_channels, conv.kernel_size = kernel.shape[1], (kernel.shape[2], kernel.shape[3])
+
+
 class PatchEmbedding(nn.Module):
     """(B, C, H, W) -> (B, D, h, w): one linear map per patch.
 
@@ -65,13 +84,8 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, num_channels: int, hidden_size: int, patch_size: int | Iterable[int]) -> None:
         super().__init__()
-        size = pair(patch_size)
-        self.projection = nn.Conv2d(num_channels, hidden_size, kernel_size=size, stride=size)
-
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        height, width = self.projection.kernel_size
-        return height, width
+        self.num_channels, self.patch_size = num_channels, pair(patch_size)
+        self.projection = nn.Conv2d(num_channels, hidden_size, kernel_size=self.patch_size, stride=self.patch_size)
 
     def report_padding(self, size: tuple[int, ...], grid: Grid) -> None:
         """Say once that images of this size were padded to the grid's whole patches, if they were."""
@@ -84,11 +98,10 @@ class PatchEmbedding(nn.Module):
         self, num_channels: int, patch_size: tuple[int, int], channel_init: ChannelInit
     ) -> tuple[Tensor, list[str]]:
         """The kernel for other channels or patches, its own where nothing changes, and a line for each change."""
-        kernel, changes = self.projection.weight, []
-        if num_channels != self.projection.in_channels:
+        kernel, changes = kernel_of(self.projection), []
+        if num_channels != self.num_channels:
             changes.append(
-                f"the patch kernel's {self.projection.in_channels} channels became {num_channels} "
-                f"({called(channel_init)})"
+                f"the patch kernel's {self.num_channels} channels became {num_channels} ({called(channel_init)})"
             )
             kernel = with_channels(kernel, num_channels, channel_init)
         if patch_size != self.patch_size:
@@ -99,21 +112,18 @@ class PatchEmbedding(nn.Module):
     @torch.no_grad()
     def set_kernel(self, kernel: Tensor) -> None:
         """Take over a kernel of shape (D, C, p_h, p_w) with other channels or another patch size; the bias stays."""
-        old = self.projection
-        if kernel is old.weight:
+        if kernel is kernel_of(self.projection):
             return
-        size = (kernel.shape[-2], kernel.shape[-1])
-        new = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel_size=size, stride=size, device=kernel.device)
-        new.weight = nn.Parameter(kernel, requires_grad=old.weight.requires_grad)
-        new.bias = old.bias
-        self.projection = new
+        replace_kernel(self.projection, kernel)
+        self.num_channels, self.patch_size = kernel.shape[1], (kernel.shape[2], kernel.shape[3])
+        self.projection.stride = self.patch_size
 
     def forward(self, pixel_values: Tensor, pad: bool = True) -> Tensor:
         """Raises ImageShapeError unless the images have the kernel's channel count."""
-        check_images(pixel_values, self.projection.in_channels)
+        check_images(pixel_values, self.num_channels)
         if pad:
             pixel_values = self._padded(pixel_values)
-        return self.projection(pixel_values.to(self.projection.weight.dtype))
+        return self.projection(pixel_values.to(dtype_of(self.projection, pixel_values.dtype)))
 
     def _padded(self, pixel_values: Tensor) -> Tensor:
         height, width = pixel_values.shape[-2:]

@@ -32,7 +32,8 @@ for _class in (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.Dropout, nn.ReLU, nn.Seq
 
 
 def stands_plain(*modules: nn.Module) -> bool:
-    """Whether to call each of these modules is to compute what its class says from its own tensors, unseen.
+    """Whether to call each of these modules is to compute what its class says from its own tensors, unseen. Which class
+    that is, and with which options, is for the fast path to ask.
 
     Each is exactly of a class that fast paths know, with that class's forward, without hooks, its own or those of all
     modules, without parametrizations, compiled by itself no more than wrapped, and its tensors are plain ones.

@@ -19,7 +19,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hfvision.layers.drop_path import DropPath, linear_rates
-from hfvision.layers.patch_embedding import pair
+from hfvision.layers.patch_embedding import pair, replace_kernel
 
 Standardization = Literal["variance", "deviation", "none"]
 
@@ -63,21 +63,21 @@ def same_padded(x: Tensor, kernel_size: int, stride: int, dilation: int = 1) -> 
 class BitConvolution(nn.Conv2d):
     """(B, F, h, w) -> (B, F', ceil(h / stride), ceil(w / stride)), with a kernel standardised at each call."""
 
-    def __init__(
-        self, inputs: int, outputs: int, size: int, rule: Standardization, stride: int = 1, dilation: int = 1
-    ) -> None:
-        super().__init__(inputs, outputs, size, stride=stride, dilation=dilation, bias=False)
+    def __init__(self, *sizes: Any, rule: Standardization = "none", **options: Any) -> None:
+        """`sizes` and `options`: those of nn.Conv2d, as which tools make modules of the same class, an adapter's two
+        convolutions for example. Without a rule the kernel is applied as it is."""
+        super().__init__(*sizes, **options)
         self.standardize = STANDARDIZE[rule]
 
     def forward(self, x: Tensor) -> Tensor:
         x = same_padded(x, self.kernel_size[0], self.stride[0], self.dilation[0])
-        return nn.functional.conv2d(x, self.standardize(self.weight), stride=self.stride, dilation=self.dilation)
+        kernel = self.standardize(self.weight)
+        return nn.functional.conv2d(x, kernel, self.bias, self.stride, dilation=self.dilation, groups=self.groups)
 
     @torch.no_grad()
     def set_kernel(self, kernel: Tensor) -> None:
         """Take over a kernel (F', F, k, k) for other channels, to be applied as it is."""
-        self.weight = nn.Parameter(kernel, requires_grad=self.weight.requires_grad)
-        self.in_channels = kernel.shape[1]
+        replace_kernel(self, kernel)
         self.standardize = as_stored
 
 
@@ -86,7 +86,7 @@ class BitEmbedder(nn.Module):
 
     def __init__(self, config: BitConfig, num_channels: int, rule: Standardization, norm_eps: float) -> None:
         super().__init__()
-        self.convolution = BitConvolution(num_channels, config.embedding_size, 7, rule, stride=2)
+        self.convolution = BitConvolution(num_channels, config.embedding_size, 7, rule=rule, stride=2, bias=False)
         self.norm = nn.GroupNorm(config.num_groups, config.embedding_size, eps=norm_eps)
         self.activation = ACT2FN[config.hidden_act]
 
@@ -102,7 +102,7 @@ class BitShortcut(nn.Module):
         self, config: BitConfig, inputs: int, outputs: int, stride: int, rule: Standardization, norm_eps: float
     ) -> None:
         super().__init__()
-        self.conv = BitConvolution(inputs, outputs, 1, rule, stride=stride)
+        self.conv = BitConvolution(inputs, outputs, 1, rule=rule, stride=stride, bias=False)
         self.norm = nn.GroupNorm(config.num_groups, outputs, eps=norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,11 +127,11 @@ class BitBottleneck(GradientCheckpointingLayer):
         super().__init__()
         middle = _in_eights(outputs / 4)
         self.downsample = BitShortcut(config, inputs, outputs, stride, rule, norm_eps) if shortcut else None
-        self.conv1 = BitConvolution(inputs, middle, 1, rule)
+        self.conv1 = BitConvolution(inputs, middle, 1, rule=rule, bias=False)
         self.norm1 = nn.GroupNorm(config.num_groups, middle, eps=norm_eps)
-        self.conv2 = BitConvolution(middle, middle, 3, rule, stride=stride, dilation=dilation)
+        self.conv2 = BitConvolution(middle, middle, 3, rule=rule, stride=stride, dilation=dilation, bias=False)
         self.norm2 = nn.GroupNorm(config.num_groups, middle, eps=norm_eps)
-        self.conv3 = BitConvolution(middle, outputs, 1, rule)
+        self.conv3 = BitConvolution(middle, outputs, 1, rule=rule, bias=False)
         self.norm3 = nn.GroupNorm(config.num_groups, outputs, eps=norm_eps)
         self.activation = ACT2FN[config.hidden_act]
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else None

@@ -317,7 +317,7 @@ class DetrModel(DetrPreTrainedModel):
         self.backbone = DetrBackbone(config)
         self.position_embedding = POSITIONS[config.position_embedding_type](config)
         self.query_position_embeddings = nn.Embedding(config.num_queries, config.d_model)
-        self.input_projection = PatchConv(self._trunk().channels[-1], config.d_model, 1)
+        self.input_projection = PatchConv(self._trunk().channels[-1], config.d_model, kernel_size=1)
         self.encoder = DetrEncoder(config)
         self.decoder = (DetrRenormingDecoder if config.auxiliary_loss else DetrDecoder)(config)
         self.post_init()
@@ -378,7 +378,7 @@ class DetrModel(DetrPreTrainedModel):
             encoder_outputs = self.encoder(tokens, real, positions, **kwargs)
         elif not isinstance(encoder_outputs, BaseModelOutput):
             encoder_outputs = BaseModelOutput(*encoder_outputs)
-        queries = self.query_position_embeddings.weight[None]
+        queries = self.query_position_embeddings(torch.arange(self.config.num_queries, device=tokens.device))[None]
         if decoder_inputs_embeds is None:
             decoder_inputs_embeds = torch.zeros_like(queries).expand(tokens.shape[0], -1, -1)
         decoded = self.decoder(

@@ -20,7 +20,9 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError
+from hfvision.layers.conv import stands_for_3x3
 from hfvision.layers.linear import Linear
+from hfvision.layers.plain import may_stand_plain, stands_plain
 from hfvision.losses.counts import ItemCount, StepCounts
 from hfvision.losses.detection import DetectionLoss
 from hfvision.models.detr import DETECTOR_PARTS, DetrFeatures, DetrModel, DetrPreTrainedModel
@@ -116,14 +118,12 @@ class DetrDetector(DetrPreTrainedModel):
         if labels is not None:
             auxiliary = self.config.auxiliary_loss or self.loss_of_all_layers
             layers: Any = outputs.intermediate_hidden_states
-            earlier = layers[: -1 if auxiliary else 0]
-            earlier_logits, earlier_boxes = detector.predictions(earlier)
+            all_logits, all_boxes = logits[None], boxes[None]
+            if auxiliary:
+                earlier_logits, earlier_boxes = detector.predictions(layers[:-1])
+                all_logits, all_boxes = torch.cat([earlier_logits, all_logits]), torch.cat([earlier_boxes, all_boxes])
             fields["loss"], fields["loss_dict"] = self.detection_loss(
-                torch.cat([earlier_logits, logits[None]]),
-                torch.cat([earlier_boxes, boxes[None]]),
-                labels,
-                masks,
-                num_items_in_batch,
+                all_logits, all_boxes, labels, masks, num_items_in_batch
             )
             if self.config.auxiliary_loss:  # what a model answers does not depend on how it learns
                 pairs = zip(earlier_logits, earlier_boxes, strict=True)
@@ -196,6 +196,7 @@ class DetrBoxAttention(nn.Module):
         return scores.flatten(2).softmax(dim=-1).view(scores.shape).unflatten(-1, memory.shape[-2:])
 
 
+@may_stand_plain
 class MaskedGroupNorm(nn.GroupNorm):
     """Group norm whose statistics leave padding out: (n, F, h, w) -> (n, F, h, w)."""
 
@@ -213,6 +214,7 @@ class MaskedGroupNorm(nn.GroupNorm):
         return of_groups.expand(-1, -1, self.num_channels // self.num_groups).flatten(1)[..., None, None]
 
 
+@may_stand_plain
 class DetrMaskHead(nn.Module):
     """A mask for each query, from where it looks and the trunk's maps, coarse to fine.
 
@@ -246,24 +248,34 @@ class DetrMaskHead(nn.Module):
         """attention: (B, Q, heads, h, w) -> mask logits (B, Q, h', w'), of the size of the finest map."""
         parts: Any = self._modules
         last, finer = features.maps[-1], features.maps[FINER_MAPS - 1 :: -1]
-        projected = FeatureMap(blank(features.projected, last.padding), last.padding)
-        of_image, of_queries = parts["lay1"].weight.split([self.width, attention.shape[2]], dim=1)
-        shared = [
-            FeatureMap(nn.functional.conv2d(projected.values, of_image, parts["lay1"].bias, padding=1), last.padding)
+        image = FeatureMap(blank(features.projected, last.padding), last.padding)
+        added = [
+            FeatureMap(parts[f"adapter{step}"](one.values), one.padding) for step, one in enumerate(finer, start=1)
         ]
-        for step, one in enumerate(finer, start=1):
-            shared.append(FeatureMap(parts[f"adapter{step}"](one.values), one.padding))
+        if not stands_for_3x3(parts["lay1"]):
+            return self._masks(image, added, attention, None)
+        of_image, of_queries = parts["lay1"].weight.split([self.width, attention.shape[2]], dim=1)
+        shared = nn.functional.conv2d(image.values, of_image, parts["lay1"].bias, padding=1)
+        image = FeatureMap(shared, last.padding)
         keeps_nothing = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-        at_once = QUERIES_AT_ONCE if keeps_nothing else attention.shape[1]
-        return torch.cat([self._masks(shared, one, of_queries) for one in attention.split(at_once, dim=1)], dim=1)
+        at_once = QUERIES_AT_ONCE if keeps_nothing and stands_plain(*self.modules()) else attention.shape[1]
+        return torch.cat(
+            [self._masks(image, added, some, of_queries) for some in attention.split(at_once, dim=1)], dim=1
+        )
 
-    def _masks(self, shared: list[FeatureMap], attention: Tensor, kernel: Tensor) -> Tensor:
-        """`shared`: what each step adds for all queries of an image. kernel: the first convolution's share of them."""
+    def _masks(
+        self, image: FeatureMap, finer: list[FeatureMap], attention: Tensor, of_queries: Tensor | None
+    ) -> Tensor:
+        """`finer`: what the later steps add for all queries of an image. of_queries: the share of the first kernel that
+        reads the attention, its share of the image being taken; None: the first convolution reads both."""
         parts: Any = self._modules
         queries = attention.shape[1]
-        (image, padding), *finer = shared
-        hidden = None if padding is None else padding.repeat_interleave(queries, dim=0)
-        x = nn.functional.conv2d(attention.flatten(0, 1), kernel, padding=1) + repeated(image, queries)
+        hidden = None if image.padding is None else image.padding.repeat_interleave(queries, dim=0)
+        x, of_image = attention.flatten(0, 1), repeated(image.values, queries)
+        if of_queries is None:
+            x = parts["lay1"](torch.cat([of_image, x], dim=1))
+        else:
+            x = nn.functional.conv2d(x, of_queries, padding=1) + of_image
         x = blank(self.activation(parts["gn1"](x, hidden)), hidden)
         x = self.activation(parts["gn2"](parts["lay2"](x), hidden))
         for step, (added, padding) in enumerate(finer, start=3):

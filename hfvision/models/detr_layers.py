@@ -85,7 +85,8 @@ class DetrLearnedPositions(nn.Module):
                 f"learned positions reach over {by((LEARNED_PLACES, LEARNED_PLACES))} places of the trunk's last map; "
                 f"these images have {by(grid)}. Make the images smaller, or train with position_embedding_type='sine'."
             )
-        down, across = self.row_embeddings.weight[: grid[0]], self.column_embeddings.weight[: grid[1]]
+        rows, columns = (torch.arange(side, device=like.device) for side in grid)
+        down, across = self.row_embeddings(rows), self.column_embeddings(columns)
         places = torch.cat([across[None].expand(grid[0], -1, -1), down[:, None].expand(-1, grid[1], -1)], dim=-1)
         return places.flatten(0, 1)[None].to(like.dtype)
 

@@ -3,8 +3,7 @@
 Paper:  He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv 1512.03385. Dilated last stage ("DC5"):
         Carion et al. 2020, "End-to-End Object Detection with Transformers", arXiv 2005.12872, section 4.
 Source: facebookresearch/detr (Apache-2.0) for what is frozen and how the last stage is dilated. Names of weights are
-        those of the Hub's "detr" files, which hold their trunks in two layouts: that of timm and torchvision
-        (`TimmResNet`), and that of transformers' own ResNet (`HubResNet`).
+        those of the Hub's "detr" files, which hold their trunks in two layouts, see `models.detr_resnet_layouts`.
 
 Images of a batch are padded to one size. A convolution would see what the layers before it have made of the padding,
 and at the edge of an image alone it sees zeros; so padding is set to zero wherever a kernel reaches beyond one place.
@@ -15,6 +14,7 @@ Shapes: B images, C channels, H x W pixels, h x w places of a map, F channels of
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -24,10 +24,10 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.timm_backbone.configuration_timm_backbone import TimmBackboneConfig
 
-from hfvision.errors import ConfigError
-from hfvision.layers.frozen_norm import ConvAndNorm, FrozenBatchNorm
+from hfvision.layers.frozen_norm import ConvAndNorm
 from hfvision.layers.linear import is_observed
-from hfvision.layers.patch_embedding import check_images, with_channels
+from hfvision.layers.patch_embedding import called, check_images, kernel_of, replace_kernel, with_channels
+from hfvision.layers.plain import dtype_of, stands_plain
 from hfvision.models.base import InputGeometry, InputPart
 
 STEM_STRIDE = 4  # pixels per place of the map behind the first convolution and the pooling
@@ -128,8 +128,12 @@ def thinned(padding: Tensor | None, stride: int) -> Tensor | None:
     return nn.functional.max_pool2d(padding.float(), 1, stride).bool()  # whose size torch.export knows to be the map's
 
 
-def activation_of(name: str) -> nn.Module:
-    return nn.ReLU(inplace=True) if name == "relu" else ACT2FN[name]  # what it gets is never read again
+def activated_in_place(activation: nn.Module, x: Tensor) -> Tensor:
+    """activation(x) of a map that is never read again."""
+    if type(activation) is nn.ReLU and stands_plain(activation):
+        return x.relu_()
+    activated: Tensor = activation(x)
+    return activated
 
 
 def convolution(inputs: int, outputs: int, size: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
@@ -163,22 +167,23 @@ class ResNetBlock(GradientCheckpointingLayer):
         """What brings the input to the width and stride of the branch; None where it has both."""
         raise NotImplementedError
 
+    def stride(self) -> int:
+        return 1 if (way_past := self.way_past()) is None else way_past.kernel.stride
+
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         shortcut = x if (way_past := self.way_past()) is None else way_past(x)
         *steps, last = self.branch()
         for step in steps:
-            x = self._after(step, x, padding).relu_()  # whatever the block ends with
-            padding = thinned(padding, step.conv.stride[0])
+            x = step.rectified(x if step.kernel.size == 1 else blank(x, padding))  # whatever the block ends with
+            padding = thinned(padding, step.kernel.stride)
         if self._ends_in_strips(last, shortcut):
-            return self._ended_in_strips(last, x, shortcut, in_place=way_past is not None)
-        return self.activation(self._after(last, x, padding).add_(shortcut))
+            is_own = way_past is not None and way_past.is_plain()
+            return self._ended_in_strips(last, x, shortcut, in_place=is_own)
+        return activated_in_place(
+            self.activation, last.plus(x if last.kernel.size == 1 else blank(x, padding), shortcut)
+        )
 
-    @staticmethod
-    def _after(step: ConvAndNorm, x: Tensor, padding: Tensor | None) -> Tensor:
-        return step(x if step.conv.kernel_size == (1, 1) else blank(x, padding))
-
-    @staticmethod
-    def _ends_in_strips(last: ConvAndNorm, shortcut: Tensor) -> bool:
+    def _ends_in_strips(self, last: ConvAndNorm, shortcut: Tensor) -> bool:
         """In inference on a CPU, where a large map would go through memory once for each of three steps."""
         return (
             not torch.compiler.is_compiling()
@@ -186,8 +191,9 @@ class ResNetBlock(GradientCheckpointingLayer):
             and shortcut.is_cpu
             and shortcut.numel() > STRIP * torch.get_num_threads()
             and shortcut.is_contiguous(memory_format=torch.channels_last)
-            and last.conv.kernel_size == (1, 1)
+            and last.kernel.size == 1
             and last.is_plain()
+            and stands_plain(self.activation)
             and not is_observed()
         )
 
@@ -198,8 +204,23 @@ class ResNetBlock(GradientCheckpointingLayer):
         rows = max(1, STRIP * torch.get_num_threads() // shortcut[0, :, 0].numel())
         strips = [below_each_other(one).split(rows, dim=2) for one in (x, shortcut, out)]
         for narrow, past, ended in zip(*strips, strict=True):
-            ended.copy_(self.activation(last(narrow).add_(past)))
+            ended.copy_(activated_in_place(self.activation, last.plus(narrow, past)))
         return out
+
+
+class ResNetStage(nn.Module):
+    """Some blocks one after another: a map and its padding -> the map behind them. The layouts hold the blocks."""
+
+    def blocks(self) -> list[ResNetBlock]:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        for block in self.blocks():
+            x, padding = block(x, padding), thinned(padding, block.stride())
+        return x
+
+    def stride(self) -> int:
+        return prod([block.stride() for block in self.blocks()])
 
 
 class FeatureMap(NamedTuple):
@@ -222,9 +243,9 @@ class ResNetTrunk(nn.Module, InputPart):
 
     def __init__(self, sizes: ResNetSizes) -> None:
         super().__init__()
-        self.used = sorted(sizes.used)
+        self.num_channels, self.used = sizes.num_channels, sorted(sizes.used)
         self.channels = [[sizes.stem_width, *sizes.widths][index] for index in self.used]
-        self.activation = activation_of(sizes.activation)
+        self.activation = ACT2FN[sizes.activation]
 
     @staticmethod
     def beginnings(place: Place) -> tuple[str, str]:
@@ -234,194 +255,37 @@ class ResNetTrunk(nn.Module, InputPart):
     def stem(self) -> ConvAndNorm:
         raise NotImplementedError
 
-    def stages(self) -> list[list[ResNetBlock]]:
+    def stages(self) -> list[ResNetStage]:
         raise NotImplementedError
 
     def freeze_first(self) -> None:
         """Stem and first stage do not learn, as in the source."""
-        for module in (self.stem().conv, *self.stages()[0]):
+        for module in (self.stem().conv, self.stages()[0]):
             module.requires_grad_(False)
 
     def forward(self, pixel_values: Tensor, padding: Tensor | None = None) -> list[FeatureMap]:
         """Raises ImageShapeError unless the images have the stem's channel count."""
         stem = self.stem()
-        check_images(pixel_values, stem.conv.in_channels)
-        x = blank(pixel_values.to(stem.conv.weight.dtype), padding).contiguous(memory_format=torch.channels_last)
-        x, padding = self.activation(stem(x)), thinned(padding, 2)
+        check_images(pixel_values, self.num_channels)
+        x = pixel_values.to(dtype_of(stem.conv, pixel_values.dtype))
+        x = blank(x, padding).contiguous(memory_format=torch.channels_last)
+        x = stem(x)
+        x = activated_in_place(self.activation, x) if stem.is_plain() else self.activation(x)
+        padding = thinned(padding, 2)
         x = nn.functional.max_pool2d(blank(x, padding, torch.finfo(x.dtype).min), 3, stride=2, padding=1)
         padding = thinned(padding, 2)
         x = blank(x, padding)
         maps = [FeatureMap(x, padding)]
-        for blocks in self.stages()[: self.used[-1]]:
-            for block in blocks:
-                stride = 1 if (way_past := block.way_past()) is None else way_past.conv.stride[0]
-                x, padding = block(x, padding), thinned(padding, stride)
+        for stage in self.stages()[: self.used[-1]]:
+            x, padding = stage(x, padding), thinned(padding, stage.stride())
             maps.append(FeatureMap(x, padding))
         return [maps[index] for index in self.used]
 
     @torch.no_grad()
     def resize_input_part(self, geometry: InputGeometry) -> list[str]:
-        conv = self.stem().conv
-        before, rule = conv.in_channels, geometry.channel_init
+        conv, before, rule = self.stem().conv, self.num_channels, geometry.channel_init
         if geometry.num_channels == before:
             return []
-        kernel = with_channels(conv.weight, geometry.num_channels, rule)
-        conv.weight = nn.Parameter(kernel, requires_grad=conv.weight.requires_grad)
-        conv.in_channels = geometry.num_channels
-        shown = rule if isinstance(rule, str) else "the given channel_init"
-        return [f"the stem's {before} channels became {geometry.num_channels} ({shown})"]
-
-
-def layout_names(trunk: ResNetTrunk) -> list[dict[str, str]]:
-    """For each layout the names that it has for the tensors of a trunk: {name in the trunk: name in the layout}."""
-    places: list[tuple[Place, ConvAndNorm]] = [(Place(), trunk.stem())]
-    for stage, blocks in enumerate(trunk.stages()):
-        for number, block in enumerate(blocks):
-            places += [(Place(stage, number, step), unit) for step, unit in enumerate(block.branch())]
-            if (way_past := block.way_past()) is not None:
-                places.append((Place(stage, number), way_past))
-    own = {id(tensor): name for name, tensor in trunk.state_dict(keep_vars=True).items()}
-    return [
-        {
-            own[id(tensor)]: f"{beginning}.{name}"
-            for place, unit in places
-            for beginning, module in zip(layout.beginnings(place), unit, strict=True)
-            for name, tensor in module.state_dict(keep_vars=True).items()
-        }
-        for layout in (TimmResNet, HubResNet)
-    ]
-
-
-class TimmBlock(ResNetBlock):
-    """conv1, bn1, conv2, bn2 (conv3, bn3) and downsample."""
-
-    def __init__(self, sizes: ResNetSizes, inputs: int, outputs: int, stride: int, dilation: int) -> None:
-        super().__init__()
-        convs = branch_convolutions(sizes, inputs, outputs, stride, dilation)
-        for number, conv in enumerate(convs, start=1):
-            self.add_module(f"conv{number}", conv)
-            self.add_module(f"bn{number}", FrozenBatchNorm(conv.out_channels))
-        self.steps = len(convs)
-        self.downsample = None
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(convolution(inputs, outputs, 1, stride), FrozenBatchNorm(outputs))
-        self.activation = activation_of(sizes.activation)
-
-    def branch(self) -> list[ConvAndNorm]:
-        parts: Any = self._modules
-        return [ConvAndNorm(parts[f"conv{step}"], parts[f"bn{step}"]) for step in range(1, self.steps + 1)]
-
-    def way_past(self) -> ConvAndNorm | None:
-        parts: Any = self.downsample
-        return None if parts is None else ConvAndNorm(parts[0], parts[1])
-
-
-class TimmResNet(ResNetTrunk):
-    """conv1, bn1 and layer1 to layer4."""
-
-    def __init__(self, sizes: ResNetSizes) -> None:
-        super().__init__(sizes)
-        self.conv1 = nn.Conv2d(sizes.num_channels, sizes.stem_width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = FrozenBatchNorm(sizes.stem_width)
-        for number, blocks in enumerate(_stages(sizes, TimmBlock), start=1):
-            self.add_module(f"layer{number}", nn.Sequential(*blocks))
-
-    @staticmethod
-    def beginnings(place: Place) -> tuple[str, str]:
-        stage, block, step = place
-        if stage is None:
-            return "conv1", "bn1"
-        inside = f"layer{stage + 1}.{block}"
-        if step is None:
-            return f"{inside}.downsample.0", f"{inside}.downsample.1"
-        return f"{inside}.conv{step + 1}", f"{inside}.bn{step + 1}"
-
-    def stem(self) -> ConvAndNorm:
-        return ConvAndNorm(self.conv1, self.bn1)
-
-    def stages(self) -> list[list[ResNetBlock]]:
-        return [list(part) for name, part in self._modules.items() if name.startswith("layer")]  # type: ignore
-
-
-class HubUnit(nn.Module):
-    """convolution and normalization."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.convolution = conv
-        self.normalization = FrozenBatchNorm(conv.out_channels)
-
-    def pair(self) -> ConvAndNorm:
-        return ConvAndNorm(self.convolution, self.normalization)
-
-
-class HubBlock(ResNetBlock):
-    """layer.0, layer.1 (layer.2) and shortcut."""
-
-    def __init__(self, sizes: ResNetSizes, inputs: int, outputs: int, stride: int, dilation: int) -> None:
-        super().__init__()
-        self.shortcut = None
-        if stride != 1 or inputs != outputs:
-            self.shortcut = HubUnit(convolution(inputs, outputs, 1, stride))
-        convs = branch_convolutions(sizes, inputs, outputs, stride, dilation)
-        self.layer = nn.ModuleList(HubUnit(conv) for conv in convs)
-        self.activation = activation_of(sizes.activation)
-
-    def branch(self) -> list[ConvAndNorm]:
-        units: Any = self.layer
-        return [unit.pair() for unit in units]
-
-    def way_past(self) -> ConvAndNorm | None:
-        return None if self.shortcut is None else self.shortcut.pair()
-
-
-class HubResNet(ResNetTrunk):
-    """embedder.embedder and encoder.stages.N.layers.M."""
-
-    def __init__(self, sizes: ResNetSizes) -> None:
-        super().__init__(sizes)
-        self.embedder = nn.Module()
-        self.embedder.embedder = HubUnit(
-            nn.Conv2d(sizes.num_channels, sizes.stem_width, 7, stride=2, padding=3, bias=False)
-        )
-        self.encoder = nn.Module()
-        self.encoder.stages = nn.ModuleList()
-        for blocks in _stages(sizes, HubBlock):
-            stage = nn.Module()
-            stage.layers = nn.ModuleList(blocks)
-            self.encoder.stages.append(stage)
-
-    @staticmethod
-    def beginnings(place: Place) -> tuple[str, str]:
-        stage, block, step = place
-        inside = f"encoder.stages.{stage}.layers.{block}"
-        unit = f"{inside}.shortcut" if step is None else f"{inside}.layer.{step}"
-        unit = "embedder.embedder" if stage is None else unit
-        return f"{unit}.convolution", f"{unit}.normalization"
-
-    def stem(self) -> ConvAndNorm:
-        unit: Any = self.embedder.embedder
-        return unit.pair()
-
-    def stages(self) -> list[list[ResNetBlock]]:
-        stages: Any = self.encoder.stages
-        return [list(stage.layers) for stage in stages]
-
-
-def _stages(sizes: ResNetSizes, block: type[TimmBlock] | type[HubBlock]) -> Iterator[list[ResNetBlock]]:
-    inputs = sizes.stem_width
-    for outputs, depth, plan in zip(sizes.widths, sizes.depths, stage_plans(sizes), strict=True):
-        blocks: list[ResNetBlock] = [block(sizes, inputs, outputs, plan.stride, plan.first_dilation)]
-        blocks += [block(sizes, outputs, outputs, 1, plan.dilation) for _ in range(depth - 1)]
-        yield blocks
-        inputs = outputs
-
-
-def resnet_trunk(config: Any, sizes: ResNetSizes) -> ResNetTrunk:
-    """The trunk in the layout that files with this config have. Raises ConfigError for sizes that cannot work."""
-    if not sizes.depths or len(sizes.depths) != len(sizes.widths) or min(sizes.depths) < 1:
-        raise ConfigError(
-            "a ResNet has stages of at least one block, and a width for each: depths and hidden_sizes are lists of one "
-            f"length; got {list(sizes.depths)} and {list(sizes.widths)}."
-        )
-    return (TimmResNet if isinstance(config, TimmBackboneConfig) else HubResNet)(sizes)
+        replace_kernel(conv, with_channels(kernel_of(conv), geometry.num_channels, rule))
+        self.num_channels = geometry.num_channels
+        return [f"the stem's {before} channels became {geometry.num_channels} ({called(rule)})"]

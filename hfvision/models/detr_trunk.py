@@ -16,14 +16,8 @@ from hfvision.checkpoints import download, looks_like_repo_id, read
 from hfvision.errors import ConfigError, numbered
 from hfvision.layers.frozen_norm import FrozenBatchNorm
 from hfvision.models.detr_config import DetrConfig
-from hfvision.models.detr_resnet import (
-    TIMM_RESNETS,
-    FeatureMap,
-    ResNetTrunk,
-    layout_names,
-    resnet_sizes,
-    resnet_trunk,
-)
+from hfvision.models.detr_resnet import TIMM_RESNETS, FeatureMap, ResNetTrunk, resnet_sizes
+from hfvision.models.detr_resnet_layouts import layout_names, resnet_trunk
 from hfvision.reporting import report, report_once
 
 PaddingRule = Literal["hidden", "seen"]

@@ -34,7 +34,8 @@ from hfvision.layers.dense import Dense
 from hfvision.layers.drop_path import DropPath, linear_rates
 from hfvision.layers.in_place import activated
 from hfvision.layers.linear import Linear
-from hfvision.layers.patch_embedding import called, check_images, with_channels
+from hfvision.layers.patch_embedding import called, check_images, kernel_of, replace_kernel, with_channels
+from hfvision.layers.plain import dtype_of
 from hfvision.losses.segmentation import PixelAverage, SegmentationLoss
 from hfvision.models.base import InputGeometry, InputPart, LayerGroup, VisionModel
 from hfvision.models.catalog_config import CatalogConfig
@@ -163,19 +164,23 @@ class SegformerPatchEmbedding(nn.Module):
 class SegformerStem(SegformerPatchEmbedding, InputPart):
     """(B, C, H, W) -> (B, h, w, D): the first stage's patches."""
 
+    def __init__(self, patch_size: int, stride: int, inputs: int, outputs: int) -> None:
+        super().__init__(patch_size, stride, inputs, outputs)
+        self.num_channels = inputs
+
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Raises ImageShapeError unless the images have the kernel's channel count."""
-        check_images(pixel_values, self.proj.in_channels)
-        return super().forward(pixel_values.to(self.proj.weight.dtype, memory_format=torch.channels_last))
+        check_images(pixel_values, self.num_channels)
+        dtype = dtype_of(self.proj, pixel_values.dtype)
+        return super().forward(pixel_values.to(dtype, memory_format=torch.channels_last))
 
     @torch.no_grad()
     def resize_input_part(self, geometry: InputGeometry) -> list[str]:
-        old, new = self.proj.in_channels, geometry.num_channels
+        old, new = self.num_channels, geometry.num_channels
         if new == old:
             return []
-        kernel = with_channels(self.proj.weight, new, geometry.channel_init)
-        self.proj.weight = nn.Parameter(kernel, requires_grad=self.proj.weight.requires_grad)
-        self.proj.in_channels = new
+        replace_kernel(self.proj, with_channels(kernel_of(self.proj), new, geometry.channel_init))
+        self.num_channels = new
         return [f"the patch kernel's {old} channels became {new} ({called(geometry.channel_init)})"]
 
 
@@ -200,7 +205,7 @@ class SegformerReducedSelfAttention(SegformerSelfAttention):
     def __init__(self, config: SegformerConfig, stage: int) -> None:
         super().__init__(config, stage)
         width, self.ratio = config.hidden_sizes[stage], config.sr_ratios[stage]
-        self.sr = PatchConv(width, width, self.ratio)
+        self.sr = PatchConv(width, width, kernel_size=self.ratio, stride=self.ratio)
         self.layer_norm = nn.LayerNorm(width)
 
     def reduced(self, x: Tensor) -> Tensor:

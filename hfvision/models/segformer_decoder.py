@@ -12,52 +12,95 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hfvision.layers.conv import PatchConv, keeps_size
 from hfvision.layers.linear import Linear, product
+from hfvision.layers.plain import may_stand_plain, stands_plain
 
 STRIP = 2**20  # numbers of a map (B, rows, w, E) that exist at a time in inference
 
 
+@may_stand_plain
 class SegformerProjection(nn.Module):
-    """The weights of a linear layer to the decoder's width, under the name `proj`."""
+    """A linear layer to the decoder's width, under the name `proj`: (B, D, h, w) -> (B, h * w, E)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.proj = Linear(inputs, outputs)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.proj(maps.flatten(2).mT)
 
 
 class SegformerDecodeHead(nn.Module):
     """(B, D, h, w) of each stage -> (B, K, h, w) of the first.
 
     As the paper has it, each map is projected to width E, upsampled to the first one's size, and all are joined and
-    fused by one more linear layer. Linear layers over channels commute with upsampling over places, so here each
-    stage's share of the fusing layer is multiplied into its projection; maps are fused at their own size, upsampled,
-    and summed.
+    fused by one more linear layer. Linear layers over channels commute with upsampling over places, so where these
+    modules may be stood in for, each stage's share of the fusing layer is multiplied into its projection; maps are
+    fused at their own size, upsampled, and summed.
     """
 
     def __init__(self, inputs: Sequence[int], width: int, dropout: float, labels: int) -> None:
         super().__init__()
         self.linear_c = nn.ModuleList(SegformerProjection(size, width) for size in inputs)
-        self.linear_fuse = nn.Conv2d(width * len(inputs), width, kernel_size=1, bias=False)
+        self.linear_fuse = PatchConv(width * len(inputs), width, kernel_size=1, bias=False)
         self.batch_norm = nn.BatchNorm2d(width)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Conv2d(width, labels, kernel_size=1)
+        self.classifier = PatchConv(width, labels, kernel_size=1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._at_once(maps)
+        if not self._may_merge():
+            return self._finished(self._joined(maps))
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not self._may_end_in_strips():
+            return self._finished(self._merged(maps))
         return self._in_strips(maps)
 
-    def _at_once(self, maps: Sequence[Tensor]) -> Tensor:
+    def _may_merge(self) -> bool:
+        """Whether a projection and its share of the fusing layer may be one."""
+        stages: Any = self.linear_c
+        projections = [stage.proj for stage in stages if type(stage) is SegformerProjection]
+        return (
+            len(projections) == len(stages)
+            and stands_plain(self.linear_fuse, *stages, *projections)
+            and keeps_size(self.linear_fuse, 1)
+            and self.linear_fuse.bias is None
+            and all(isinstance(proj, nn.Linear) and proj.bias is not None for proj in projections)
+        )
+
+    def _may_end_in_strips(self) -> bool:
+        norm = self.batch_norm
+        return (
+            isinstance(norm, nn.BatchNorm2d)
+            and isinstance(self.dropout, nn.Dropout)
+            and stands_plain(norm, self.dropout, self.classifier)
+            and not (norm.training or norm.running_mean is None or norm.weight is None)
+            and not (self.dropout.training and self.dropout.p)
+            and keeps_size(self.classifier, 1)
+            and self.classifier.bias is not None
+        )
+
+    def _joined(self, maps: Sequence[Tensor]) -> Tensor:
+        """(B, E, h, w), by calling each module."""
+        size = (maps[0].shape[2], maps[0].shape[3])
+        stages = zip(self.linear_c, maps, strict=True)
+        projected = [_resized(project(one).mT.unflatten(2, one.shape[2:]), size) for project, one in stages]
+        return self.linear_fuse(torch.cat(projected[::-1], dim=1))
+
+    def _merged(self, maps: Sequence[Tensor]) -> Tensor:
+        """The same, by merged weights."""
         weights, bias = self._fused()
         fine = _linear(maps[0], weights[0], bias)
         size = (fine.shape[2], fine.shape[3])
         for coarse, weight in zip(maps[1:], weights[1:], strict=True):
             fine = fine + _resized(_linear(coarse, weight), size)
-        fine = self.dropout(nn.functional.relu(self.batch_norm(fine)))
-        return _linear(fine, self.classifier.weight.flatten(1), self.classifier.bias).contiguous()
+        return fine
+
+    def _finished(self, fine: Tensor) -> Tensor:
+        """(B, E, h, w) -> logits (B, K, h, w)."""
+        return self.classifier(self.dropout(nn.functional.relu(self.batch_norm(fine)))).contiguous()
 
     def _in_strips(self, maps: Sequence[Tensor]) -> Tensor:
-        """The same for inference, a few rows at a time: no map of E channels exists at the first stage's size."""
+        """All of it for inference, a few rows at a time: no map of E channels exists at the first stage's size."""
         norm, (weights, bias) = self.batch_norm, self._fused()
         scale = norm.weight * (norm.get_buffer("running_var") + norm.eps).rsqrt()
         weights = [scale.unsqueeze(1) * weight for weight in weights]

@@ -22,7 +22,7 @@ from transformers.utils.output_capturing import capture_outputs
 from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError, numbered
-from hfvision.layers.conv import ConvNormRelu, conv3x3_of_resized, resize
+from hfvision.layers.conv import ConvNormRelu, of_resized, resize
 from hfvision.layers.patch_embedding import pair
 from hfvision.losses.segmentation import SegmentationLoss
 from hfvision.models.semantic import SemanticModel, SemanticOutput
@@ -209,7 +209,7 @@ class SetrMlaHead(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         x = torch.cat([level(map) for level, map in zip(self.levels, maps, strict=True)], dim=1)
         size = (4 * x.shape[-2], 4 * x.shape[-1])
-        return conv3x3_of_resized(x, self.classifier.weight, size, self.classifier.bias, align_corners=True)
+        return of_resized(self.classifier, x, size, align_corners=True)
 
 
 class SetrMlaAuxiliaryHead(nn.Module):

@@ -74,7 +74,7 @@ class UperNetHead(nn.Module):
         self.lateral_convs = nn.ModuleList(ConvNormRelu(channels, width, 1) for channels in finer)
         self.fpn_convs = nn.ModuleList(ConvNormRelu(width, width, 3) for _ in finer)
         self.fpn_bottleneck = ConvNormRelu(len(widths) * width, width, 3)
-        self.classifier = PatchConv(width, config.num_labels or 0, 1)
+        self.classifier = PatchConv(width, config.num_labels or 0, kernel_size=1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         *finer, last = maps
@@ -107,7 +107,7 @@ class UperNetAuxiliaryHead(nn.Module):
             *(ConvNormRelu(width if step else inputs, width, 3) for step in range(config.auxiliary_num_convs))
         )
         self.conv_cat = ConvNormRelu(inputs + width, width, 3) if config.auxiliary_concat_input else None
-        self.classifier = PatchConv(width, config.num_labels or 0, 1)
+        self.classifier = PatchConv(width, config.num_labels or 0, kernel_size=1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         x = self.convs(maps[AUXILIARY_MAP])

@@ -30,10 +30,12 @@ from hfvision.layers.patch_embedding import (
     by,
     called,
     check_images,
+    kernel_of,
     pair,
     with_channels,
     with_patch_size,
 )
+from hfvision.layers.plain import dtype_of
 from hfvision.layers.position import Grid, resample_position_table
 from hfvision.models.base import InputGeometry
 from hfvision.models.bit import BitTrunk, Standardization, feature_channels, feature_size, feature_stride
@@ -196,6 +198,7 @@ class ViTHybridPatchEmbeddings(PatchEmbedding):
     def __init__(self, config: ViTHybridConfig) -> None:
         shape: Any = config.backbone_featmap_shape
         super().__init__(shape[1], config.hidden_size, config.patch_size)
+        self.image_channels = config.num_channels
         self.backbone = ViTHybridBackbone(config)
 
     @property
@@ -204,11 +207,11 @@ class ViTHybridPatchEmbeddings(PatchEmbedding):
 
     def forward(self, pixel_values: Tensor, pad: bool = True) -> Tensor:
         """Raises ImageShapeError unless the images have the stem's channel count, ConfigError for another F."""
-        check_images(pixel_values, self.stem.in_channels)
-        features = self.backbone(pixel_values.to(self.stem.weight.dtype))
-        if features.shape[1] != self.projection.in_channels:
+        check_images(pixel_values, self.image_channels)
+        features = self.backbone(pixel_values.to(dtype_of(self.stem, pixel_values.dtype)))
+        if features.shape[1] != self.num_channels:
             raise ConfigError(
-                f"the config says that the feature map has {self.projection.in_channels} channels "
+                f"the config says that the feature map has {self.num_channels} channels "
                 f"(backbone_featmap_shape[1]); the backbone gives {features.shape[1]}. Make the two agree."
             )
         return super().forward(features, pad)
@@ -260,14 +263,14 @@ class ViTHybridEmbeddings(ViTEmbeddings):
         changes = []
         stem, patches = self.patch_embeddings.stem, self.patch_embeddings
         kernel, patch_kernel, table = None, None, None
-        if geometry.num_channels != stem.in_channels:
-            kernel = with_channels(stem.standardize(stem.weight), geometry.num_channels, geometry.channel_init)
+        if (channels := patches.image_channels) != geometry.num_channels:
+            kernel = with_channels(stem.standardize(kernel_of(stem)), geometry.num_channels, geometry.channel_init)
             rule = called(geometry.channel_init)
             said = ", and its kernel is applied as stored from now on" if self.config.standardized_stem else ""
-            changes.append(f"the stem's {stem.in_channels} channels became {geometry.num_channels} ({rule}){said}")
+            changes.append(f"the stem's {channels} channels became {geometry.num_channels} ({rule}){said}")
         patch_size = pair(geometry.patch_size)
         if patch_size != patches.patch_size:
-            patch_kernel = with_patch_size(patches.projection.weight, patch_size)
+            patch_kernel = with_patch_size(kernel_of(patches.projection), patch_size)
             changes.append(f"the patch kernel of {by(patches.patch_size)} became {by(patch_size)}")
         size = self._feature_size(geometry)
         grid = (size[0] // patch_size[0], size[1] // patch_size[1])
@@ -285,6 +288,7 @@ class ViTHybridEmbeddings(ViTEmbeddings):
             )
         if kernel is not None:
             stem.set_kernel(kernel)
+            patches.image_channels = geometry.num_channels
             self.config.standardized_stem = False
         if patch_kernel is not None:
             patches.set_kernel(patch_kernel)

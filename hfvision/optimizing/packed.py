@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hfvision.layers.linear import is_observed
+from hfvision.layers.plain import may_stand_plain
 
 
 @cache
@@ -38,6 +39,7 @@ def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, packed, None if bias is None else bias.contiguous(), "none", [], "")
 
 
+@may_stand_plain
 class PackedLinear(nn.Linear):
     """An nn.Linear for inference in bfloat16 on the CPU: (..., in) -> (..., out). Elsewhere it is an nn.Linear.
 
