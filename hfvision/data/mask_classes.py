@@ -83,6 +83,8 @@ def stored_values(masks: Sequence[Path], most: int = MOST_MASKS) -> StoredValues
             return StoredValues()
         if stored.ndim == 2:
             return StoredValues(numbers=frozenset(np.unique(stored).tolist()))
+        if stored.ndim != 3 or stored.shape[2] != 3:
+            return StoredValues()
         return StoredValues(colors=frozenset(map(tuple, np.unique(stored.reshape(-1, 3), axis=0).tolist())))
 
     with ThreadPoolExecutor() as threads:
