@@ -103,6 +103,18 @@ class ReadingOptions:
     train_split: str | None = _option("Split to train on.", shown="train", splits=True)
     eval_split: str | None = _option("Split to measure on.", shown="validation, or test", splits=True)
     config_name: str | None = _option("Configuration of a Hub data set.", flags="--dataset-config", remembered=False)
+    overlap: Literal["refuse", "report", "drop"] = _option(
+        "Images to measure with that are trained on, too: refused where they are most of them, reported, or left out "
+        "of training.",
+        default="refuse",
+        splits=True,
+    )
+    skip_unreadable: bool = _option(
+        "Leave out images and masks that cannot be read.",
+        default=False,
+        flags="--skip-unreadable/--refuse-unreadable",
+        remembered=False,
+    )
     held_out: float = _option("Share to hold out where there is no split to measure on.", default=0.1, splits=True)
     check_images: int = _option("Images per split to decode beforehand.", default=20_000, remembered=False)
 

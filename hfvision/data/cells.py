@@ -90,6 +90,11 @@ def cases(what: str, faults: Sequence[str], count: int | None = None) -> str:
     return f"{what}:" + "".join(f"\n        {message}" for message in faults[:EXAMPLES]) + more
 
 
+def left_out(what: str, faults: Sequence[str], count: int) -> str:
+    """The report of things that were left out of `count`, with the first of them."""
+    return cases(f"{len(faults):,} of {count:,} were left out: {what}", faults)
+
+
 def shown(names: Iterable[str | Path]) -> str:
     """The first few names, or names of files, and how many more there are."""
     listed = [name.name if isinstance(name, Path) else name for name in names]

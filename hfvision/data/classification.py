@@ -18,15 +18,18 @@ from hfvision.data.cells import (
     decoded,
     digest_cells,
     in_threads,
+    left_out,
     rows_to_check,
     shown,
     shown_rows,
 )
 from hfvision.data.dataset_report import ClassCounts, DatasetReport, SplitReport
+from hfvision.data.held_out import hold_out
 from hfvision.data.labelled_files import LabelledSource
 from hfvision.data.labelled_sources import open_labelled
+from hfvision.data.same_images import Digests, image_digests, set_apart
 from hfvision.data.sources import Source, name_of
-from hfvision.data.splits import choose_splits, held_out_name, hold_out
+from hfvision.data.splits import choose_splits, held_out_name
 from hfvision.errors import DatasetError, ImageReadError, numbered
 from hfvision.reading_options import CLASSIFICATION, ReadingOptions, takes_reading_options
 from hfvision.reporting import report
@@ -39,9 +42,15 @@ class LabelledImages:
     split: str
     images: datasets.Dataset  # one column "image": encoded images, paths or arrays
     labels: np.ndarray  # (N,) int64
+    digests: Digests | None = None  # (N,) of the images; None where nothing was looked at
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def data(self) -> datasets.Dataset:
+        """The images by the name that other tasks' splits have for them."""
+        return self.images
 
     @cached_property
     def feature(self) -> Any:
@@ -57,7 +66,8 @@ class LabelledImages:
 
     def take(self, rows: Sequence[int] | np.ndarray, split: str) -> "LabelledImages":
         """Some rows under another name."""
-        return LabelledImages(split, self.images.select(rows), self.labels[rows])
+        digests = None if self.digests is None else self.digests[rows]
+        return LabelledImages(split, self.images.select(rows), self.labels[rows], digests)
 
 
 @dataclass(frozen=True)
@@ -116,17 +126,23 @@ def prepare_classification(
     names = _class_names(splits[train])
     problems = list(opened.faults)
     parts = {split: _numbered_labels(split, splits[split], names, problems) for split in (train, evaluation) if split}
+    if options.skip_unreadable:
+        parts = {split: _readable(part) for split, part in parts.items()}
     if not problems and not evaluate_only:
         names = _check_classes(parts, train, names, options.drop_empty_classes, problems)
-    for part in parts.values() if options.check_images else ():
+    for part in parts.values() if options.check_images and not options.skip_unreadable else ():
         problems.extend(_unreadable(part, options.check_images))
     if problems:
         raise DatasetError(f"{name}: " + numbered("problem", problems))
     info = splits[train].info
+    if options.check_images:
+        parts = {split: replace(part, digests=image_digests(part.images, split)) for split, part in parts.items()}
     if evaluation is None:
-        train_part, evaluation_part = _cut_off(parts[train], options.held_out)
+        train_part, evaluation_part = _cut_off(parts[train], options.held_out, names)
     else:
         train_part, evaluation_part = parts[train], parts[evaluation]
+    if not evaluate_only:
+        train_part = set_apart(name, train_part, evaluation_part, options.overlap)
     contents = _report_of(name, opened, names, [(train_part, train), (evaluation_part, evaluation)])
     contents.say()
     return ClassificationData(
@@ -242,8 +258,8 @@ def _check_classes(
     return [names[label] for label in kept]
 
 
-def _unreadable(part: LabelledImages, at_most: int) -> Iterator[str]:
-    """One problem naming the images of a split that cannot be decoded."""
+def _faults(part: LabelledImages, at_most: int) -> dict[int, str]:
+    """Row -> reason, of the images that cannot be decoded."""
     rows = rows_to_check(part.split, len(part), at_most)
 
     def fault(row: int) -> str | None:
@@ -253,16 +269,36 @@ def _unreadable(part: LabelledImages, at_most: int) -> Iterator[str]:
             return str(error)
         return None
 
-    faults = [message for message in in_threads(fault, rows, part.split) if message]
-    if faults:
-        yield cases(f"unreadable images in split {part.split!r} ({len(faults)} of {len(rows)})", faults)
+    return {row: message for row, message in zip(rows, in_threads(fault, rows, part.split), strict=True) if message}
 
 
-def _cut_off(part: LabelledImages, share: float) -> tuple[LabelledImages, LabelledImages]:
+def _unreadable(part: LabelledImages, at_most: int) -> Iterator[str]:
+    """One problem naming the images of a split that cannot be decoded."""
+    if faults := _faults(part, at_most):
+        what = f"unreadable images in split {part.split!r} ({len(faults)} of {min(at_most, len(part))})"
+        yield cases(f"{what}; skip_unreadable=True (--skip-unreadable) leaves them out", list(faults.values()))
+
+
+def _readable(part: LabelledImages) -> LabelledImages:
+    """The images that can be decoded; the others are reported."""
+    faults = _faults(part, len(part))
+    if not faults:
+        return part
+    report(left_out(f"unreadable images in split {part.split!r}", list(faults.values()), len(part)))
+    return part.take(np.setdiff1d(np.arange(len(part)), list(faults)), part.split)
+
+
+def _cut_off(part: LabelledImages, share: float, names: Sequence[str]) -> tuple[LabelledImages, LabelledImages]:
     """Training and held-out images; of each class the same share, at least one where it has two images."""
-    rows, held = hold_out(
-        part.split, [np.flatnonzero(part.labels == label) for label in np.unique(part.labels)], share, "class"
-    )
+    labels = np.unique(part.labels)
+    groups = [np.flatnonzero(part.labels == label) for label in labels]
+    rows, held = hold_out(part.split, groups, share, "class", digests=part.digests)
+    missing = [names[label] for label in np.setdiff1d(labels, part.labels[held])]
+    if missing:
+        report(
+            f"the images held out of {part.split!r} hold none of {len(missing)} classes that have too few: "
+            f"{shown(missing)}. They are trained on and not measured."
+        )
     return part.take(rows, part.split), part.take(held, held_out_name(part.split, share))
 
 

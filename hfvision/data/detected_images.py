@@ -17,6 +17,7 @@ from PIL.Image import Image
 from hfvision.data.cells import decoded
 from hfvision.data.image_sizes import size_of
 from hfvision.data.object_table import IMAGE, MASKS, SEGMENTS, Integers, Key, ObjectTable, file_of
+from hfvision.data.same_images import Digests
 from hfvision.errors import DatasetError, HfvisionError
 from hfvision.geometry import box_area
 from hfvision.objects import ImageObjects, ListedMasks, Masks, SegmentMasks
@@ -35,6 +36,7 @@ class DetectedImages:
     image_ids: Sequence[Key] | None = None
     relative_masks: bool = False  # polygons in units of the image
     masks_field: str | None = None  # of the column MASKS, where it holds whole objects
+    digests: Digests | None = None  # (N,) of the images; None where nothing was looked at
 
     def __len__(self) -> int:
         return len(self.data)
@@ -87,6 +89,7 @@ class DetectedImages:
             objects=self.objects.take_images(chosen),
             known_sizes=self.known_sizes[chosen],
             image_ids=None if self.image_ids is None else [self.image_ids[row] for row in chosen.tolist()],
+            digests=None if self.digests is None else self.digests[chosen],
         )
 
     def image_and_cells(self, row: int) -> tuple[Any, dict[str, Any]]:

@@ -15,8 +15,10 @@ import numpy.typing as npt
 from hfvision.data.annotation_files import Faults
 from hfvision.data.cells import (
     check_number_of_images,
+    decoded,
     digest_cells,
     in_threads,
+    left_out,
     missing_rows,
     rows_to_check,
     shown,
@@ -25,10 +27,12 @@ from hfvision.data.detected_images import DetectedImages
 from hfvision.data.detection_checks import BoxCheck, check_ids
 from hfvision.data.detection_classes import class_set, with_train_ids
 from hfvision.data.detection_sources import Wanted, open_objects
+from hfvision.data.held_out import Contents, hold_out
 from hfvision.data.image_sizes import size_of_cell
 from hfvision.data.object_table import IMAGE, SEGMENTS, Integers, Key, ObjectTable, StoredSplit
+from hfvision.data.same_images import image_digests, set_apart
 from hfvision.data.sources import Source, name_of
-from hfvision.data.splits import choose_splits, held_out_name, hold_out
+from hfvision.data.splits import choose_splits, held_out_name
 from hfvision.errors import DatasetError, HfvisionError, ImageReadError, numbered
 from hfvision.objects import SegmentMasks
 from hfvision.objects.id_maps import read_id_map
@@ -126,10 +130,16 @@ def prepare_detection(
     for split, found in splits.items():
         problems.extend(found.faults)
         splits[split] = _with_images(split, found, problems)
+        if options.skip_unreadable:
+            splits[split] = _readable(split, splits[split])
+    digests = {split: image_digests(found.data, split) for split, found in splits.items() if options.check_images}
     if len(splits) == 1 and not evaluate_only and (len(splits[train]) > 1 or not problems):
-        rows, held = hold_out(train, [np.arange(len(splits[train]))], options.held_out)
-        whole = splits[train]
-        splits = {train: whole.take_images(rows), held_out_name(train, options.held_out): whole.take_images(held)}
+        whole, known, name_held = splits[train], digests.get(train), held_out_name(train, options.held_out)
+        rows, held = hold_out(
+            train, [np.arange(len(whole))], options.held_out, contents=_contents(whole), digests=known
+        )
+        splits = {train: whole.take_images(rows), name_held: whole.take_images(held)}
+        digests = {} if known is None else {train: known[rows], name_held: known[held]}
     parts = [_checked(split, found, options, problems) for split, found in splits.items()]
     checked = {part.split: replace(splits[part.split], objects=part.objects) for part in parts}
     labels, mapping = class_set(name, checked, options.names, problems)
@@ -137,6 +147,9 @@ def prepare_detection(
         replace(part, objects=replace(part.objects, classes=with_train_ids(part.objects, mapping), keys=()))
         for part in parts
     ]
+    parts = [replace(part, digests=digests.get(part.split)) for part in parts]
+    if not evaluate_only:
+        parts[0] = set_apart(name, parts[0], parts[-1], options.overlap)
     for part in parts:
         _inspect(part, options.check_images, panoptic, problems)
         if not len(part.objects) and not problems:
@@ -173,6 +186,36 @@ def _with_images(split: str, stored: StoredSplit, problems: list[str]) -> Stored
             problems.append(f"rows with {kind} in split {split!r} ({len(rows)}): {shown(map(str, rows))}")
             missing.update(rows)
     return stored.take_images([row for row in range(len(stored)) if row not in missing]) if missing else stored
+
+
+def _readable(split: str, stored: StoredSplit) -> StoredSplit:
+    """The rows whose image, and map of segments where there is one, can be read; the others are reported."""
+    features = stored.data.features
+
+    def fault(row: int) -> str | None:
+        cells = stored.data[row]
+        try:
+            for column in (IMAGE, SEGMENTS):
+                if column in features:
+                    decoded(cells[column], features[column])
+        except ImageReadError as error:
+            return f"image {row}: {error}"
+        return None
+
+    rows = range(len(stored))
+    faults = {row: said for row, said in zip(rows, in_threads(fault, rows, split), strict=True) if said}
+    if not faults:
+        return stored
+    report(left_out(f"unreadable images in split {split!r}", list(faults.values()), len(stored)))
+    return stored.take_images([row for row in rows if row not in faults])
+
+
+def _contents(stored: StoredSplit) -> Contents:
+    """Which categories the images hold, crowds aside."""
+    objects, named = stored.objects, stored.categories or {}
+    one = ~objects.crowd
+    names = [str(named.get(key, key)) for key in objects.keys]
+    return Contents.of_pairs(objects.images[one], objects.classes[one], names)
 
 
 def _checked(

@@ -5,7 +5,7 @@ Shapes: H x W pixels, K classes.
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,14 @@ class ValueCounts:
         if len(present) < 2 and not mask.undeclared:
             self.alone[next(iter(present), None)] += 1
         self.decoded += 1
+
+
+def counts_of(masks: Iterable[ValueCounts], ignore_index: int) -> ValueCounts:
+    """Those of several masks together."""
+    total = ValueCounts()
+    for mask in masks:
+        total.add(mask, ignore_index)
+    return total
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from hfvision.data.cells import (
     check_number_of_images,
     digest_cells,
     in_threads,
+    left_out,
     missing_rows,
     rows_to_check,
     shown,
@@ -27,13 +28,15 @@ from hfvision.data.cells import (
 from hfvision.data.class_files import BACKGROUND
 from hfvision.data.class_names import list_of_names, names_in_file
 from hfvision.data.dataset_report import ClassCounts, DatasetReport, SplitReport
-from hfvision.data.mask_values import MaskCoding, ValueCounts, label_map_given
+from hfvision.data.held_out import Contents, Rows, hold_out
+from hfvision.data.mask_values import MaskCoding, ValueCounts, counts_of, label_map_given
+from hfvision.data.same_images import image_digests, set_apart
 from hfvision.data.scenes import SCENE_CLASSES, SCENE_SETS
 from hfvision.data.segmentation_sources import MaskSource, open_masks
 from hfvision.data.segmented_images import SegmentedImages
 from hfvision.data.sources import Source, name_of
-from hfvision.data.splits import choose_splits, held_out_name, hold_out
-from hfvision.errors import DatasetError, ImageValueError, numbered
+from hfvision.data.splits import choose_splits, held_out_name
+from hfvision.errors import DatasetError, HfvisionError, ImageValueError, numbered
 from hfvision.processing.label_map import LabelMap
 from hfvision.reading_options import SEGMENTATION, ReadingOptions, takes_reading_options
 from hfvision.reporting import report
@@ -125,11 +128,28 @@ def prepare_segmentation(source: Source, *, options: ReadingOptions, evaluate_on
         for split in dict.fromkeys((train, evaluation))
         if split
     ]
-    if len(parts) == 1 and not evaluate_only and (len(parts[0]) > 1 or not problems):
-        parts = list(_cut_off(parts[0], options.held_out))
-    counts = [_inspect(part, options.check_images, problems) for part in parts]
+    if options.skip_unreadable:
+        parts = [_readable(part) for part in parts]
+    if options.check_images:
+        parts = [replace(part, digests=image_digests(part.data, part.split)) for part in parts]
+    looked_at = [_inspect(part, options.check_images, problems) for part in parts]
+    counts = [counts_of(found.values(), coding.ignore_index) for found in looked_at]
     named = given if label_map is not None or opened.names is None else opened.names
     classes = _class_names(named, coding, name, counts, problems)
+    rows = [np.arange(len(part)) for part in parts]
+    if len(parts) == 1 and not evaluate_only and (len(parts[0]) > 1 or not problems):
+        rows = list(_cut_off(parts[0], options.held_out, looked_at[0], classes))
+        held = held_out_name(parts[0].split, options.held_out)
+        parts = [parts[0].take(rows[0], parts[0].split), parts[0].take(rows[1], held)]
+        looked_at *= 2
+    if not evaluate_only:
+        train_part = set_apart(name, parts[0], parts[-1], options.overlap)
+        rows[0] = rows[0][np.isin(parts[0].digests, train_part.digests)] if train_part is not parts[0] else rows[0]
+        parts[0] = train_part
+    counts = [
+        counts_of([found[row] for row in chosen.tolist() if row in found], coding.ignore_index)
+        for chosen, found in zip(rows, looked_at, strict=True)
+    ]
     coding = replace(coding, classes=len(classes))
     for part, count in zip(parts, counts, strict=True):
         problems.extend(coding.faults(count, part.split, part is parts[0]))
@@ -209,15 +229,45 @@ def _complete(part: SegmentedImages, problems: list[str]) -> SegmentedImages:
     return part if len(complete) == len(part) else part.take(complete, part.split)
 
 
-def _cut_off(part: SegmentedImages, share: float) -> tuple[SegmentedImages, SegmentedImages]:
-    rows, held = hold_out(part.split, [np.arange(len(part))], share)
-    return part.take(rows, part.split), part.take(held, held_out_name(part.split, share))
+def _readable(part: SegmentedImages) -> SegmentedImages:
+    """The rows whose image and mask can be read; the others are reported."""
+
+    def fault(row: int) -> str | None:
+        try:
+            part.read_stored(row)
+        except DatasetError as error:
+            return str(error)
+        except HfvisionError:
+            pass  # said when the values are counted
+        return None
+
+    rows = range(len(part))
+    faults = {row: said for row, said in zip(rows, in_threads(fault, rows, part.split), strict=True) if said}
+    if not faults:
+        return part
+    report(left_out(f"unreadable images or masks in split {part.split!r}", list(faults.values()), len(part)))
+    return part.take(np.setdiff1d(np.arange(len(part)), list(faults)), part.split)
 
 
-def _inspect(part: SegmentedImages, at_most: int, problems: list[str]) -> ValueCounts:
-    """How often each value occurs in the masks; what cannot be counted becomes a problem."""
+def _cut_off(
+    part: SegmentedImages, share: float, looked_at: Mapping[int, ValueCounts], names: Sequence[str]
+) -> tuple[Rows, Rows]:
+    """Rows to train on and rows held out, which hold the classes as far as masks were looked at."""
+    pairs = [
+        (row, number)
+        for row, counts in looked_at.items()
+        for number, pixels in counts.classes.items()
+        if pixels and 0 <= number < len(names) and number != part.coding.ignore_index
+    ]
+    contents = Contents.of_pairs(*np.array(pairs, np.int64).reshape(-1, 2).T, names)
+    several = contents if len(np.unique(contents.images)) > 1 else None
+    return hold_out(part.split, [np.arange(len(part))], share, contents=several, digests=part.digests)
+
+
+def _inspect(part: SegmentedImages, at_most: int, problems: list[str]) -> dict[int, ValueCounts]:
+    """Row -> how often each value occurs in its mask; what cannot be counted becomes a problem."""
     rows = rows_to_check(part.split, len(part), at_most) if at_most else []
-    counts = ValueCounts()
+    counts: dict[int, ValueCounts] = {}
     unreadable: list[str] = []
     sizes: list[str] = []
     strange: list[str] = []
@@ -235,14 +285,14 @@ def _inspect(part: SegmentedImages, at_most: int, problems: list[str]) -> ValueC
         except ImageValueError as error:
             return strange, f"{part.file_of(row)}: {str(error).splitlines()[0]}"
 
-    for outcome in in_threads(inspect, rows, part.split):
+    for row, outcome in zip(rows, in_threads(inspect, rows, part.split), strict=True):
         if isinstance(outcome, ValueCounts):
-            counts.add(outcome, part.coding.ignore_index)
+            counts[row] = outcome
         else:
             kind, message = outcome
             kind.append(message)
     for what, faults in (
-        ("unreadable images or masks", unreadable),
+        ("unreadable images or masks (skip_unreadable=True, --skip-unreadable leaves them out)", unreadable),
         ("masks of another size than their image", sizes),
         ("masks with colours that are not declared", strange),
     ):

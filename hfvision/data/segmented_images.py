@@ -18,6 +18,7 @@ from hfvision.data.cells import decoded
 from hfvision.data.drawn_masks import DRAWING, draw
 from hfvision.data.image_sizes import size_of
 from hfvision.data.mask_values import MaskCoding
+from hfvision.data.same_images import Digests
 from hfvision.errors import DatasetError, HfvisionError
 from hfvision.processing.label_reading import read_labels
 
@@ -29,6 +30,7 @@ class SegmentedImages:
     split: str
     data: datasets.Dataset  # columns "image" and "mask": encoded images, paths, arrays or drawings
     coding: MaskCoding
+    digests: Digests | None = None  # (N,) of the images; None where nothing was looked at
 
     def __len__(self) -> int:
         return len(self.data)
@@ -78,7 +80,8 @@ class SegmentedImages:
 
     def take(self, rows: Sequence[int] | npt.NDArray[np.int64], split: str) -> "SegmentedImages":
         """Some rows under another name."""
-        return replace(self, split=split, data=self.data.select(rows))
+        digests = None if self.digests is None else self.digests[np.asarray(rows, np.int64)]
+        return replace(self, split=split, data=self.data.select(rows), digests=digests)
 
 
 def _sizes(image: Any) -> list[tuple[int, int]]:

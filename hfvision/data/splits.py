@@ -1,18 +1,11 @@
 """Which splits are trained on and measured with, and what is held out where there is one only."""
 
-from collections.abc import Callable, Collection, Sequence
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Callable, Collection
 
 from hfvision.errors import DatasetError
-from hfvision.reporting import report
 
 TRAIN_SPLITS = ("train", "training")
 EVALUATION_SPLITS = ("validation", "valid", "val", "dev", "test", "testing")  # the first that exists
-HELD_OUT_SEED = 0
-
-Rows = npt.NDArray[np.int64]
 
 
 def choose_splits(
@@ -53,30 +46,6 @@ def choose_splits(
     if evaluation is None:
         evaluation = next((s for s in EVALUATION_SPLITS if s in splits and s != train and is_labelled(s)), None)
     return train, evaluation
-
-
-def hold_out(split: str, groups: Sequence[Rows], share: float, each: str = "") -> tuple[Rows, Rows]:
-    """Rows to train on and rows held out: of each group the same share, at least one where it has two.
-
-    Reports what was cut off; `each` says what the groups are ("class"). Raises DatasetError if that leaves nothing.
-    """
-    if not 0 < share < 1:
-        raise DatasetError(f"held_out is the share of images to hold out, between 0 and 1; got {share}.")
-    generator = np.random.default_rng(HELD_OUT_SEED)
-    held: list[int] = []
-    for group in groups:
-        rows = generator.permutation(group)
-        held.extend(rows[: min(len(rows) - 1, max(1, round(share * len(rows))))].tolist() if len(rows) > 1 else [])
-    if not held:
-        one = f"one image per {each}" if each else "one image"
-        raise DatasetError(f"{split!r} has {one}: nothing can be held out. Add images or give an eval_split.")
-    everything = np.sort(np.concatenate(groups))
-    is_held = np.isin(everything, held)
-    report(
-        f"there is no validation or test split: {len(held):,} of {len(everything):,} images were held out of "
-        f"{split!r} ({share:.0%}{each and f' of each {each}'}, seed {HELD_OUT_SEED})."
-    )
-    return everything[~is_held], everything[is_held]
 
 
 def held_out_name(split: str, share: float) -> str:
