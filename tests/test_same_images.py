@@ -199,3 +199,59 @@ def test_images_of_one_color_are_alike_by_chance(tmp_path, reports):
     data = prepare_classification(tmp_path)
     assert (len(data.train), len(data.evaluation)) == (6, 4)
     assert "are images of" not in reports.text
+
+
+# What a run and an evaluation say
+
+
+def train(form, root, validation, **options):
+    from hfvision.data.classification import ClassificationData
+    from hfvision.training.arguments import TrainingSettings
+    from hfvision.training.classification import train_classification
+    from hfvision.training.segmentation import train_segmentation
+    from tests import test_training, test_training_segmentation
+
+    prepare, given = form(root / "data", range(8), validation)
+    data = prepare(**given, **options)
+    settings = TrainingSettings(max_steps=1, batch_size=4)
+    if isinstance(data, ClassificationData):
+        model, processor = test_training.tiny_model(num_channels=3), test_training.tiny_processor()
+        processor.image_mean = processor.image_std = [0.5] * 3
+        return train_classification(model, data, root / "out", processor=processor, settings=settings), given
+    model, processor = test_training_segmentation.tiny_model(), test_training_segmentation.tiny_processor()
+    return train_segmentation(model, data, root / "out", processor=processor, settings=settings), given
+
+
+@pytest.mark.parametrize("form", [class_folders, mask_folders], ids=lambda form: form.__name__)
+def test_figures_of_images_that_were_trained_on_are_not_called_held_out(form, tmp_path, reports):
+    result, _ = train(form, tmp_path, range(4), overlap="report")
+    assert result.trained_on == 4
+    assert result.split == "validation, 4 of 4 images trained on"
+    assert "held-out" not in result.measured_on
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "4 of the 4 images that it was measured on are training images, too" in card
+    assert "validation, 4 of 4 images trained on" in card
+
+
+@pytest.mark.parametrize("form", [class_folders, mask_folders], ids=lambda form: form.__name__)
+def test_an_evaluation_knows_the_images_of_the_training(form, tmp_path, reports):
+    from hfvision.cards.folder import write_folder_card
+    from hfvision.training.evaluation import evaluate
+
+    result, given = train(form, tmp_path, [7, 20, 21, 22], overlap="drop")
+    assert (result.trained_on, result.train_samples) == (0, 7)
+    assert result.measured_on == "4 held-out images (validation)"
+    out = tmp_path / "out"
+    options = {name: value for name, value in given.items() if name != "source"}
+    again = evaluate(out, given["source"], data_options=options)
+    assert (again.trained_on, again.split) == (0, "validation")
+    shutil.move(tmp_path / "data", tmp_path / "moved")
+    reports.clear()
+    seen = evaluate(out, tmp_path / "moved", split="train", data_options=options)
+    assert (seen.trained_on, seen.samples) == (7, 8)
+    assert seen.split == "train, 7 of 8 images trained on"
+    assert "7 of 8 images were trained on" in reports.text
+    write_folder_card(out)
+    assert "train, 7 of 8 images trained on" in (out / "README.md").read_text()
+    (out / "training_run.json").unlink()
+    assert evaluate(out, tmp_path / "moved", split="train", data_options=options, record=False).trained_on is None

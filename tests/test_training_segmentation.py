@@ -166,7 +166,7 @@ def test_what_values_of_masks_mean_goes_into_the_processor(scenes, tmp_path, rep
     rows = {"image": scenes["train"]["image"][:6], "mask": [Image.fromarray(mask) for mask in stored.values()]}
     data = datasets.DatasetDict(train=datasets.Dataset.from_dict(rows), validation=datasets.Dataset.from_dict(rows))
     processor = tiny_processor(do_reduce_labels=True)
-    options = {"label_map": label_map}
+    options = {"label_map": label_map, "overlap": "report"}
     result = start(data, tmp_path / "out", processor=processor, data_options=options)
     assert list(result.per_class) == ["ink", "five"]
     assert "do_reduce_labels of the processor was switched off" in reports.text

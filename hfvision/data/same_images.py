@@ -126,6 +126,21 @@ def seen_in(images: Images, others: Digests) -> npt.NDArray[np.bool_] | None:
     return seen & ~np.isin(images.digests, plain)
 
 
+def seen_of(images: Any, others: Digests | None) -> int | None:
+    """How many of the images are among the others; None where nothing is known of either."""
+    if others is None or getattr(images, "digests", None) is None:
+        return None
+    seen = seen_in(images, others)
+    return None if seen is None else int(seen.sum())
+
+
+def with_seen(split: str, seen: int | None, images: int) -> str:
+    """The name of a split, and how many of its images were trained on, for figures: "validation, 3 of 40 images trained
+    on".
+    """
+    return f"{split}, {seen:,} of {images:,} images trained on" if seen else split
+
+
 def set_apart(name: str, train: Part, evaluation: Part, overlap: Overlap) -> Part:
     """The images to train on.
 

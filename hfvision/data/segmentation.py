@@ -144,7 +144,9 @@ def prepare_segmentation(source: Source, *, options: ReadingOptions, evaluate_on
         looked_at *= 2
     if not evaluate_only:
         train_part = set_apart(name, parts[0], parts[-1], options.overlap)
-        rows[0] = rows[0][np.isin(parts[0].digests, train_part.digests)] if train_part is not parts[0] else rows[0]
+        before, after = parts[0].digests, train_part.digests
+        if train_part is not parts[0] and before is not None and after is not None:
+            rows[0] = rows[0][np.isin(before, after)]
         parts[0] = train_part
     counts = [
         counts_of([found[row] for row in chosen.tolist() if row in found], coding.ignore_index)
@@ -259,7 +261,8 @@ def _cut_off(
         for number, pixels in counts.classes.items()
         if pixels and 0 <= number < len(names) and number != part.coding.ignore_index
     ]
-    contents = Contents.of_pairs(*np.array(pairs, np.int64).reshape(-1, 2).T, names)
+    images, classes = np.array(pairs, np.int64).reshape(-1, 2).T
+    contents = Contents.of_pairs(images, classes, names)
     several = contents if len(np.unique(contents.images)) > 1 else None
     return hold_out(part.split, [np.arange(len(part))], share, contents=several, digests=part.digests)
 

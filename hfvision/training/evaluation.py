@@ -24,9 +24,11 @@ from hfvision.cards.tasks import TASKS, auto_class_of
 from hfvision.data.classification import ClassificationData
 from hfvision.data.detection import DetectionData
 from hfvision.data.remembering import remembered
+from hfvision.data.same_images import read_written, seen_of, with_seen
 from hfvision.data.segmentation import SegmentationData
 from hfvision.data.sources import Source
 from hfvision.errors import CheckpointReadError, ConfigError
+from hfvision.licences.inheritance import RECORD_FILE
 from hfvision.registry import IMAGE_CLASSIFICATION, IMAGE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
 from hfvision.reporting import report
 from hfvision.starters import resolve
@@ -66,6 +68,7 @@ class EvaluationResult:
     settings: dict[str, Any]
     reading: dict[str, Any]  # what was said of how the data is read, in training or in this call
     seconds: float
+    trained_on: int | None = None  # images that the model was trained on; None: its training is not known
     record: str | None = None  # the file that it was written to
 
 
@@ -104,9 +107,10 @@ def evaluate(
     the data may number them otherwise than the model; with `by_number` names do not count. `threshold` is the score
     from which on a panoptic query counts as a segment.
 
-    Figures are of images prepared by the model's own processor, measured at the size that they are stored at. `record`
-    is the file to add the result to; True: hfvision_evaluation.json in the model's folder, where that is a folder of
-    yours. An earlier result of the same weights on the same data is replaced.
+    Images that the model's training recorded as its own are counted and reported (`trained_on`), and the split of the
+    result says so. Figures are of images prepared by the model's own processor, measured at the size that they are
+    stored at. `record` is the file to add the result to; True: hfvision_evaluation.json in the model's folder, where
+    that is a folder of yours. An earlier result of the same weights on the same data is replaced.
 
     Raises CheckpointReadError, DatasetError (also where classes do not match) and ConfigError before anything runs.
     """
@@ -123,6 +127,10 @@ def evaluate(
             "one: with weights made anew there is nothing to measure. Train it first."
         )
     data = data_to_measure(auto_class, dataset, base, Path(source), split, by_number, data_options or {})
+    images = len(data.evaluation)
+    trained_on = seen_of(data.evaluation, read_written(read_record(Path(source, RECORD_FILE)).get("images")))
+    if trained_on:
+        report(f"{trained_on:,} of {images:,} images were trained on: figures that count them are not held-out ones.")
     with tempfile.TemporaryDirectory() as scratch:
         arguments = settings.arguments(Path(scratch), "loss")
         how = _measuring(auto_class, base, data, arguments, threshold)
@@ -138,7 +146,7 @@ def evaluate(
     result = EvaluationResult(
         task=TASKS[auto_class],
         dataset=data.name,
-        split=data.evaluation.split,
+        split=with_seen(data.evaluation.split, trained_on, images),
         revision=data.fingerprint,
         samples=how.counter.samples,
         metrics={**how.counter.last, "loss": found["eval_loss"]},
@@ -156,6 +164,7 @@ def evaluate(
         },
         reading=remembered(data.reading),
         seconds=round(time.monotonic() - started, 2),
+        trained_on=trained_on,
         record=None if to is None else str(to),
     )
     if to is not None:

@@ -23,6 +23,7 @@ from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, set_s
 import hfvision
 from hfvision.cards import ClassTable, Result, model_card, write_card
 from hfvision.data.remembering import remembered
+from hfvision.data.same_images import seen_of, with_seen, written
 from hfvision.licences import LicenceReport, inherit, of_parent, write_licence_files
 from hfvision.reading_options import ReadingOptions
 from hfvision.reporting import report
@@ -50,6 +51,12 @@ class TrainingResult:
     new_head: list[str]  # tensors made anew; empty when the classes are the model's own
     resumed_from: int | None  # step
     seconds: float  # that the call took which finished the run
+    trained_on: int | None = None  # held-out images that are training images, too; None: nobody looked
+
+    @property
+    def measured_on(self) -> str:
+        """In words: "360 held-out images (test)"."""
+        return f"{self.samples:,} {'' if self.trained_on else 'held-out '}images ({self.split})"
 
 
 Outcome = TypeVar("Outcome", bound=TrainingResult)
@@ -179,7 +186,12 @@ class Run:
 
             record = {name: value for name, value in asdict(result).items() if name != "output_dir"}  # it may be moved
             with no_bars():
-                self.folder.finish(save, record, {"reading": remembered(task.data.reading), "licence": terms.to_dict()})
+                further = {
+                    "reading": remembered(task.data.reading),
+                    "licence": terms.to_dict(),
+                    "images": written(getattr(task.train.part, "digests", None)),  # for those who measure it later
+                }
+                self.folder.finish(save, record, further)
         return result
 
     def _head_rate_factor(self, task: Task[Outcome]) -> float:
@@ -211,13 +223,15 @@ class Run:
     ) -> Outcome:
         """What the trainer found, `metrics` being its last evaluation."""
         measured = {name: metrics[f"eval_{name}"] for name in (*task.counter.last, "loss")}
+        part = task.evaluation.part
+        trained_on = seen_of(part, getattr(task.train.part, "digests", None))
         return task.result(
             **{field.name: measured[field.name] for field in fields(task.result) if field.name in measured},
             output_dir=str(self.folder.path),
             metrics=measured,
             per_class=dict(zip(task.data.names, task.counter.per_class, strict=True)),
             samples=task.counter.samples,
-            split=task.evaluation.part.split,
+            split=with_seen(part.split, trained_on, len(part)),
             train_samples=len(task.train),
             steps=trainer.state.global_step,
             epochs=round(trainer.state.epoch or 0.0, 4),
@@ -229,6 +243,7 @@ class Run:
             new_head=task.new_head,
             resumed_from=int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
             seconds=time.monotonic() - self.started,
+            trained_on=trained_on,
         )
 
     def _licence(self, task: Task[Outcome], result: Outcome, license: str | None) -> LicenceReport:
@@ -262,6 +277,11 @@ class Run:
             remarks.append(
                 f"The checkpoint was chosen by the {in_words(self.figure)} on the same held-out images, which flatters "
                 "it."
+            )
+        if result.trained_on:
+            remarks.append(
+                f"{result.trained_on:,} of the {len(task.evaluation):,} images that it was measured on are training "
+                "images, too: the figures are not held-out ones."
             )
         if data.citation or data.license:
             remarks.append(f"Data: {data.citation or data.name} Licence of the data: {data.license or 'not stated'}.")

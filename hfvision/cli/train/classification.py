@@ -62,7 +62,7 @@ def classification(
         model, dataset, output, settings=settings_of(given), data_options=reading, resume=resume, license=license
     )
     text = (
-        f"accuracy {result.accuracy:.2%} on {result.samples:,} held-out images ({result.split}) after {result.steps:,} "
+        f"accuracy {result.accuracy:.2%} on {result.measured_on} after {result.steps:,} "
         f"steps\nThe model is in {result.output_dir}: hfvision predict IMAGE --model {result.output_dir}"
     )
     emit(vars(result), text, as_json)

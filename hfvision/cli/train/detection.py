@@ -96,7 +96,7 @@ def detection(
 
     result = train_detection(model, dataset, output, overfit=overfit, **training_options_of(given))
     text = (
-        f"AP {result.AP:.2%}, AP50 {result.AP50:.2%} on {result.samples:,} held-out images ({result.split}) after "
+        f"AP {result.AP:.2%}, AP50 {result.AP50:.2%} on {result.measured_on} after "
         f"{result.steps:,} steps\nThe model is in {result.output_dir}: hfvision predict IMAGE --model "
         f"{result.output_dir} --output FOLDER"
     )

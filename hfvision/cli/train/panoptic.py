@@ -92,8 +92,8 @@ def panoptic(
 
     result = train_panoptic(model, dataset, output, threshold=threshold, **training_options_of(given))
     text = (
-        f"PQ {result.PQ:.2%} (SQ {result.SQ:.2%}, RQ {result.RQ:.2%}) on {result.samples:,} held-out images "
-        f"({result.split}) after {result.steps:,} steps\nThe model is in {result.output_dir}: hfvision predict IMAGE "
+        f"PQ {result.PQ:.2%} (SQ {result.SQ:.2%}, RQ {result.RQ:.2%}) on {result.measured_on} "
+        f"after {result.steps:,} steps\nThe model is in {result.output_dir}: hfvision predict IMAGE "
         f"--model {result.output_dir} --output FOLDER"
     )
     emit(vars(result), text, as_json)

@@ -92,7 +92,7 @@ def segmentation(
         license=license,
     )
     text = (
-        f"mean IoU {result.mean_iou:.2%} on {result.samples:,} held-out images ({result.split}) after "
+        f"mean IoU {result.mean_iou:.2%} on {result.measured_on} after "
         f"{result.steps:,} steps\nThe model is in {result.output_dir}: hfvision predict IMAGE --model "
         f"{result.output_dir} --output FOLDER"
     )
