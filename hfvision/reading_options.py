@@ -68,7 +68,10 @@ class ReadingOptions:
     )
     ignore_index: int = _option("Value of mask pixels that do not count.", (SEGMENTATION,), 255)
     layout: str | None = _option(
-        "Form of a folder that could be read in several ways.", (CLASSIFICATION, SEGMENTATION), shown="by its files"
+        "Form of a folder that could be read in several ways.",
+        (CLASSIFICATION, SEGMENTATION),
+        shown="by its files",
+        remembered=False,
     )
     unmarked: Literal["drop", "keep"] = _option(
         "Images of an annotation tool in which nothing is marked: left out, or all background.",

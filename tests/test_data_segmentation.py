@@ -116,13 +116,13 @@ def test_masks_of_every_mode_hold_their_stored_numbers(tmp_path, mode):
 @pytest.mark.parametrize("ending", ["labelTrainIds", "labelIds"])
 def test_cityscapes_as_it_is_unpacked(tmp_path, reports, ending):
     for split in ("train", "val"):
-        image = tmp_path / "leftImg8bit" / split / "ulm" / "ulm_000_001_leftImg8bit.png"
+        image = tmp_path / "leftImg8bit" / split / "ulm" / "ulm_000000_000001_leftImg8bit.png"
         write(image, None)
         labels = tmp_path / "gtFine" / split / "ulm"
-        write(labels / "ulm_000_001_gtFine_labelIds.png", (7, 33, 0))  # road, bicycle, unlabelled
-        write(labels / "ulm_000_001_gtFine_color.png", None)
+        write(labels / "ulm_000000_000001_gtFine_labelIds.png", (7, 33, 0))  # road, bicycle, unlabelled
+        write(labels / "ulm_000000_000001_gtFine_color.png", None)
         if ending == "labelTrainIds":
-            write(labels / "ulm_000_001_gtFine_labelTrainIds.png", (0, 18, 255))
+            write(labels / "ulm_000000_000001_gtFine_labelTrainIds.png", (0, 18, 255))
     data = prepare_segmentation(tmp_path)
     assert (data.evaluation.split, len(data.names), data.names[0], data.names[18]) == (
         "validation",
@@ -136,20 +136,24 @@ def test_cityscapes_as_it_is_unpacked(tmp_path, reports, ending):
 
 
 def test_pascal_voc_as_it_is_unpacked(tmp_path):
-    for name in ("2007_1", "2007_2", "2007_3"):
+    for name in ("2007_000001", "2007_000002", "2007_000003"):
         write(tmp_path / "JPEGImages" / f"{name}.jpg", None)
-    write(tmp_path / "SegmentationClass" / "2007_1.png", (0, 15, 255), "P")
-    write(tmp_path / "SegmentationClass" / "2007_2.png", (0, 20, 255), "P")
+    write(tmp_path / "SegmentationClass" / "2007_000001.png", (0, 15, 255), "P")
+    write(tmp_path / "SegmentationClass" / "2007_000002.png", (0, 20, 255), "P")
     lists = tmp_path / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
-    for name, text in {"train": "2007_1\n", "val": "2007_2\n", "trainval": "2007_1\n2007_2\n"}.items():
+    for name, text in {
+        "train": "2007_000001\n",
+        "val": "2007_000002\n",
+        "trainval": "2007_000001\n2007_000002\n",
+    }.items():
         (lists / f"{name}.txt").write_text(text)
     data = prepare_segmentation(tmp_path)
     assert data.names == list(label_set("pascal-voc-21").names)
-    assert [part.file_of(0) for part in (data.train, data.evaluation)] == ["2007_1.jpg", "2007_2.jpg"]
+    assert [part.file_of(0) for part in (data.train, data.evaluation)] == ["2007_000001.jpg", "2007_000002.jpg"]
     assert data.evaluation.read(0)[1].tolist() == mask_of(0, 20, 255).tolist()
-    (lists / "val.txt").write_text("2007_2\n2007_9\n")
-    with pytest.raises(DatasetError, match=r"1 images that are not in JPEGImages: 2007_9"):
+    (lists / "val.txt").write_text("2007_000002\n2007_000009\n")
+    with pytest.raises(DatasetError, match=r"1 images that are not in JPEGImages: 2007_000009"):
         prepare_segmentation(tmp_path)
 
 

@@ -147,6 +147,15 @@ def test_a_layout_alone_brings_no_classes_of_a_benchmark(tmp_path, reports):
     assert prepare_segmentation(city).names == ["class 0", "class 1", "class 2"]
 
 
+def test_dates_in_the_names_of_files_are_no_benchmark(tmp_path):
+    folder = export("labelme/voc_sem", tmp_path)
+    (folder / "class_names.txt").unlink()
+    for kind in ("JPEGImages", "SegmentationClass"):
+        for path in (folder / kind).iterdir():
+            path.rename(path.with_name(f"2023_{path.name}"))
+    assert prepare_segmentation(folder, held_out=0.5).names[1] == "class 1"
+
+
 def test_the_ids_of_a_benchmark_bring_its_classes(tmp_path):
     for name in ("one", "two", "three"):
         (tmp_path / "JPEGImages").mkdir(exist_ok=True)

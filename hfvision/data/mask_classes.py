@@ -175,7 +175,7 @@ def _of_benchmark(benchmark: Benchmark, found: MaskFolder, values: StoredValues,
     if not strange and not strange_colors and (names_fit or ids_fit) and (present - {None} or not values.numbers):
         named = label_map.id2label
         classes = [named[number] for number in range(label_map.num_labels)]
-        why = "its files are named so" if names_fit else "its ids are there"
+        why = benchmark.because if names_fit else "its ids are there"
         said = (
             f"the classes are those of {benchmark.option}, since {why}: {shown(classes)}; label_map=... says otherwise"
         )

@@ -46,7 +46,7 @@ def folders_of_masks(folder: Path) -> MaskFolder | None:
     if not any(mask for pairs in splits.values() for _, mask in pairs):
         return None  # labels or annotations of another kind
     is_ade = (folder / ADE_FILE).is_file()
-    known = Benchmark(LabelMap.named("ade20k-150"), "ade20k-150", "") if is_ade else None
+    known = Benchmark(LabelMap.named("ade20k-150"), "ade20k-150", "", f"{ADE_FILE} is there") if is_ade else None
     return MaskFolder("ADE20K" if is_ade else "folders of images and masks", splits, known)
 
 

@@ -51,7 +51,7 @@ def voc_masks(folder: Path) -> MaskFolder | None:
         splits.setdefault(split_of(name), []).extend(listed_pairs(names, images, masks, path, "JPEGImages"))
     if not splits:  # most images of VOC have no mask: without lists the masks say which are meant
         splits = {"train": [(images.get(name), mask) for name, mask in masks.items()]}
-    known = Benchmark(LabelMap.named("pascal-voc-21"), "pascal-voc-21", r"(19|20)\d\d_\d+")
+    known = Benchmark(LabelMap.named("pascal-voc-21"), "pascal-voc-21", r"20(0[7-9]|1[0-2])_\d{6}$")
     return MaskFolder("Pascal VOC segmentation", splits, known, lists_images=True)
 
 
@@ -70,7 +70,11 @@ def cityscapes_masks(folder: Path) -> MaskFolder | None:
             )
             for path in folders_in(folder / "leftImg8bit")
         },
-        Benchmark(_of_train_ids(raw) if ending == TRAIN_IDS else raw, "cityscapes-19", r"[A-Za-z-]+_\d+_\d+"),
+        Benchmark(
+            _of_train_ids(raw) if ending == TRAIN_IDS else raw,
+            "cityscapes-19",
+            r"[A-Za-z-]+_\d{6}_\d{6}(_leftImg8bit)?$",
+        ),
         first_number=1,  # Datumaro puts the background before classes that have none
         lists_images=True,
         conclusions=(f"the masks are its files *{ending}.png",),
@@ -111,7 +115,7 @@ def kitti_masks(folder: Path) -> MaskFolder | None:
     for root in roots:
         pairs = pairs_of(files_in(root / KITTI_IMAGES), files_in(root / masks))
         splits.setdefault(split_of(root.name), []).extend(pairs)
-    known = Benchmark(LabelMap.named("cityscapes-19"), "cityscapes-19", r"\d{6}_\d\d")
+    known = Benchmark(LabelMap.named("cityscapes-19"), "cityscapes-19", r"\d{6}_\d\d$")
     said = (
         f"no background is declared, so 0 in {KITTI_MASKS}/ is both the first class and none: classes are read from "
         f"{KITTI_INSTANCES}/"

@@ -22,6 +22,7 @@ class Benchmark:
     label_map: LabelMap
     option: str  # the label map's name
     names: str  # a regular expression for the stems of its images
+    because: str = "its files are named so"  # where that is what tells
 
 
 @dataclass(frozen=True)
