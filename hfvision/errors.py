@@ -18,6 +18,10 @@ class ConfigError(HfvisionError, ValueError):
     """A config, option or argument has a value that cannot work, or two that do not fit together."""
 
 
+class MissingPartError(HfvisionError, AttributeError):
+    """A model is asked about a part that models of its kind have not got."""
+
+
 class NotInstalledError(HfvisionError, ImportError):
     """A part of hfvision needs packages of an extra that is not installed."""
 

@@ -18,6 +18,14 @@ def resize(x: Tensor, size: Size, align_corners: bool = False) -> Tensor:
     return nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """(B, C, h, w), the channels of a place beside each other in memory.
+
+    Written without memory formats, which the tensors that torch.func's vmap hands out do not take.
+    """
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
 def conv_of_patches(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """(B, C, h, w) -> (B, O, h // p, w // q): the convolution with kernel (O, C, p, q) whose stride is its size.
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hfvision.layers.conv import conv_of_patches
+from hfvision.layers.conv import channels_last, conv_of_patches
 from hfvision.layers.plain import may_stand_plain, stands_plain
 
 NORM_EPS = 1e-5
@@ -101,7 +101,7 @@ class ConvAndNorm(NamedTuple):
         if x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             if conv.kernel_size == (1, 1):
                 read = x[:, :, :: conv.stride[0], :: conv.stride[1]]
-                return conv_of_patches(read.contiguous(memory_format=torch.channels_last), kernel, bias)
+                return conv_of_patches(channels_last(read), kernel, bias)
             if self._weights_outnumber(x):
                 x = x.contiguous()  # torch brings kernels into the order of maps, and here the map is the smaller one
         return nn.functional.conv2d(x, kernel, bias, conv.stride, conv.padding, conv.dilation)

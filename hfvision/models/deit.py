@@ -84,6 +84,10 @@ class DeiTPreTrainedModel(ViTPreTrainedModel):
     base_model_prefix = "deit"
     _no_split_modules = ["DeiTEmbeddings", "ViTLayer"]
 
+    @classmethod
+    def embeddings_class(cls, config: Any) -> type[ViTEmbeddings]:
+        return DeiTEmbeddings
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -93,11 +97,6 @@ class DeiTPreTrainedModel(ViTPreTrainedModel):
 
 class DeiTModel(DeiTPreTrainedModel, ViTModel):
     """The trunk: pixels to N token vectors, and optionally the class token through a dense tanh layer."""
-
-    def __init__(self, config: DeiTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False) -> None:
-        super().__init__(config, add_pooling_layer, use_mask_token)
-        self.embeddings = DeiTEmbeddings(config, use_mask_token)
-        self.post_init()
 
 
 class DeiTForImageClassification(DeiTPreTrainedModel):
@@ -185,8 +184,3 @@ class DeiTForMaskedImageModeling(DeiTPreTrainedModel, InputPart):
 
 class DeiTBackbone(DeiTPreTrainedModel, ViTBackbone):
     """The trunk as a source of feature maps, as ViTBackbone: of the patches alone."""
-
-    def __init__(self, config: DeiTConfig) -> None:
-        super().__init__(config)
-        self.embeddings = DeiTEmbeddings(config)
-        self.post_init()

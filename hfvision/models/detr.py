@@ -23,7 +23,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 from typing_extensions import Self, Unpack
 
-from hfvision.errors import ConfigError, ImageShapeError
+from hfvision.errors import ConfigError, ImageShapeError, MissingPartError
 from hfvision.layers.conv import PatchConv
 from hfvision.layers.frozen_norm import FrozenBatchNorm
 from hfvision.models.base import LayerGroup, VisionModel
@@ -117,7 +117,13 @@ class DetrPreTrainedModel(VisionModel):
         self._trunk().padding_rule = rule
 
     def _trunk(self) -> DetrTrunk:
-        return next(module for module in self.modules() if isinstance(module, DetrTrunk))
+        """Raises MissingPartError for an encoder or a decoder by itself."""
+        for module in self.modules():
+            if isinstance(module, DetrTrunk):
+                return module
+        raise MissingPartError(
+            f"{type(self).__name__} has no trunk, which is what takes images; ask the model that it is a part of."
+        )
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         """As for transformers' own models: in those of others it passes over modules that have no weights but those of
@@ -174,18 +180,18 @@ class DetrPreTrainedModel(VisionModel):
 
     def blocks(self) -> list[nn.Module]:
         """The layers of the encoder, then those of the decoder; the trunk's own are `layer_groups`' first group."""
-        model = next(module for module in self.modules() if isinstance(module, DetrModel))
-        return [*model.encoder.layers, *model.decoder.layers]
+        transformers = [module for module in self.modules() if isinstance(module, DetrEncoder | DetrDecoder)]
+        return [layer for transformer in transformers for layer in transformer.layers]
 
     def layer_groups(self) -> list[LayerGroup]:
         """The trunk by itself ("trunk"); then the embeddings (input projection, queries), each block, "head"."""
-        trunk = list(self._trunk().parameters())
+        trunk = [p for module in self.modules() if isinstance(module, DetrTrunk) for p in module.parameters()]
         of_trunk = {id(parameter) for parameter in trunk}
         groups = [
             LayerGroup(name, [parameter for parameter in parameters if id(parameter) not in of_trunk])
             for name, parameters in super().layer_groups()
         ]
-        return [LayerGroup("trunk", trunk), *groups]
+        return [LayerGroup("trunk", trunk), *groups] if trunk else groups
 
 
 class DetrEncoder(DetrPreTrainedModel):
@@ -193,9 +199,11 @@ class DetrEncoder(DetrPreTrainedModel):
 
     _can_record_outputs = {"hidden_states": DetrEncoderLayer, "attentions": DetrSelfAttention}
 
+    layer_class: ClassVar[type[DetrEncoderLayer]] = DetrEncoderLayer
+
     def __init__(self, config: DetrConfig) -> None:
         super().__init__(config)
-        self.layers = nn.ModuleList(DetrEncoderLayer(config) for _ in range(config.encoder_layers))
+        self.layers = nn.ModuleList(self.layer_class(config) for _ in range(config.encoder_layers))
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()
 
@@ -233,9 +241,11 @@ class DetrDecoder(DetrPreTrainedModel):
         "cross_attentions": DetrCrossAttention,
     }
 
+    layer_class: ClassVar[type[DetrDecoderLayer]] = DetrDecoderLayer
+
     def __init__(self, config: DetrConfig) -> None:
         super().__init__(config)
-        self.layers = nn.ModuleList(DetrDecoderLayer(config) for _ in range(config.decoder_layers))
+        self.layers = nn.ModuleList(self.layer_class(config) for _ in range(config.decoder_layers))
         self.layernorm = nn.LayerNorm(config.d_model)
         self.post_init()
 
@@ -318,9 +328,15 @@ class DetrModel(DetrPreTrainedModel):
         self.position_embedding = POSITIONS[config.position_embedding_type](config)
         self.query_position_embeddings = nn.Embedding(config.num_queries, config.d_model)
         self.input_projection = PatchConv(self._trunk().channels[-1], config.d_model, kernel_size=1)
-        self.encoder = DetrEncoder(config)
-        self.decoder = (DetrRenormingDecoder if config.auxiliary_loss else DetrDecoder)(config)
+        encoder_class, decoder_class = self.transformer_classes(config)
+        self.encoder = encoder_class(config)
+        self.decoder = decoder_class(config)
         self.post_init()
+
+    @classmethod
+    def transformer_classes(cls, config: Any) -> tuple[type[DetrEncoder], type[DetrDecoder]]:
+        """Those of encoder and decoder for this config."""
+        return DetrEncoder, DetrRenormingDecoder if config.auxiliary_loss else DetrDecoder
 
     def freeze_backbone(self) -> None:
         self._trunk().requires_grad_(False)

@@ -135,10 +135,12 @@ class DetrDetector(DetrPreTrainedModel):
 class DetrForObjectDetection(DetrDetector):
     """DETR with a class and a box for each query."""
 
+    model_class: ClassVar[type[DetrModel]] = DetrModel
+
     def __init__(self, config: DetrConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.model = DetrModel(config)
+        self.model = self.model_class(config)
         self.class_labels_classifier = Linear(config.d_model, (config.num_labels or 0) + 1)  # the last: no object
         self.bbox_predictor = DetrBoxPredictor(config.d_model)
         self.post_init()
@@ -295,11 +297,12 @@ class DetrForSegmentation(DetrDetector):
     """DETR with a class, a box and a mask for each query."""
 
     other_beginnings: ClassVar[dict[str, str]] = {rf"^{part}\.": f"detr.{part}." for part in DETECTOR_PARTS}
+    detector_class: ClassVar[type[DetrForObjectDetection]] = DetrForObjectDetection
 
     def __init__(self, config: DetrConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.detr = DetrForObjectDetection(config)
+        self.detr = self.detector_class(config)
         self.mask_head = DetrMaskHead(config, self._trunk().channels)
         self.bbox_attention = DetrBoxAttention(config)
         self.post_init()

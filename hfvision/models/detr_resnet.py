@@ -24,6 +24,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.timm_backbone.configuration_timm_backbone import TimmBackboneConfig
 
+from hfvision.layers.conv import channels_last
 from hfvision.layers.frozen_norm import ConvAndNorm
 from hfvision.layers.linear import is_observed
 from hfvision.layers.patch_embedding import called, check_images, kernel_of, replace_kernel, with_channels
@@ -188,13 +189,13 @@ class ResNetBlock(GradientCheckpointingLayer):
         return (
             not torch.compiler.is_compiling()
             and not torch.is_grad_enabled()
+            and not is_observed()
             and shortcut.is_cpu
             and shortcut.numel() > STRIP * torch.get_num_threads()
             and shortcut.is_contiguous(memory_format=torch.channels_last)
             and last.kernel.size == 1
             and last.is_plain()
             and stands_plain(self.activation)
-            and not is_observed()
         )
 
     def _ended_in_strips(self, last: ConvAndNorm, x: Tensor, shortcut: Tensor, in_place: bool) -> Tensor:
@@ -268,7 +269,7 @@ class ResNetTrunk(nn.Module, InputPart):
         stem = self.stem()
         check_images(pixel_values, self.num_channels)
         x = pixel_values.to(dtype_of(stem.conv, pixel_values.dtype))
-        x = blank(x, padding).contiguous(memory_format=torch.channels_last)
+        x = channels_last(blank(x, padding))
         x = stem(x)
         x = activated_in_place(self.activation, x) if stem.is_plain() else self.activation(x)
         padding = thinned(padding, 2)

@@ -155,10 +155,13 @@ def load_trunk(model: nn.Module, source: str | os.PathLike[str] | nn.Module) -> 
     `source`: a folder, a Hub id or a file of weights, or a model: a classifier, a segmenter, another detector. A ResNet
     may have the layout of timm and torchvision or that of transformers. What was loaded is reported.
 
-    Raises ConfigError for a source without such a trunk and for tensors of another shape, listing them, and
-    CheckpointReadError for what cannot be read; the model is then as it was.
+    Raises ConfigError for a model that is no DETR, for a source without such a trunk and for tensors of another shape,
+    listing them, and CheckpointReadError for what cannot be read; the model is then as it was.
     """
-    trunk = next(module for module in model.modules() if isinstance(module, DetrTrunk)).model
+    trunks = [module for module in model.modules() if isinstance(module, DetrTrunk)]
+    if not trunks:
+        raise ConfigError(f"load_trunk gives a DETR model new weights; got a {type(model).__name__}, which is none.")
+    trunk = trunks[0].model
     shown = type(source).__name__ if isinstance(source, nn.Module) else os.fspath(source)
     given = source.state_dict() if isinstance(source, nn.Module) else _stored(shown)
     wanted = trunk.state_dict()

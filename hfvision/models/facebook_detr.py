@@ -6,6 +6,8 @@ Source: facebookresearch/detr, options `pre_norm` and `dilation` (Apache-2.0).
 All published models are `models.detr`; converted files of those use that format. Shapes: as there.
 """
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.utils.generic import TransformersKwargs
@@ -68,10 +70,10 @@ class FacebookDetrEncoder(DetrEncoder):
 
     config: FacebookDetrConfig
     config_class = FacebookDetrConfig
+    layer_class = FacebookDetrEncoderLayer
 
     def __init__(self, config: FacebookDetrConfig) -> None:
         super().__init__(config)
-        self.layers = nn.ModuleList(FacebookDetrEncoderLayer(config) for _ in range(config.encoder_layers))
         self.layernorm = nn.LayerNorm(config.d_model)
         self.post_init()
 
@@ -84,11 +86,7 @@ class FacebookDetrDecoder(DetrDecoder):
 
     config: FacebookDetrConfig
     config_class = FacebookDetrConfig
-
-    def __init__(self, config: FacebookDetrConfig) -> None:
-        super().__init__(config)
-        self.layers = nn.ModuleList(FacebookDetrDecoderLayer(config) for _ in range(config.decoder_layers))
-        self.post_init()
+    layer_class = FacebookDetrDecoderLayer
 
 
 class FacebookDetrModel(DetrModel):
@@ -97,12 +95,10 @@ class FacebookDetrModel(DetrModel):
     config: FacebookDetrConfig
     config_class = FacebookDetrConfig
 
-    def __init__(self, config: FacebookDetrConfig) -> None:
-        super().__init__(config)
-        self.decoder = DetrDecoder(config)  # auxiliary losses change nothing but the loss, as in the source
-        if config.pre_norm:
-            self.encoder = FacebookDetrEncoder(config)
-            self.decoder = FacebookDetrDecoder(config)
+    @classmethod
+    def transformer_classes(cls, config: Any) -> tuple[type[DetrEncoder], type[DetrDecoder]]:
+        """Auxiliary losses change nothing but the loss, as in the source."""
+        return (FacebookDetrEncoder, FacebookDetrDecoder) if config.pre_norm else (DetrEncoder, DetrDecoder)
 
 
 class FacebookDetrForObjectDetection(DetrForObjectDetection):
@@ -110,10 +106,7 @@ class FacebookDetrForObjectDetection(DetrForObjectDetection):
 
     config: FacebookDetrConfig
     config_class = FacebookDetrConfig
-
-    def __init__(self, config: FacebookDetrConfig) -> None:
-        super().__init__(config)
-        self.model = FacebookDetrModel(config)
+    model_class = FacebookDetrModel
 
 
 class FacebookDetrForSegmentation(DetrForSegmentation):
@@ -121,7 +114,4 @@ class FacebookDetrForSegmentation(DetrForSegmentation):
 
     config: FacebookDetrConfig
     config_class = FacebookDetrConfig
-
-    def __init__(self, config: FacebookDetrConfig) -> None:
-        super().__init__(config)
-        self.detr = FacebookDetrForObjectDetection(config)
+    detector_class = FacebookDetrForObjectDetection

@@ -8,7 +8,7 @@ Shapes: as in `models.vit`; N = h * w tokens where there is no class token.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -71,11 +71,14 @@ class GoogleViTModel(ViTModel):
     config: GoogleViTConfig
     config_class = GoogleViTConfig
 
+    @classmethod
+    def embeddings_class(cls, config: Any) -> type[ViTEmbeddings]:
+        has_class_token, _ = CLASSIFIERS[config.classifier]
+        return ViTEmbeddings if has_class_token else PatchOnlyEmbeddings
+
     def __init__(self, config: GoogleViTConfig) -> None:
         super().__init__(config, add_pooling_layer=False)
-        has_class_token, self.pool = CLASSIFIERS[config.classifier]
-        if not has_class_token:
-            self.embeddings = PatchOnlyEmbeddings(config)
+        _, self.pool = CLASSIFIERS[config.classifier]
         if config.representation_size is not None:
             self.pooler = Dense(config.hidden_size, config.representation_size, nn.Tanh())
         self.post_init()

@@ -7,7 +7,6 @@ Models with normalised patches are `models.swin`; converted files of those use t
 """
 
 from huggingface_hub.dataclasses import strict
-from torch import nn
 
 from hfvision.models.swin import SwinConfig, SwinModel
 from hfvision.models.swin_heads import SwinBackbone, SwinForImageClassification
@@ -21,6 +20,11 @@ class MicrosoftSwinConfig(SwinConfig):
 
     patch_norm: bool = True  # whether the patches are normalised before the first block
 
+    @property
+    def normalizes_patches(self) -> bool:
+        """Before the first block."""
+        return self.patch_norm
+
 
 class MicrosoftSwinModel(SwinModel):
     """The trunk."""
@@ -28,23 +32,13 @@ class MicrosoftSwinModel(SwinModel):
     config: MicrosoftSwinConfig
     config_class = MicrosoftSwinConfig
 
-    def __init__(
-        self, config: MicrosoftSwinConfig, add_pooling_layer: bool = True, use_mask_token: bool = False
-    ) -> None:
-        super().__init__(config, add_pooling_layer, use_mask_token)
-        if not config.patch_norm:
-            self.embeddings.norm = nn.Identity()
-
 
 class MicrosoftSwinForImageClassification(SwinForImageClassification):
     """The trunk plus one linear layer over the mean of the last map."""
 
     config: MicrosoftSwinConfig
     config_class = MicrosoftSwinConfig
-
-    def __init__(self, config: MicrosoftSwinConfig) -> None:
-        super().__init__(config)
-        self.swin = MicrosoftSwinModel(config)
+    trunk_class = MicrosoftSwinModel
 
 
 class MicrosoftSwinBackbone(SwinBackbone):
@@ -52,8 +46,3 @@ class MicrosoftSwinBackbone(SwinBackbone):
 
     config: MicrosoftSwinConfig
     config_class = MicrosoftSwinConfig
-
-    def __init__(self, config: MicrosoftSwinConfig) -> None:
-        super().__init__(config)
-        if not config.patch_norm:
-            self.embeddings.norm = nn.Identity()

@@ -29,7 +29,7 @@ from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError, numbered
 from hfvision.layers.attention import SelfAttention
-from hfvision.layers.conv import PatchConv
+from hfvision.layers.conv import PatchConv, channels_last
 from hfvision.layers.dense import Dense
 from hfvision.layers.drop_path import DropPath, linear_rates
 from hfvision.layers.in_place import activated
@@ -172,7 +172,7 @@ class SegformerStem(SegformerPatchEmbedding, InputPart):
         """Raises ImageShapeError unless the images have the kernel's channel count."""
         check_images(pixel_values, self.num_channels)
         dtype = dtype_of(self.proj, pixel_values.dtype)
-        return super().forward(pixel_values.to(dtype, memory_format=torch.channels_last))
+        return super().forward(channels_last(pixel_values.to(dtype)))
 
     @torch.no_grad()
     def resize_input_part(self, geometry: InputGeometry) -> list[str]:

@@ -101,6 +101,11 @@ class SwinConfig(CatalogConfig, BackboneConfigMixin, PreTrainedConfig):
         return [self.embed_dim * 2**stage for stage in range(len(self.depths))]
 
     @property
+    def normalizes_patches(self) -> bool:
+        """Before the first block: always, as in transformers."""
+        return True
+
+    @property
     def grid(self) -> Grid:
         """(h, w): the patches that an absolute position table has rows for."""
         return grid_of(self.image_size, self.patch_size)
@@ -132,7 +137,7 @@ class SwinEmbeddings(nn.Module, InputPart):
         self.image_size = pair(config.image_size)
         height, width = self.grid
         self.patch_embeddings = PatchEmbedding(config.num_channels, config.embed_dim, config.patch_size)
-        self.norm: nn.Module = nn.LayerNorm(config.embed_dim)
+        self.norm: nn.Module = nn.LayerNorm(config.embed_dim) if config.normalizes_patches else nn.Identity()
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim)) if use_mask_token else None
         self.position_embeddings = (
             nn.Parameter(torch.zeros(1, height * width, config.embed_dim)) if config.use_absolute_embeddings else None

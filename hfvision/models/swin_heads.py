@@ -6,7 +6,7 @@ Paper, source and shapes: see `swin`. Masked-image head: Xie et al. 2021, "SimMI
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -51,10 +51,12 @@ class SwinMaskedImageModelingOutput(MaskedImageModelingOutput):
 class SwinForImageClassification(SwinPreTrainedModel):
     """The trunk plus one linear layer over the mean of the last map."""
 
+    trunk_class: ClassVar[type[SwinModel]] = SwinModel
+
     def __init__(self, config: SwinConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.swin = SwinModel(config)
+        self.swin = self.trunk_class(config)
         self.classifier = Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
         self.post_init()
 

@@ -118,9 +118,13 @@ class ViTEmbeddings(nn.Module, InputPart):
         self.image_size = pair(config.image_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if self.prefix_tokens else None
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if use_mask_token else None
-        self.patch_embeddings = PatchEmbedding(config.num_channels, config.hidden_size, config.patch_size)
+        self.patch_embeddings = self.patch_embedding(config)
         self.position_embeddings = nn.Parameter(torch.zeros(1, self.prefix_tokens + height * width, config.hidden_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def patch_embedding(self, config: Any) -> PatchEmbedding:
+        """The module that cuts images into patches."""
+        return PatchEmbedding(config.num_channels, config.hidden_size, config.patch_size)
 
     def forward(
         self,
@@ -254,6 +258,11 @@ class ViTPreTrainedModel(VisionModel):
     _can_record_outputs = {"hidden_states": ViTLayer, "attentions": ViTSelfAttention}
     _input_embed_layer = "patch_embeddings"
 
+    @classmethod
+    def embeddings_class(cls, config: Any) -> type[ViTEmbeddings]:
+        """That of the trunk for this config."""
+        return ViTEmbeddings
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -274,7 +283,7 @@ class ViTModel(ViTPreTrainedModel):
 
     def __init__(self, config: ViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False) -> None:
         super().__init__(config)
-        self.embeddings = ViTEmbeddings(config, use_mask_token)
+        self.embeddings = self.embeddings_class(config)(config, use_mask_token)
         self.encoder = ViTEncoder(config)
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         width = config.pooler_output_size or config.hidden_size
@@ -416,7 +425,7 @@ class ViTBackbone(BackboneMixin, ViTPreTrainedModel):
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__(config)
-        self.embeddings = ViTEmbeddings(config)
+        self.embeddings = self.embeddings_class(config)(config)
         self.encoder = ViTEncoder(config)
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)

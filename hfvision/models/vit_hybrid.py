@@ -223,10 +223,15 @@ class ViTHybridEmbeddings(ViTEmbeddings):
     Images of any size: the backbone's SAME padding takes them, and the feature map is padded to whole patches.
     """
 
+    patch_embeddings: ViTHybridPatchEmbeddings
+
     def __init__(self, config: ViTHybridConfig, use_mask_token: bool = False) -> None:
         super().__init__(config, use_mask_token)
         self.config = config
-        self.patch_embeddings: ViTHybridPatchEmbeddings = ViTHybridPatchEmbeddings(config)
+
+    def patch_embedding(self, config: ViTHybridConfig) -> ViTHybridPatchEmbeddings:
+        """The module that cuts feature maps into patches."""
+        return ViTHybridPatchEmbeddings(config)
 
     def patch_grid(self, pixel_values: Tensor) -> Grid:
         """(h, w) of the patches that `forward` makes of these images."""
@@ -318,16 +323,18 @@ class ViTHybridPreTrainedModel(ViTPreTrainedModel):
     config_class = ViTHybridConfig
     _no_split_modules = ["ViTHybridEmbeddings", "PatchOnlyHybridEmbeddings", "ViTLayer"]
 
+    @classmethod
+    def embeddings_class(cls, config: Any) -> type[ViTEmbeddings]:
+        has_class_token, _ = CLASSIFIERS[config.classifier]
+        return ViTHybridEmbeddings if has_class_token else PatchOnlyHybridEmbeddings
+
 
 class ViTHybridModel(ViTHybridPreTrainedModel, ViTModel):
     """The trunk: pixels to N token vectors, and optionally what the head reads through a dense tanh layer."""
 
     def __init__(self, config: ViTHybridConfig, add_pooling_layer: bool = True, use_mask_token: bool = False) -> None:
-        super().__init__(config, add_pooling_layer)
-        has_class_token, self.pool = CLASSIFIERS[config.classifier]
-        embeddings = ViTHybridEmbeddings if has_class_token else PatchOnlyHybridEmbeddings
-        self.embeddings = embeddings(config, use_mask_token)
-        self.post_init()
+        super().__init__(config, add_pooling_layer, use_mask_token)
+        _, self.pool = CLASSIFIERS[config.classifier]
 
     @can_return_tuple
     def forward(
