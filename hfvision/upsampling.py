@@ -8,8 +8,9 @@ Shapes: B images, K classes, h x w places of the grid, H x W pixels.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
+
+from hfvision.tracing import sizes_are_symbols
 
 Size = tuple[int, int]  # height, width
 
@@ -28,7 +29,7 @@ class Upsampling:
 
 def upsample(logits: Tensor, upsampling: Upsampling) -> Tensor:
     """(B, K, h, w) -> (B, K, H, W), all at once: for training and for images of the model's own size."""
-    symbolic = torch.compiler.is_compiling()  # then sizes must not decide
+    symbolic = sizes_are_symbols()
     if symbolic or tuple(logits.shape[-2:]) != upsampling.size:
         logits = nn.functional.interpolate(logits, size=upsampling.size, mode="bilinear", align_corners=False)
     if upsampling.crop is None:

@@ -58,6 +58,7 @@ def test_no_weight_is_made_that_is_not_kept(reference, model_type, fields):
     assert made == sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # transformers' own
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_no_property_of_a_part_fails_in_another_way_than_by_being_absent(row):
     """Tools ask modules for all that they have, torch.jit.trace among them."""
@@ -73,7 +74,7 @@ def test_encoder_and_decoder_have_blocks_and_no_trunk(family):
     model = getattr(hfvision, f"{family}Model")(tiny_config(model_type))
     for part in (model.encoder, model.decoder):
         assert part.blocks() == list(part.layers)
-        assert [name for name, _ in part.layer_groups()][0] == "embeddings"
+        assert next(name for name, _ in part.layer_groups()) == "embeddings"
         assert not hasattr(part, "padding_rule")
         with pytest.raises(MissingPartError, match=f"{type(part).__name__} has no trunk"):
             part.padding_rule = "seen"

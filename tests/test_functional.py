@@ -7,6 +7,10 @@ from torch.func import functional_call, grad, vmap
 from hfvision.registry import IMAGE_SEGMENTATION, OBJECT_DETECTION
 from tests.models import ROWS, main_output, pixels, tiny_model
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:There is a performance drop:UserWarning"
+)  # torch's attention, under vmap
+
 # Sums in another order move the last bits; gradients are compared with the largest number of their parameter's.
 ROUNDING = 5e-5
 

@@ -14,6 +14,7 @@ from transformers.utils.generic import TransformersKwargs
 from typing_extensions import Unpack
 
 from hfvision.layers.linear import Linear, product, takes_onednn
+from hfvision.tracing import sizes_are_symbols
 
 FEWEST_QUERIES = 500  # below, torch's fused attention is the faster one throughout
 NOT_IN_STRIPS = ("is_causal", "position_bias", "softcap", "cache")  # options of transformers' "sdpa" beyond equation 1
@@ -58,7 +59,7 @@ def sdpa_attention(
 
     Takes and returns what the interface's "sdpa" does, for which it stands in; that has no maps.
     """
-    if query.shape[2] >= FEWEST_QUERIES and attention_mask is None and not dropout:
+    if not sizes_are_symbols() and query.shape[2] >= FEWEST_QUERIES and attention_mask is None and not dropout:
         is_plain = all(kwargs.get(name) is None for name in NOT_IN_STRIPS)
         if is_plain and _products_are_faster(query, key, value):
             return _attention_in_strips(query, key, value, scaling), None

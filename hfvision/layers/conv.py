@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hfvision.layers.linear import is_observed, product
 from hfvision.layers.plain import PLAIN_TENSORS, may_stand_plain, stands_plain
+from hfvision.tracing import sizes_are_symbols
 from hfvision.upsampling import Size
 
 
@@ -74,7 +75,7 @@ def conv3x3_of_resized(
     (height, width), (new_height, new_width) = x.shape[-2:], size
     straight = 9 * kernel.shape[1] * new_height * new_width  # products per output channel
     taps_first = 9 * kernel.shape[1] * height * width + 3 * height * new_width * (3 * width + new_height)
-    if torch.compiler.is_compiling() or 3 * taps_first > 2 * straight:  # small products run slower than a convolution
+    if sizes_are_symbols() or 3 * taps_first > 2 * straight:  # small products run slower than a convolution
         return nn.functional.conv2d(resize(x, size, align_corners), kernel, bias, padding=1)
     outputs = kernel.shape[0]
     taps = kernel.permute(3, 2, 0, 1).flatten(0, 2)  # (O, C, 3, 3) -> (3 across * 3 down * O, C)

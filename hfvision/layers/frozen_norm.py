@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hfvision.layers.conv import channels_last, conv_of_patches
 from hfvision.layers.plain import may_stand_plain, stands_plain
+from hfvision.tracing import sizes_are_symbols
 
 NORM_EPS = 1e-5
 
@@ -91,14 +92,14 @@ class ConvAndNorm(NamedTuple):
         """The norm within the convolution, in a map that nothing else holds."""
         conv, norm = self.conv, self.norm
         scale, shift = norm.scale_and_shift()
-        if not torch.compiler.is_compiling() and self._weights_outnumber(x):
+        if not sizes_are_symbols() and self._weights_outnumber(x):
             return torch.addcmul(shift[:, None, None], self._convolved(x, conv.weight, None), scale[:, None, None])
         return self._convolved(x, conv.weight * scale[:, None, None, None], shift)
 
     def _convolved(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         conv = self.conv
         # With gradients, torch's own convolution is faster there and back.
-        if x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if x.is_cpu and not torch.is_grad_enabled() and not sizes_are_symbols():
             if conv.kernel_size == (1, 1):
                 read = x[:, :, :: conv.stride[0], :: conv.stride[1]]
                 return conv_of_patches(channels_last(read), kernel, bias)

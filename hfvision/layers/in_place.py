@@ -12,6 +12,7 @@ from transformers.activations import ACT2CLS, GELUActivation
 
 from hfvision.layers.linear import is_observed
 from hfvision.layers.plain import may_stand_plain, stands_plain
+from hfvision.tracing import sizes_are_symbols
 
 WRITTEN_OVER = {GELUActivation: torch.ops.aten.gelu_, nn.ReLU: torch.ops.aten.relu_}
 
@@ -29,7 +30,7 @@ for _known in _activations:  # a class, or a class and its options
 def activated(layer: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
     """activation(layer(x)), for a linear map or a convolution."""
     y: Tensor = layer(x)
-    in_place = None if torch.compiler.is_compiling() else WRITTEN_OVER.get(type(activation))  # sizes may be symbols
+    in_place = None if sizes_are_symbols() else WRITTEN_OVER.get(type(activation))
     if in_place is None or y.numel() * y.element_size() < SMALL or not _is_unseen(y, layer, activation):
         return activation(y)
     written: Tensor = in_place(y)
@@ -41,7 +42,7 @@ def in_strips(x: Tensor, first: nn.Module, *others: nn.Module) -> Tensor:
 
     In strips if what the first one makes is large, `first.out_features` values for each row.
     """
-    if torch.compiler.is_compiling():  # sizes may be symbols
+    if sizes_are_symbols():
         return _after(x, first, *others)
     width = getattr(first, "out_features", 0)
     rows = x.shape[:-1].numel()

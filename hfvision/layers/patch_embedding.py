@@ -13,6 +13,7 @@ from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.plain import dtype_of
 from hfvision.layers.position import Grid
 from hfvision.reporting import report_once
+from hfvision.tracing import sizes_are_symbols
 
 ChannelInit = Literal["mean", "repeat"] | Mapping[int | str, int | str | None] | Callable[[Tensor, int], Tensor]
 
@@ -131,7 +132,7 @@ class PatchEmbedding(nn.Module):
         # Written so that torch.export can bound the padded size: ceil to whole patches, less what is there.
         bottom = (height + patch_height - 1) // patch_height * patch_height - height
         right = (width + patch_width - 1) // patch_width * patch_width - width
-        if torch.compiler.is_compiling() or bottom or right:  # symbolic sizes must not decide
+        if sizes_are_symbols() or bottom or right:
             return nn.functional.pad(pixel_values, (0, right, 0, bottom))
         return pixel_values
 

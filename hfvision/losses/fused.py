@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hfvision.tracing import values_are_hidden
 from hfvision.upsampling import Upsampling, upsample
 
 PixelSum = Callable[[Tensor, Tensor], Tensor]  # logits (B, K, H, W), labels (B, H, W) -> a sum over all pixels
@@ -35,8 +36,8 @@ def upsampled_sum(pixel_sum: PixelSum, logits: Tensor, labels: Tensor, upsamplin
 
 
 def is_traced(tensor: Tensor) -> bool:
-    """Whether values cannot be looked at: in compiled and exported code, under torch.func, on the meta device."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or tensor.is_meta
+    """Whether values cannot be looked at: in graphs that are made, under torch.func, on the meta device."""
+    return values_are_hidden() or tensor.is_meta
 
 
 def _in_strips(logits: Tensor, labels: Tensor) -> bool:

@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hfvision.layers.drop_path import DropPath, linear_rates
 from hfvision.layers.patch_embedding import pair, replace_kernel
+from hfvision.tracing import sizes_are_symbols
 
 Standardization = Literal["variance", "deviation", "none"]
 
@@ -52,7 +53,7 @@ STANDARDIZE: dict[str, Callable[[Tensor], Tensor]] = {
 def same_padded(x: Tensor, kernel_size: int, stride: int, dilation: int = 1) -> Tensor:
     """Zeros around (B, F, h, w), so that a window makes ceil(h / stride) steps; an odd pixel goes to the end."""
     reach = (kernel_size - 1) * dilation + 1
-    if reach == 1 and (stride == 1 or not torch.compiler.is_compiling()):
+    if reach == 1 and (stride == 1 or not sizes_are_symbols()):
         return x  # a window of one pixel needs no padding; symbolic sizes need the sum below to see ceil(h / stride)
     # Written so that torch.export can bound the padded size: what the steps span, less what is there.
     height, width = ((side + stride - 1) // stride * stride - stride + reach - side for side in x.shape[-2:])

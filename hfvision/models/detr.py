@@ -40,6 +40,7 @@ from hfvision.models.detr_layers import (
 )
 from hfvision.models.detr_resnet import FeatureMap, ResNetTrunk
 from hfvision.models.detr_trunk import DetrTrunk, PaddingRule, nearest, trunk_of
+from hfvision.tracing import values_are_hidden
 
 DETECTOR_PARTS = ("model", "class_labels_classifier", "bbox_predictor")  # which a segmenter has under "detr."
 
@@ -452,7 +453,7 @@ def padding_of(pixel_mask: Tensor | None, pixel_values: Tensor) -> Tensor | None
             f"pixel_mask has an entry for each pixel, {wanted} for these images; got {tuple(pixel_mask.shape)}."
         )
     padding = ~pixel_mask[:, None].bool()
-    if torch.compiler.is_compiling():  # which cannot look
+    if values_are_hidden():
         return padding
     if not padding.any():
         return None

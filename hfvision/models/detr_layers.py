@@ -24,6 +24,7 @@ from hfvision.layers.linear import Linear
 from hfvision.layers.patch_embedding import by
 from hfvision.layers.position import Grid
 from hfvision.models.detr_config import DetrConfig
+from hfvision.tracing import sizes_are_symbols, values_are_hidden
 
 TEMPERATURE = 10_000  # of the sine positions
 POSITION_EPS = 1e-6
@@ -41,7 +42,7 @@ class DetrSinePositions(nn.Module):
         if padding is not None:
             real = ~padding[:, 0]
             return sine_positions(real.cumsum(1), real.cumsum(2), self.width, like.dtype)
-        if torch.compiler.is_compiling() or type(like) is not Tensor:  # symbolic tensors are not to be kept
+        if values_are_hidden() or type(like) is not Tensor:  # a stand-in is not to be kept
             return _sine_table(grid, self.width, like.dtype, like.device)
         return _kept_sine_table(grid, self.width, like.dtype, like.device)
 
@@ -80,7 +81,7 @@ class DetrLearnedPositions(nn.Module):
 
     def forward(self, grid: Grid, padding: Tensor | None, like: Tensor) -> Tensor:
         """Raises ImageShapeError for maps larger than the tables."""
-        if not torch.compiler.is_compiling() and max(grid) > LEARNED_PLACES:
+        if not sizes_are_symbols() and max(grid) > LEARNED_PLACES:
             raise ImageShapeError(
                 f"learned positions reach over {by((LEARNED_PLACES, LEARNED_PLACES))} places of the trunk's last map; "
                 f"these images have {by(grid)}. Make the images smaller, or train with position_embedding_type='sine'."

@@ -19,6 +19,7 @@ from hfvision.models.detr_config import DetrConfig
 from hfvision.models.detr_resnet import TIMM_RESNETS, FeatureMap, ResNetTrunk, resnet_sizes
 from hfvision.models.detr_resnet_layouts import layout_names, resnet_trunk
 from hfvision.reporting import report, report_once
+from hfvision.tracing import values_are_hidden
 
 PaddingRule = Literal["hidden", "seen"]
 
@@ -74,8 +75,8 @@ class DetrResNetTrunk(DetrTrunk):
 class DetrAnyTrunk(DetrTrunk):
     """A backbone of AutoBackbone, batch norms frozen.
 
-    It cannot be told what is padding; so where something is, each image goes through it by itself. A compiled model
-    has no such choice, and its trunk sees the padding.
+    It cannot be told what is padding; so where something is, each image goes through it by itself. A compiled, exported
+    or traced model has no such choice, nor has one under torch.func's vmap: there its trunk sees the padding.
     """
 
     def __init__(self, config: DetrConfig) -> None:
@@ -93,7 +94,7 @@ class DetrAnyTrunk(DetrTrunk):
         freeze_batch_norms(self.model)
 
     def maps(self, pixel_values: Tensor, padding: Tensor | None) -> list[FeatureMap]:
-        if padding is None or torch.compiler.is_compiling():
+        if padding is None or values_are_hidden():
             return [FeatureMap(values, None) for values in self._whole(pixel_values)]
         return self._each_alone(pixel_values, ~padding[:, 0])
 

@@ -29,6 +29,7 @@ from hfvision.layers.patch_embedding import PatchEmbedding, by, pair
 from hfvision.layers.position import Grid
 from hfvision.models.base import InputGeometry, InputPart, VisionModel
 from hfvision.models.catalog_config import CatalogConfig
+from hfvision.tracing import sizes_are_symbols
 
 
 @strict
@@ -74,6 +75,8 @@ class MixerPatchEmbedding(PatchEmbedding, InputPart):
                 f"each of {by(self.grid)} = {count} patches; got {by(size)}. Resize the images to "
                 f"{by(self.image_size)}, as its image processor does."
             )
+        if sizes_are_symbols():  # a graph refuses images of another size, too, whose patches could be as many
+            pixel_values = pixel_values.expand(-1, -1, *self.image_size)
         return super().forward(pixel_values, pad).flatten(2).mT  # (B, D, h, w) -> (B, N, D)
 
     def _padded(self, pixel_values: Tensor) -> Tensor:

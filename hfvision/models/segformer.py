@@ -41,6 +41,7 @@ from hfvision.models.base import InputGeometry, InputPart, LayerGroup, VisionMod
 from hfvision.models.catalog_config import CatalogConfig
 from hfvision.models.segformer_decoder import SegformerDecodeHead
 from hfvision.models.semantic import SemanticModel, SemanticOutput
+from hfvision.tracing import greater, sizes_are_symbols
 from hfvision.upsampling import Size, Upsampling
 from hfvision.upsampling import upsample as upsampled
 
@@ -211,9 +212,9 @@ class SegformerReducedSelfAttention(SegformerSelfAttention):
     def reduced(self, x: Tensor) -> Tensor:
         """(B, h, w, D) -> (B, h // r, w // r, D); a map smaller than r is filled up with zeros."""
         # Written so that torch.export can bound the padded size: whole groups, at least one, less what is there.
-        lacking: Any = [torch.sym_max(side // self.ratio, 1) * self.ratio - side for side in x.shape[1:3]]
+        lacking: Any = [greater(side // self.ratio, 1) * self.ratio - side for side in x.shape[1:3]]
         below, right = lacking
-        if torch.compiler.is_compiling() or below > 0 or right > 0:  # symbolic sizes must not decide
+        if sizes_are_symbols() or below > 0 or right > 0:
             x = nn.functional.pad(x, (0, 0, 0, right, 0, below))
         return self.layer_norm(self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hfvision.layers.conv import PatchConv, keeps_size
 from hfvision.layers.linear import Linear, product
 from hfvision.layers.plain import may_stand_plain, stands_plain
+from hfvision.tracing import values_are_hidden
 
 STRIP = 2**20  # numbers of a map (B, rows, w, E) that exist at a time in inference
 
@@ -51,7 +52,7 @@ class SegformerDecodeHead(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         if not self._may_merge():
             return self._finished(self._joined(maps))
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not self._may_end_in_strips():
+        if torch.is_grad_enabled() or values_are_hidden() or not self._may_end_in_strips():
             return self._finished(self._merged(maps))
         return self._in_strips(maps)
 

@@ -38,6 +38,7 @@ from hfvision.models.base import InputGeometry, InputPart, LayerGroup, VisionMod
 from hfvision.models.catalog_config import CatalogConfig
 from hfvision.models.swin_windows import WindowPlan, halved, merging_plan, shrunk_windows, window_plan
 from hfvision.reporting import report_once
+from hfvision.tracing import sizes_are_symbols
 
 
 @strict
@@ -164,7 +165,7 @@ class SwinEmbeddings(nn.Module, InputPart):
     def positions(self, grid: Grid, interpolate_pos_encoding: bool | None = None) -> Tensor:
         """(1, h * w, D): the position table for this grid, resampled unless it is the stored one."""
         table: Any = self.position_embeddings
-        if not torch.compiler.is_compiling() and grid == self.grid:  # symbolic sizes must not decide
+        if not sizes_are_symbols() and grid == self.grid:
             return table
         if interpolate_pos_encoding is False:
             raise ImageShapeError(
@@ -174,7 +175,7 @@ class SwinEmbeddings(nn.Module, InputPart):
         return resample_position_table(table, self.grid, grid, 0)
 
     def _report_size(self, size: tuple[int, ...], grid: Grid) -> None:
-        if torch.compiler.is_compiling() or size == self.image_size:
+        if sizes_are_symbols() or size == self.image_size:
             return
         self.patch_embeddings.report_padding(size, grid)
         if self.position_embeddings is not None and grid != self.grid:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hfvision.layers.linear import is_observed
 from hfvision.layers.patch_embedding import pair
 from hfvision.layers.position import Grid
+from hfvision.tracing import greater, lesser, sizes_are_symbols
 
 APART = -100.0  # added to the score of two places that only the shift has brought together
 
@@ -152,7 +153,7 @@ def _rows(x: Tensor, places: Tensor) -> Tensor:
 
 
 def _planned(make: Callable[..., Any], like: Tensor, *arguments: Any) -> Any:
-    if torch.compiler.is_compiling():  # sizes may be symbols: the plan becomes part of the graph
+    if sizes_are_symbols():  # the plan becomes part of the graph
         return make(*arguments, like.device, symbolic=True)
     if type(like) not in (Tensor, nn.Parameter):  # a stand-in without storage, made for one trace
         return make(*arguments, like.device)
@@ -173,9 +174,9 @@ def _window_plan(
     shift: Any = window_size // 2 if shifted else 0
     masked = shift > 0
     if shrinks:
-        smaller = torch.sym_min(height, width)
-        side = torch.sym_min(window_size, smaller)
-        shift = shift * torch.sym_min(1, torch.sym_max(0, smaller - window_size))  # a symbolic size decides no branch
+        smaller: Any = lesser(height, width)
+        side = lesser(window_size, smaller)
+        shift = shift * lesser(1, greater(0, smaller - window_size))  # a symbolic size decides no branch
     area: Any = side * side
     rows, columns = (height + side - 1) // side, (width + side - 1) // side  # of windows
     # All in one axis: with symbolic sizes, a broadcast would have to know which axes are 1 long.
@@ -203,8 +204,8 @@ def _window_plan(
         window = torch.arange(count, device=device)
         kinds = 2 * (window // columns == rows - 1).long() + (window % columns == columns - 1).long()
         turn = side - shift  # from here on a last window holds the other end of the map
-        row_apart = (query // side >= turn) != (key // side >= turn)
-        column_apart = (query % side >= turn) != (key % side >= turn)
+        row_apart = (query // side >= turn) ^ (key // side >= turn)  # inductor knows no != of booleans
+        column_apart = (query % side >= turn) ^ (key % side >= turn)
         apart = torch.stack([torch.zeros_like(row_apart), column_apart, row_apart, row_apart | column_apart])
         masks = torch.where(apart, APART, 0.0)
     padded = symbolic or (rows * side, columns * side) != (height, width)

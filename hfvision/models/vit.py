@@ -43,6 +43,7 @@ from hfvision.losses.counts import StepCounts
 from hfvision.models.base import InputGeometry, InputPart, VisionModel
 from hfvision.models.catalog_config import CatalogConfig
 from hfvision.reporting import report_once
+from hfvision.tracing import sizes_are_symbols
 
 
 @strict
@@ -157,7 +158,7 @@ class ViTEmbeddings(nn.Module, InputPart):
 
     def positions(self, grid: Grid) -> Tensor:
         """(1, N, D): the position table for this patch grid, resampled unless it is the stored one."""
-        if not torch.compiler.is_compiling() and grid == self.grid:  # symbolic sizes must not decide
+        if not sizes_are_symbols() and grid == self.grid:
             return self.position_embeddings
         return resample_position_table(
             self.position_embeddings, self.grid, grid, self.prefix_tokens, self.position_rule
@@ -170,7 +171,7 @@ class ViTEmbeddings(nn.Module, InputPart):
         return not whole and tuple(pixel_values.shape[-2:]) == self.image_size
 
     def _report_size(self, size: tuple[int, ...], grid: Grid) -> None:
-        if torch.compiler.is_compiling() or size == self.image_size:
+        if sizes_are_symbols() or size == self.image_size:
             return
         self.patch_embeddings.report_padding(size, grid)
         if grid != self.grid:

@@ -42,6 +42,7 @@ from hfvision.models.bit import BitTrunk, Standardization, feature_channels, fea
 from hfvision.models.google_vit import CLASSIFIERS, check_has_loss
 from hfvision.models.vit import ViTConfig, ViTEmbeddings, ViTModel, ViTPreTrainedModel
 from hfvision.reporting import report_once
+from hfvision.tracing import sizes_are_symbols
 
 OWN_FORMAT = "google_vit_hybrid"
 # Options that the "vit-hybrid" format does not have, with the values that it means.
@@ -257,7 +258,7 @@ class ViTHybridEmbeddings(ViTEmbeddings):
         return fits and not whole and tuple(pixel_values.shape[-2:]) == self.image_size
 
     def _report_size(self, size: tuple[int, ...], grid: Grid) -> None:
-        if not torch.compiler.is_compiling() and grid != self.grid:
+        if not sizes_are_symbols() and grid != self.grid:
             report_once(f"the position table of {by(self.grid)} patches is resampled (bicubic) to {by(grid)}.")
 
     @torch.no_grad()
