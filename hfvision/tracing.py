@@ -20,7 +20,12 @@ def values_are_hidden() -> bool:
     """Whether the numbers in tensors cannot be looked at, or are not those that the code will meet: in such a graph, or
     under a transform of torch.func.
     """
-    return sizes_are_symbols() or torch._C._are_functorch_transforms_active()
+    return sizes_are_symbols() or is_transformed()
+
+
+def is_transformed() -> bool:
+    """Whether this runs under a transform of torch.func: grad, vmap, jvp, functionalize."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def lesser(one: Side, other: Side) -> Side:

@@ -43,8 +43,9 @@ def assert_gradients_of_each_sample(model, *inputs):
 
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_gradients_of_each_sample_are_those_of_a_loop(row):
-    model = tiny_model(*row).double()
-    assert_gradients_of_each_sample(model, pixels(model.config).double())
+    # torch's convolution in float64 makes no gradient of a kernel whose batch of maps was one image's, repeated.
+    model = tiny_model(*row).to(torch.float32 if "detr" in row[0] and "Segmentation" in row[1] else torch.float64)
+    assert_gradients_of_each_sample(model, pixels(model.config).to(model.dtype))
 
 
 @pytest.mark.parametrize("model_type", ["detr", "facebook_detr"])

@@ -8,10 +8,10 @@ from hfvision.errors import ImageShapeError
 from hfvision.registry import IMAGE_SEGMENTATION, OBJECT_DETECTION
 from tests.models import ROWS, main_output, pixels, takes_any_size, tiny_model
 
-# torch says of every size that it writes into the graph as a number that it does so, and that jit.trace is old.
+# torch says of every size that it writes into the graph as a number that it does so, and that jit is old.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
-    pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),  # a property that a recording asks
 ]
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import TransformersKwargs
 from typing_extensions import Unpack
 
 from hfvision.layers.linear import Linear, product, takes_onednn
-from hfvision.tracing import sizes_are_symbols
+from hfvision.tracing import is_transformed, sizes_are_symbols
 
 FEWEST_QUERIES = 500  # below, torch's fused attention is the faster one throughout
 NOT_IN_STRIPS = ("is_causal", "position_bias", "softcap", "cache")  # options of transformers' "sdpa" beyond equation 1
@@ -96,6 +97,19 @@ def _attention_in_strips(query: Tensor, key: Tensor, value: Tensor, scaling: flo
                 maps = product(query[image, head, strip], keys).softmax(dim=-1)
                 out[image, strip, head] = product(maps, values)
     return out
+
+
+def token_mask(config: Any, x: Tensor, attention_mask: Tensor | None, seen: Tensor | None = None) -> Any:
+    """A mask (B, M), 0 where a token is not to be seen, in the form that the config's attention function takes.
+
+    x: (B, N, D), the tokens that look; seen: (B, M, D), those that are looked at, x itself if there are none.
+    """
+    if attention_mask is not None and attention_mask.ndim == 2 and is_transformed():
+        # transformers asks whether a mask hides anything, which nobody can tell there; four axes it takes as they are.
+        attention_mask = attention_mask.bool()[:, None, None].expand(-1, 1, x.shape[1], -1)
+    return create_bidirectional_mask(
+        config=config, inputs_embeds=x, attention_mask=attention_mask, encoder_hidden_states=seen
+    )
 
 
 def attention_function(config: Any, want_maps: bool) -> Callable[..., tuple[Tensor, Tensor | None]]:

@@ -23,6 +23,7 @@ from torch.nn.functional import linear
 from hfvision.errors import ConfigError
 from hfvision.layers.plain import may_stand_plain
 from hfvision.reporting import report_once
+from hfvision.tracing import is_transformed
 
 Setting = Literal["auto", "torch", "onednn"]
 Backend = Literal["torch", "onednn"]
@@ -180,7 +181,7 @@ def is_observed() -> bool:
     """Whether something follows the operators one by one and has no rule for this one."""
     return bool(
         torch.jit.is_tracing()  # type: ignore[attr-defined]  # public, though not in its list of exports
-        or torch._C._are_functorch_transforms_active()
+        or is_transformed()
         or torch._C._len_torch_dispatch_stack()
         or forward_ad._current_level >= 0
     )

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.detr.modeling_detr import DetrDecoderOutput, DetrModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
@@ -24,6 +23,7 @@ from transformers.utils.output_capturing import capture_outputs
 from typing_extensions import Self, Unpack
 
 from hfvision.errors import ConfigError, ImageShapeError, MissingPartError
+from hfvision.layers.attention import token_mask
 from hfvision.layers.conv import PatchConv
 from hfvision.layers.frozen_norm import FrozenBatchNorm
 from hfvision.models.base import LayerGroup, VisionModel
@@ -217,7 +217,7 @@ class DetrEncoder(DetrPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """attention_mask: (B, N), 0 where there is padding. spatial_position_embeddings: (1 or B, N, D)."""
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
+        mask = token_mask(self.config, inputs_embeds, attention_mask)
         positions = (
             torch.zeros_like(inputs_embeds[:1])
             if spatial_position_embeddings is None
@@ -268,16 +268,9 @@ class DetrDecoder(DetrPreTrainedModel):
         memory: Any = encoder_hidden_states
         mask = memory_mask = None
         if attention_mask is not None:
-            mask = create_bidirectional_mask(
-                config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask
-            )
+            mask = token_mask(self.config, inputs_embeds, attention_mask)
         if encoder_attention_mask is not None:
-            memory_mask = create_bidirectional_mask(
-                config=self.config,
-                inputs_embeds=inputs_embeds,
-                attention_mask=encoder_attention_mask,
-                encoder_hidden_states=memory,
-            )
+            memory_mask = token_mask(self.config, inputs_embeds, encoder_attention_mask, memory)
         memory_keys = memory if spatial_position_embeddings is None else memory + spatial_position_embeddings
         queries = object_queries_position_embeddings
         queries = torch.zeros_like(inputs_embeds[:1]) if queries is None else queries

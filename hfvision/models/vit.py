@@ -18,7 +18,6 @@ from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BackboneOutput,
@@ -31,7 +30,7 @@ from transformers.utils.output_capturing import capture_outputs
 from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError, ImageShapeError
-from hfvision.layers.attention import SelfAttention
+from hfvision.layers.attention import SelfAttention, token_mask
 from hfvision.layers.dense import Dense
 from hfvision.layers.drop_path import DropPath, linear_rates
 from hfvision.layers.in_place import in_strips
@@ -306,7 +305,7 @@ class ViTModel(ViTPreTrainedModel):
         where a patch is hidden. attention_mask: (B, N), 0 where a token is not to be seen.
         """
         tokens, _ = self.embeddings(pixel_values, bool_masked_pos, interpolate_pos_encoding)
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=tokens, attention_mask=attention_mask)
+        mask = token_mask(self.config, tokens, attention_mask)
         tokens = self.layernorm(self.encoder(tokens, mask, **kwargs))
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens, pooler_output=None if self.pooler is None else self.pooler(tokens[:, 0])
@@ -438,7 +437,7 @@ class ViTBackbone(BackboneMixin, ViTPreTrainedModel):
     ) -> BackboneOutput:
         """Images and attention_mask as in ViTModel.forward."""
         tokens, grid = self.embeddings(pixel_values)
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=tokens, attention_mask=attention_mask)
+        mask = token_mask(self.config, tokens, attention_mask)
         states = [tokens]
         for layer in self.encoder.layer:
             states.append(layer(states[-1], mask, **kwargs))
