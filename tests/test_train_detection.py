@@ -351,7 +351,7 @@ def test_a_few_images_are_learnt_by_heart(tmp_path):
     assert min(entry["AP50"] for entry in result.history[-2:]) > 0.9
     assert result.steps < 400
     assert (result.train_samples, result.samples) == (2, 2)
-    assert result.split == "train, 2 images learnt by heart"
+    assert result.split == "train, 2 images learnt by heart, 2 of 2 images trained on"
     again = start(rectangles(2), tmp_path / "out", model=model, settings=settings, overfit=2, resume=True)
     assert again.overfit == check
 

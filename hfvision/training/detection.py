@@ -99,7 +99,8 @@ def train_detection(
     base = load_base(model, processor, AutoModelForObjectDetection, "an object detection model")
     data = dataset
     if not isinstance(data, DetectionData):
-        data = prepare_detection(data, **(data_options or {}))
+        measured = {} if overfit is None else {"overlap": "report"}  # with images of training, and with them alone
+        data = prepare_detection(data, **{**measured, **(data_options or {})})
     if overfit is not None:
         data = overfit_data(data, overfit, settings.seed)
     detector = prepare_detector(base, data, options, DetrForObjectDetection)

@@ -54,9 +54,9 @@ class QuietTrainer(StepMeans, Trainer):
             return {}
         return {id(parameter): self.head_rate_factor for parameter in head_parameters(self.model)}
 
-    def train_on(self, checkpoint: Path | None) -> None:
-        """Train from the beginning or from a checkpoint, to the last step."""
-        if checkpoint is None or not self._was_trained(checkpoint):
+    def train_on(self, checkpoint: Path | None, is_shorter: bool = False) -> None:
+        """Train from the beginning or from a checkpoint, that of a shorter run perhaps, to the last step."""
+        if checkpoint is None or is_shorter or not self._was_trained(checkpoint):
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     def _was_trained(self, checkpoint: Path) -> bool:
@@ -69,11 +69,14 @@ class QuietTrainer(StepMeans, Trainer):
         if state.global_step < state.max_steps and not any(end.is_reached(state) for end in ends):
             return False
         best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
-        source = checkpoint.parent / Path(best).name if best else checkpoint
-        model: Any = self.model
-        model.load_state_dict(type(model).from_pretrained(source, dtype=torch.float32).state_dict())
+        self.take_weights(checkpoint.parent / Path(best).name if best else checkpoint)
         self.state = state
         return True
+
+    def take_weights(self, folder: Path) -> None:
+        """Those of a saved model of the same class."""
+        model: Any = self.model
+        model.load_state_dict(type(model).from_pretrained(folder, dtype=torch.float32).state_dict())
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with torch.random.fork_rng(devices=[]):  # starting a data loader draws a number
@@ -123,13 +126,14 @@ def head_parameters(model: Any) -> list[torch.nn.Parameter]:
 
 
 class EpochOfSamples(TrainerCallback):
-    """Tells the samples which epoch it is; after a resumption, too."""
+    """Tells the samples which epoch it is, after a resumption, too; `before` epochs of a lengthened run have passed."""
 
-    def __init__(self, samples: Samples) -> None:
+    def __init__(self, samples: Samples, before: int = 0) -> None:
         self.samples = samples
+        self.before = before
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.samples.epoch = int(state.epoch or 0)
+        self.samples.epoch = self.before + int(state.epoch or 0)
 
 
 class EarlyEnd(TrainerCallback, ABC):

@@ -9,10 +9,11 @@ run that is resumed ends with the same weights as one that was not.
 """
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -52,6 +53,8 @@ class TrainingResult:
     resumed_from: int | None  # step
     seconds: float  # that the call took which finished the run
     trained_on: int | None = None  # held-out images that are training images, too; None: nobody looked
+    # Of every time that the run was lengthened {"step", "schedule": "restarted" or "stretched"}, see RunFolder.
+    lengthened: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def measured_on(self) -> str:
@@ -142,11 +145,13 @@ class Run:
         with self.arguments.main_process_first(local=False, desc="claiming the output folder"):
             if self.is_main:
                 self.folder.claim(self._plan(task), self.resume)
-            finished = self.folder.result()
-            checkpoint = self.folder.last_checkpoint()
+            finished, before = self.folder.result(), self.folder.before()
+            checkpoint, is_shorter = self.folder.last_checkpoint(), self.folder.is_stretched()
         if finished is not None:
             report(f"{self.folder.path} holds this run, finished; nothing was trained.")
             return task.result(**{**finished, "output_dir": str(self.folder.path)})
+        if before is not None:
+            self.arguments = self._of_the_rest(before).arguments(self.folder.path, self.figure)
         progress = Progress(self.figure)
         try:
             trainer = task.trainer(
@@ -159,21 +164,26 @@ class Run:
                 compute_metrics=task.counter,
                 head_rate_factor=self._head_rate_factor(task),
                 callbacks=[
-                    EpochOfSamples(task.train),
+                    EpochOfSamples(task.train, 0 if before is None else math.ceil(before["epochs"])),
                     OldCheckpoints(self.folder),
                     progress,
                     *task.callbacks,
                     *callbacks,
                 ],
             )
-            trainer.train_on(checkpoint)
+            if before is not None:
+                trainer.take_weights(self.folder.path)
+            trainer.train_on(checkpoint, is_shorter)
             metrics = trainer.evaluate()
+            if before is not None and self.settings.keep_best and self._was_better(before, metrics):
+                trainer.take_weights(self.folder.path)
+                metrics = trainer.evaluate()
         except BaseException:
             progress.close()
             if self.is_main:
                 self.folder.give_up()
             raise
-        result = self._result(task, trainer, metrics, checkpoint)
+        result = self._result(task, trainer, metrics, checkpoint, before)
         if self.is_main:
             terms = self._licence(task, result, license)
             card = self._card(task, result, terms, notes)
@@ -193,6 +203,23 @@ class Run:
                 }
                 self.folder.finish(save, record, further)
         return result
+
+    def _of_the_rest(self, before: Mapping[str, Any]) -> TrainingSettings:
+        """The settings for what is added to a finished run: other random numbers, and the rest of its length."""
+        settings = self.settings
+        seed = (settings.seed + before["steps"]) % 2**32
+        if settings.max_steps is not None:
+            return replace(settings, seed=seed, max_steps=settings.max_steps - before["steps"])
+        return replace(settings, seed=seed, epochs=settings.epochs - before["epochs"])
+
+    def _was_better(self, before: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
+        earlier, best = before["metrics"][self.figure], metrics[f"eval_{self.figure}"]
+        if earlier > best:
+            report(
+                f"no evaluation of what was added reached the {in_words(self.figure)} of before, {earlier:.4f} (the "
+                f"best {best:.4f}): the weights stay as they were."
+            )
+        return bool(earlier > best)
 
     def _head_rate_factor(self, task: Task[Outcome]) -> float:
         return self.settings.head_rate_factor or task.head_rate_factor
@@ -219,10 +246,17 @@ class Run:
         }
 
     def _result(
-        self, task: Task[Outcome], trainer: QuietTrainer, metrics: Mapping[str, float], checkpoint: Path | None
+        self,
+        task: Task[Outcome],
+        trainer: QuietTrainer,
+        metrics: Mapping[str, float],
+        checkpoint: Path | None,
+        before: Mapping[str, Any] | None,
     ) -> Outcome:
         """What the trainer found, `metrics` being its last evaluation."""
         measured = {name: metrics[f"eval_{name}"] for name in (*task.counter.last, "loss")}
+        steps, epochs, history = (before["steps"], before["epochs"], before["history"]) if before else (0, 0.0, [])
+        names = (self.figure, "loss", *task.logged)
         part = task.evaluation.part
         trained_on = seen_of(part, getattr(task.train.part, "digests", None))
         return task.result(
@@ -233,17 +267,21 @@ class Run:
             samples=task.counter.samples,
             split=with_seen(part.split, trained_on, len(part)),
             train_samples=len(task.train),
-            steps=trainer.state.global_step,
-            epochs=round(trainer.state.epoch or 0.0, 4),
+            steps=steps + trainer.state.global_step,
+            epochs=round(epochs + (trainer.state.epoch or 0.0), 4),
             history=[
-                {"step": entry["step"]} | {name: entry[f"eval_{name}"] for name in (self.figure, "loss", *task.logged)}
-                for entry in trainer.state.log_history[:-1]  # the last is the final evaluation
-                if f"eval_{self.figure}" in entry
+                *history,
+                *(
+                    {"step": steps + entry["step"]} | {name: entry[f"eval_{name}"] for name in names}
+                    for entry in trainer.state.log_history[:-1]  # the last is the final evaluation
+                    if f"eval_{self.figure}" in entry
+                ),
             ],
             new_head=task.new_head,
-            resumed_from=int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
+            resumed_from=steps + int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
             seconds=time.monotonic() - self.started,
             trained_on=trained_on,
+            lengthened=self.folder.lengthened() if self.is_main else [],
         )
 
     def _licence(self, task: Task[Outcome], result: Outcome, license: str | None) -> LicenceReport:
@@ -293,6 +331,7 @@ class Run:
                 for name, value in self.settings.of_the_weights().items()
                 if value is not None
             },
+            **({"schedule": _in_words(result.lengthened)} if result.lengthened else {}),
             **task.described,
             "head rate factor": f"{self._head_rate_factor(task):g}",
             "weights at the start": "random" if base.origin == "new" else "the base model's",
@@ -318,6 +357,11 @@ class Run:
             notes=remarks,
             preprocessing=base.processor.to_dict(),
         )
+
+
+def _in_words(lengthened: Sequence[Mapping[str, Any]]) -> str:
+    """ "restarted at step 60, stretched at step 80"."""
+    return "lengthened: " + ", ".join(f"{entry['schedule']} at step {entry['step']:,}" for entry in lengthened)
 
 
 def digest(model: PreTrainedModel, without: Iterable[str]) -> str:

@@ -2,6 +2,10 @@
 
 While training runs it holds `checkpoint-STEP/` folders and `training_run.json`, which says what is trained on what;
 afterwards the model's files and the same record with the result. Nobody else's files are ever overwritten.
+
+A plan that differs by being longer continues the run. An interrupted one goes on with the rest of the longer plan's
+schedule ("stretched"); a finished one, whose optimizer is gone, starts a schedule of its own for what is added
+("restarted"), and its model stays in the folder until a better known one takes its place.
 """
 
 import json
@@ -17,7 +21,9 @@ from hfvision.termination import uninterrupted
 
 RECORD = "training_run.json"
 CHECKPOINT = "checkpoint-"
+LENGTH = ("settings.epochs", "settings.max_steps")  # of a plan: what may grow
 LAST_FILE = "trainer_state.json"  # written last of a checkpoint's files
+RESTARTED, STRETCHED = "restarted", "stretched"
 _SAVING = ".saving"
 
 
@@ -49,19 +55,62 @@ class RunFolder:
         return bool(found)
 
     def claim(self, plan: Mapping[str, Any], resume: bool) -> None:
-        """Take the folder for a plan of JSON values. Raises ConfigError as `check` does, and listing what differs from
-        the plan of the run that is there.
+        """Take the folder for a plan of JSON values; a longer plan than that of the run which is there is reported.
+
+        Raises ConfigError as `check` does, and listing what else differs from that plan.
         """
         self.plan = json.loads(json.dumps(plan))
-        if self.check(resume):
-            self._check_same(json.loads((self.path / RECORD).read_text(encoding="utf-8"))["plan"])
-        else:
+        if not self.check(resume):
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_record({"plan": self.plan})
+        elif self.plan != self._record()["plan"]:
+            self._check_same(self._record())
+            self._lengthen(self._record())
+
+    def _lengthen(self, record: Mapping[str, Any]) -> None:
+        entries, result = record.get("lengthened", []), record.get("result")
+        if result is not None:
+            kept = {name: value for name, value in record.items() if name != "result"}
+            entry = {"step": result["steps"], "schedule": RESTARTED}
+            self._write_record({**kept, "plan": self.plan, "before": dict(record), "lengthened": [*entries, entry]})
+            report(
+                f"{self.path} holds this run, finished after {result['steps']:,} steps: it is lengthened. The learning "
+                "rate starts anew, with a warm-up and a schedule for what is added; the optimizer's state was not kept."
+            )
+            return
+        step = self._last_step()
+        added = [{"step": step + self._steps_before(record), "schedule": STRETCHED}] if step else []
+        self._write_record({**record, "plan": self.plan, "lengthened": [*entries, *added]})
+        if step:
+            report(
+                f"{self.path} holds this run up to step {step:,}: it is lengthened, and goes on at that place of the "
+                "longer schedule, so the learning rate rises where it had begun to fall."
+            )
 
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run."""
-        return json.loads((self.path / RECORD).read_text(encoding="utf-8")).get("result")
+        return self._record().get("result")
+
+    def before(self) -> dict[str, Any] | None:
+        """The result of the finished run that is being lengthened."""
+        found = self._record().get("before")
+        return None if found is None else found["result"]
+
+    def lengthened(self) -> list[dict[str, Any]]:
+        """Of every time that the run was lengthened {"step", "schedule": "restarted" or "stretched"}."""
+        return list(self._record().get("lengthened", []))
+
+    def is_stretched(self) -> bool:
+        """Whether the last checkpoint is of a shorter plan."""
+        step = self._last_step() + self._steps_before(self._record())
+        return {"step": step, "schedule": STRETCHED} in self.lengthened()
+
+    @staticmethod
+    def _steps_before(record: Mapping[str, Any]) -> int:
+        return int(record["before"]["result"]["steps"]) if "before" in record else 0
+
+    def _record(self) -> dict[str, Any]:
+        return dict(json.loads((self.path / RECORD).read_text(encoding="utf-8")))
 
     def last_checkpoint(self) -> Path | None:
         """The last complete checkpoint; incomplete ones, left by a kill, are removed and reported."""
@@ -81,6 +130,9 @@ class RunFolder:
         """After a failure: keep what can be resumed (reported), otherwise remove everything that this run wrote."""
         if self.last_checkpoint() is not None:
             report(f"{self.path} holds the run up to step {self._last_step()}: resume=True (--resume) continues it.")
+        elif (self.path / RECORD).exists() and (before := self._record().get("before")) is not None:
+            self._write_record(before)
+            shutil.rmtree(self.path / _SAVING, ignore_errors=True)
         else:
             (self.path / RECORD).unlink(missing_ok=True)
             shutil.rmtree(self.path / _SAVING, ignore_errors=True)
@@ -107,7 +159,8 @@ class RunFolder:
             for path in sorted(saving.iterdir()):
                 os.replace(path, self.path / path.name)
             saving.rmdir()
-            self._write_record({"plan": self.plan, "result": dict(result), **(further or {})})
+            entries = {"lengthened": found} if (found := self.lengthened()) else {}
+            self._write_record({"plan": self.plan, "result": dict(result), **entries, **(further or {})})
             for path in self._checkpoints():
                 shutil.rmtree(path)
 
@@ -120,20 +173,32 @@ class RunFolder:
         complete = [path for path in self._checkpoints() if _is_complete(path)]
         return int(complete[-1].name.removeprefix(CHECKPOINT)) if complete else 0
 
-    def _check_same(self, other: Mapping[str, Any]) -> None:
-        theirs, ours = _flat(other), _flat(self.plan)
+    def _check_same(self, record: Mapping[str, Any]) -> None:
+        """Raises ConfigError unless the plan is that of the record, or the same and longer."""
+        theirs, ours = _flat(record["plan"]), _flat(self.plan)
         differing = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
-        if differing:
+        if not set(differing) <= set(LENGTH) or not _is_longer(theirs, ours, record.get("result")):
             lines = [f"{key}: it has {theirs.get(key)!r}, this call {ours.get(key)!r}" for key in differing]
             raise ConfigError(
-                f"{self.path} holds another run; {numbered('difference', lines)}\n    Resume with the same settings, "
-                "or choose another folder."
+                f"{self.path} holds another run; {numbered('difference', lines)}\n    Resume with the same settings "
+                "(more epochs or steps lengthen a run), or choose another folder."
             )
 
     def _write_record(self, record: Mapping[str, Any]) -> None:
         partial = self.path / f"{RECORD}.partial"
         partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(partial, self.path / RECORD)
+
+
+def _is_longer(theirs: Mapping[str, Any], ours: Mapping[str, Any], result: Mapping[str, Any] | None) -> bool:
+    """Whether a plan goes beyond another, or beyond what came of it."""
+    epochs, steps = LENGTH
+    if ours[steps] is not None:
+        done = theirs[steps] if result is None else result["steps"]
+        return bool(ours[steps] > (done or 0))
+    if result is not None:
+        return bool(ours[epochs] > result["epochs"])
+    return theirs[steps] is None and bool(ours[epochs] > theirs[epochs])
 
 
 def _is_complete(checkpoint: Path) -> bool:
