@@ -1,7 +1,7 @@
 """One place for what hfvision did on the user's behalf: padded, resized, inflated, re-initialised, dropped.
 
 Reports go to the logger "hfvision" at level WARNING, so they are seen by default and silenced in the usual way:
-`logging.getLogger("hfvision").setLevel("ERROR")`.
+`logging.getLogger("hfvision").setLevel("ERROR")`. Of several processes that a launcher started, the first one reports.
 """
 
 import logging
@@ -9,18 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
+from hfvision.processes import is_main_process
+
 logger = logging.getLogger("hfvision")
 
 
 def report(message: str) -> None:
     """Say what was done, with the counts and sizes concerned."""
-    logger.warning(message)
+    if is_main_process():
+        logger.warning(message)
 
 
 @lru_cache(maxsize=1024)
 def report_once(message: str) -> None:
     """The same, once per process for each message: for what may recur with every batch."""
-    logger.warning(message)
+    report(message)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hfvision"
 
 # For each part, the parts that it may import besides itself. A part is a module or folder directly in hfvision.
-GROUND = {"checkpoints", "confinement", "errors", "reporting", "termination", "tracing", "writing"}
+GROUND = {"checkpoints", "confinement", "errors", "processes", "reporting", "termination", "tracing", "writing"}
 MODELS = {*GROUND, "catalog", "geometry", "labels", "layers", "losses", "models", "upsampling"}
 PROCESSING = {*GROUND, "geometry", "objects", "processing", "upsampling"}
 REGISTRY = {*MODELS, *PROCESSING, "detections", "metrics", "registry"}
@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "torch_files": {"errors"},
     "errors": set(),
     "reading_options": {"errors"},
-    "reporting": set(),
+    "processes": set(),
+    "reporting": {"processes"},
     "row_files": {"errors", "writing"},
     "termination": set(),
     "writing": {"errors", "termination"},

@@ -14,6 +14,7 @@ import typer
 
 from hfvision import __version__
 from hfvision.errors import HfvisionError
+from hfvision.processes import is_main_process, rank
 from hfvision.termination import INTERRUPTED, TERMINATED, sigterm_exits
 
 COMMANDS = {
@@ -64,10 +65,13 @@ def main() -> None:
         with sigterm_exits():
             build_app()()
     except HfvisionError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        # Of several processes those that are not the first say in one line what ended them: mostly it is the same.
+        text = f"{type(error).__name__}: {error}"
+        shown = text if is_main_process() else f"process {rank()}: {text.splitlines()[0]}"
+        print(shown, file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as end:
         code = end.code if isinstance(end, SystemExit) else INTERRUPTED
-        if code in STOPPED:
+        if code in STOPPED and is_main_process():
             print(f"hfvision: {STOPPED[code]}; nothing half-written was kept.", file=sys.stderr)
         sys.exit(code)

@@ -10,6 +10,8 @@ from transformers.trainer_utils import SchedulerType
 from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 from hfvision.errors import ConfigError, numbered
+from hfvision.processes import ADVICE, launched_alone
+from hfvision.reporting import report_once
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 SCHEDULERS = tuple(kind.value for kind in SchedulerType)
@@ -98,6 +100,8 @@ class TrainingSettings:
 
         figure: the metric that the best checkpoint is chosen by.
         """
+        if launched_alone():
+            report_once(ADVICE)
         when = "epoch" if self.save_every is None else "steps"
         return TrainingArguments(
             output_dir=str(output_dir),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForImageClassification, EvalPrediction, TrainerCallback, TrainingArguments
 
 from hfvision.data.classification import ClassificationData, prepare_classification
@@ -20,6 +20,7 @@ from hfvision.metrics.classification import ClassificationMetric
 from hfvision.training.arguments import TrainingSettings
 from hfvision.training.base import ModelSource, check_images_fit, fit_head, load_base, set_drop_path
 from hfvision.training.distillation import Distillation
+from hfvision.training.held_out import LOSS, ImageMeans, losses_of_classes
 from hfvision.training.loop import QuietTrainer, Samples, process
 from hfvision.training.progress import diverged
 from hfvision.training.run import Run, Task, TrainingResult, called, digest
@@ -66,10 +67,11 @@ def train_classification(
     """
     settings = settings or TrainingSettings.for_model(model)
     run = Run(output_dir, settings, figure="accuracy", resume=resume)
-    base = load_base(model, processor, AutoModelForImageClassification, "an image classifier")
-    data = dataset
-    if not isinstance(data, ClassificationData):
-        data = prepare_classification(data, **(data_options or {}))
+    with run.main_first():
+        base = load_base(model, processor, AutoModelForImageClassification, "an image classifier")
+        data = dataset
+        if not isinstance(data, ClassificationData):
+            data = prepare_classification(data, **(data_options or {}))
     base.model.config.problem_type = "single_label_classification"
     new_head = fit_head(base, data.names)
     set_drop_path(base.model, settings.drop_path)
@@ -94,13 +96,26 @@ def train_classification(
             **({} if distillation is None else {"distillation": _listed(distillation.describe())}),
             "augmentation": called(augment) or "none",
         },
-        trainer=partial(QuietTrainer, compute_loss_func=loss, preprocess_logits_for_metrics=logits_only),
+        trainer=partial(ClassificationTrainer, compute_loss_func=loss),
     )
     try:
         return run.train(task, license=license, notes=notes, callbacks=callbacks)
     finally:
         if loss is not None:
             loss.remove()
+
+
+class ClassificationTrainer(QuietTrainer):
+    """Evaluates image by image."""
+
+    @torch.no_grad()
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The logits of each image and its loss, and the labels."""
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs.pop("labels")
+        with self.compute_loss_context_manager():
+            logits = model(**inputs).logits
+        return None, {"logits": logits, LOSS: losses_of_classes(logits, labels)}, labels
 
 
 class LabelledSamples(Samples):
@@ -135,26 +150,24 @@ class AccuracyCounter:
     def __init__(self, num_labels: int, arguments: TrainingArguments) -> None:
         self.arguments = arguments
         self.metric = ClassificationMetric(num_labels)
+        self.means = ImageMeans()
         self.last: dict[str, float] = {}
         self.samples = 0
         self.per_class: list[float | None] = []
 
     def __call__(self, batch: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
-        scores, labels = torch.as_tensor(batch.predictions).float().cpu(), torch.as_tensor(batch.label_ids).cpu()
+        counted: Any = batch.predictions
+        scores, labels = torch.as_tensor(counted["logits"]).float().cpu(), torch.as_tensor(batch.label_ids).cpu()
         if scores.isnan().any():
             raise diverged("the model's scores are no numbers", self.arguments)
+        self.means.add(counted)
         self.metric.update(scores.numpy(), labels.numpy())
         if not compute_result:
             return {}
         self.per_class = self.metric.per_class()
         self.last = self.metric.compute()
         self.samples = int(self.last.pop("samples"))
-        return dict(self.last)
-
-
-def logits_only(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
-    """What is counted, even if the model's config asks for hidden states or attention maps as well."""
-    return logits[0] if isinstance(logits, tuple) else logits
+        return self.last | self.means.take()
 
 
 def _teaching(distillation: Distillation) -> dict[str, Any]:

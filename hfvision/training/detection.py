@@ -30,7 +30,7 @@ from hfvision.training.base import ModelSource, load_base
 from hfvision.training.detection_samples import packed, unpacked
 from hfvision.training.detector import DetectorOptions, Trunk, prepare_detector
 from hfvision.training.detector_task import Augmentation, detector_task
-from hfvision.training.detector_trainer import TermMeans
+from hfvision.training.held_out import ImageMeans
 from hfvision.training.overfit import LearntByHeart, OverfitCheck, judge, overfit_data, overfit_settings
 from hfvision.training.run import Run, TrainingResult
 
@@ -96,11 +96,12 @@ def train_detection(
     if overfit is not None:
         settings, augment, patience = overfit_settings(settings, overfit), None, 0
     run = Run(output_dir, settings, figure="AP", resume=resume)
-    base = load_base(model, processor, AutoModelForObjectDetection, "an object detection model")
-    data = dataset
-    if not isinstance(data, DetectionData):
-        measured = {} if overfit is None else {"overlap": "report"}  # with images of training, and with them alone
-        data = prepare_detection(data, **{**measured, **(data_options or {})})
+    with run.main_first():
+        base = load_base(model, processor, AutoModelForObjectDetection, "an object detection model")
+        data = dataset
+        if not isinstance(data, DetectionData):
+            measured = {} if overfit is None else {"overlap": "report"}  # with images of training, and with them alone
+            data = prepare_detection(data, **{**measured, **(data_options or {})})
     if overfit is not None:
         data = overfit_data(data, overfit, settings.seed)
     detector = prepare_detector(base, data, options, DetrForObjectDetection)
@@ -128,7 +129,7 @@ class APCounter:
 
     def __init__(self, num_labels: int) -> None:
         self.metric = DetectionMetric(num_labels)
-        self.terms = TermMeans()
+        self.means = ImageMeans()
         self.last: dict[str, float] = {}
         self.samples = 0
         self.per_class: list[float | None] = []
@@ -142,7 +143,7 @@ class APCounter:
 
     def __call__(self, batch: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
         counted: Any = batch.predictions
-        self.terms.add(counted)
+        self.means.add(counted)
         references = unpacked(counted["objects"], torch.as_tensor(batch.label_ids))
         self.metric.update([_prediction(one) for one in counted["found"].cpu()], references)
         if not compute_result:
@@ -153,7 +154,7 @@ class APCounter:
         self.last = {name: figures[name] for name in FIGURES}
         self.samples = figures["images"]
         self.per_class = [None if math.isnan(share) else float(share) for share in figures["per_category_AP"]]
-        return self.last | self.terms.take()
+        return self.last | self.means.take()
 
 
 def _prediction(found: Tensor) -> dict[str, Tensor]:

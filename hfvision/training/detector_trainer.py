@@ -3,16 +3,16 @@
 Shapes: B images, Q queries, K classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from hfvision.losses.detection import WEIGHTS
 from hfvision.objects import ImageObjects
 from hfvision.training.buckets import BucketSampler, by_shape
 from hfvision.training.detector import head_parameters, mask_parameters, trunk_parameters
+from hfvision.training.held_out import losses_of_objects
 from hfvision.training.loop import QuietTrainer
 from hfvision.training.progress import diverged
 from hfvision.training.run import Counter
@@ -77,34 +77,13 @@ class DetectorTrainer(QuietTrainer):
 
     @torch.no_grad()
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The loss, what the metric needs of each image, and the images' rows."""
+        """What the metric needs of each image, its losses, and the images' rows."""
         inputs = self._prepare_inputs(inputs)
-        objects, rows = inputs.pop("objects"), inputs.pop("rows")
+        labels, objects, rows = (inputs.pop(name) for name in ("labels", "objects", "rows"))
         with self.compute_loss_context_manager():
             outputs = model(**inputs)
         if outputs.logits.isnan().any():
             raise diverged("the model's scores are no numbers", self.args)
-        terms = {
-            name: outputs.loss_dict[name].float().expand(len(rows)) for name in WEIGHTS if name in outputs.loss_dict
-        }
-        return outputs.loss, {**self.compute_metrics.count(outputs, objects, inputs["pixel_mask"]), **terms}, rows
-
-
-class TermMeans:
-    """Means of the loss's terms over the images of an evaluation."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.images = 0
-
-    def add(self, counted: Mapping[str, Any]) -> None:
-        terms = {name: counted[name] for name in WEIGHTS if name in counted}
-        for name, values in terms.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(values.double().sum())
-        self.images += len(next(iter(terms.values())))
-
-    def take(self) -> dict[str, float]:
-        """The means; then begins anew."""
-        means = {name: total / self.images for name, total in self.sums.items()}
-        self.sums, self.images = {}, 0
-        return means
+        counted = self.compute_metrics.count(outputs, objects, inputs["pixel_mask"])
+        detector: Any = self.model
+        return None, {**counted, **losses_of_objects(detector, outputs, labels, inputs["pixel_mask"])}, rows

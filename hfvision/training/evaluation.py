@@ -58,7 +58,7 @@ class EvaluationResult:
     split: str
     revision: str  # digest of the data's classes, labels and first images
     samples: int
-    metrics: dict[str, float]  # shares of 0..1; and the mean loss
+    metrics: dict[str, float]  # shares of 0..1; and the loss, see `held_out`
     class_figure: str | None  # what `per_class` is
     per_class: dict[str, float | None]  # None: no image of that class
     date: str  # ISO, of the day
@@ -120,19 +120,22 @@ def evaluate(
     to = _record_file(name, record)
     auto_class = _auto_class(source, name)
     settings = TrainingSettings(batch_size=batch_size, precision=precision, workers=workers)
-    base = load_base(source, None, getattr(transformers, auto_class), "a model that can be measured")
-    if base.missing:
-        raise CheckpointReadError(
-            f"{name!r} lacks {len(base.missing)} tensors of its {type(base.model).__name__}, {base.missing[0]} for "
-            "one: with weights made anew there is nothing to measure. Train it first."
-        )
-    data = data_to_measure(auto_class, dataset, base, Path(source), split, by_number, data_options or {})
-    images = len(data.evaluation)
-    trained_on = seen_of(data.evaluation, read_written(read_record(Path(source, RECORD_FILE)).get("images")))
-    if trained_on:
-        report(f"{trained_on:,} of {images:,} images were trained on: figures that count them are not held-out ones.")
     with tempfile.TemporaryDirectory() as scratch:
         arguments = settings.arguments(Path(scratch), "loss")
+        with arguments.main_process_first(local=False, desc="reading model and data"):
+            base = load_base(source, None, getattr(transformers, auto_class), "a model that can be measured")
+            if base.missing:
+                raise CheckpointReadError(
+                    f"{name!r} lacks {len(base.missing)} tensors of its {type(base.model).__name__}, "
+                    f"{base.missing[0]} for one: with weights made anew there is nothing to measure. Train it first."
+                )
+            data = data_to_measure(auto_class, dataset, base, Path(source), split, by_number, data_options or {})
+        images = len(data.evaluation)
+        trained_on = seen_of(data.evaluation, read_written(read_record(Path(source, RECORD_FILE)).get("images")))
+        if trained_on:
+            report(
+                f"{trained_on:,} of {images:,} images were trained on: figures that count them are not held-out ones."
+            )
         how = _measuring(auto_class, base, data, arguments, threshold)
         trainer = how.trainer(
             model=base.model,
@@ -167,7 +170,7 @@ def evaluate(
         trained_on=trained_on,
         record=None if to is None else str(to),
     )
-    if to is not None:
+    if to is not None and arguments.process_index == 0:
         _add(to, result)
     return result
 
@@ -195,7 +198,7 @@ def _measuring(auto_class: str, base: Base, data: Any, arguments: Any, threshold
         base.model.config.problem_type = "single_label_classification"
         return _Measuring(
             classification.AccuracyCounter(len(data.names), arguments),
-            lambda **given: QuietTrainer(preprocess_logits_for_metrics=classification.logits_only, **given),
+            classification.ClassificationTrainer,
             classification.LabelledSamples(part),
             classification.Collator(processor),
             "accuracy",

@@ -79,12 +79,20 @@ class QuietTrainer(StepMeans, Trainer):
         model.load_state_dict(type(model).from_pretrained(folder, dtype=torch.float32).state_dict())
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        share_buffers(self.model)
         with torch.random.fork_rng(devices=[]):  # starting a data loader draws a number
             return super().evaluate(*args, **kwargs)
 
     def save_model(self, *args: Any, **kwargs: Any) -> None:
         with no_bars():
             super().save_model(*args, **kwargs)
+
+
+def share_buffers(model: Any) -> None:
+    """Give every process the buffers of the first, which are saved: batch norms have seen other images in each."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 class Samples(torch.utils.data.Dataset[dict[str, Any]], ABC):

@@ -30,7 +30,7 @@ from hfvision.training.arguments import TrainingSettings
 from hfvision.training.base import ModelSource, load_base
 from hfvision.training.detector import DetectorOptions, Trunk, prepare_detector
 from hfvision.training.detector_task import Augmentation, detector_task
-from hfvision.training.detector_trainer import TermMeans
+from hfvision.training.held_out import ImageMeans
 from hfvision.training.run import Run, TrainingResult
 
 FIGURES = ("PQ", "SQ", "RQ")
@@ -80,10 +80,11 @@ def train_panoptic(
     if not 0 <= threshold <= 1:
         raise ConfigError(f"threshold is a score from 0 to 1; got {threshold}.")
     run = Run(output_dir, settings, figure="PQ", resume=resume)
-    base = load_base(model, processor, AutoModelForUniversalSegmentation, "a panoptic segmentation model")
-    data = dataset
-    if not isinstance(data, DetectionData):
-        data = prepare_detection(data, **{"panoptic": True, **(data_options or {})})
+    with run.main_first():
+        base = load_base(model, processor, AutoModelForUniversalSegmentation, "a panoptic segmentation model")
+        data = dataset
+        if not isinstance(data, DetectionData):
+            data = prepare_detection(data, **{"panoptic": True, **(data_options or {})})
     if data.train.read(0)[1].masks is None:
         raise DatasetError(
             f"{data.name}: panoptic segmentation needs a mask of every object; prepare it with panoptic=True."
@@ -115,7 +116,7 @@ class PQCounter:
         self.groups = ("",) if things is None else ("", "_things", "_stuff")
         self.threshold = threshold
         self.total = self._metric()
-        self.terms = TermMeans()
+        self.means = ImageMeans()
         self.last: dict[str, float] = {}
         self.samples = 0
         self.per_class: list[float | None] = []
@@ -141,7 +142,7 @@ class PQCounter:
 
     def __call__(self, batch: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
         counted: Any = batch.predictions
-        self.terms.add(counted)
+        self.means.add(counted)
         self.total.merge({name: counted[name].sum(0).cpu().numpy() for name in self.total.counted})
         if not compute_result:
             return {}
@@ -150,7 +151,7 @@ class PQCounter:
         self.per_class = [None if math.isnan(share) else float(share) for share in figures["per_category_PQ"]]
         found = {name + group: float(figures[name + group]) for group in self.groups for name in FIGURES}
         self.last = {name: value for name, value in found.items() if not math.isnan(value)}
-        return self.last | self.terms.take()
+        return self.last | self.means.take()
 
     def _metric(self) -> PanopticMetric:
         return PanopticMetric(self.num_labels, self.things)

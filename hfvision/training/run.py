@@ -13,6 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -131,6 +132,13 @@ class Run:
         if self.is_main:
             self.folder.check(resume)
         set_seed(settings.seed)
+
+    def main_first(self) -> AbstractContextManager[None]:
+        """Of several processes the first runs the block before the others do, so that what it fetches is there."""
+        first: AbstractContextManager[None] = self.arguments.main_process_first(
+            local=False, desc="reading model and data"
+        )
+        return first
 
     @sigterm_exits()
     def train(

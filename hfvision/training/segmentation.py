@@ -31,6 +31,7 @@ from hfvision.reporting import report
 from hfvision.training.arguments import TrainingSettings
 from hfvision.training.augmentation import JointAugment, Preparation, StandardAugmentation, preparation
 from hfvision.training.base import Base, ModelSource, check_images_fit, fit_head, load_base, set_drop_path
+from hfvision.training.held_out import LOSS, ImageMeans, losses_of_pixels
 from hfvision.training.loop import QuietTrainer, Samples
 from hfvision.training.progress import diverged
 from hfvision.training.run import Run, Task, TrainingResult, described, listed
@@ -81,11 +82,12 @@ def train_segmentation(
     """
     settings = settings or TrainingSettings.for_model(model)
     run = Run(output_dir, settings, figure="mean_iou", resume=resume)
-    base = load_base(model, processor, AutoModelForSemanticSegmentation, "a semantic segmentation model")
-    model = check_model(base)
-    data = dataset
-    if not isinstance(data, SegmentationData):
-        data = prepare_segmentation(data, **(data_options or {}))
+    with run.main_first():
+        base = load_base(model, processor, AutoModelForSemanticSegmentation, "a semantic segmentation model")
+        model = check_model(base)
+        data = dataset
+        if not isinstance(data, SegmentationData):
+            data = prepare_segmentation(data, **(data_options or {}))
     for part in (data.train, data.evaluation):
         check_images_fit(base, part.split, len(part), _reader_of_images(part))
     new_head = fit_head(base, data.names)
@@ -123,26 +125,26 @@ class SegmentationTrainer(QuietTrainer):
 
     @torch.no_grad()
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The loss, and what the metric counted in each image, stacked; images of one size run together."""
+        """What the metric counted in each image and its loss, stacked; images of one size run together."""
         inputs = self._prepare_inputs(inputs)
         images, labels, masks = inputs["images"], inputs["labels"], inputs["masks"]
         rows, semantic = range(len(images)), cast("SemanticModel", self.model)
         groups = [rows] if len({image.shape for image in images}) == 1 else [[row] for row in rows]
-        loss = images[0].new_zeros(())
+        losses: list[Tensor] = []
         counts: list[dict[str, Tensor]] = []
         for group in groups:
             pixel_values = torch.stack([images[row] for row in group])
             with self.compute_loss_context_manager():
-                outputs = model(
-                    pixel_values=pixel_values, labels=torch.stack([labels[row] for row in group]), upsample=False
-                )
-            loss += outputs.loss * len(group) / len(rows)
+                outputs = model(pixel_values=pixel_values, upsample=False)
+            ignored = self.compute_metrics.ignore_index
+            losses.append(losses_of_pixels(semantic, outputs.logits, [labels[row] for row in group], ignored))
             upsampling = semantic.map_upsampling((pixel_values.shape[-2], pixel_values.shape[-1]))
             counts += [
                 self.compute_metrics.count(logits.float(), masks[row], upsampling)
                 for logits, row in zip(outputs.logits, group, strict=True)
             ]
-        return loss, {name: torch.stack([one[name] for one in counts]) for name in counts[0]}, inputs["rows"]
+        counted = {name: torch.stack([one[name] for one in counts]) for name in counts[0]}
+        return None, {**counted, LOSS: torch.cat(losses)}, inputs["rows"]
 
 
 class SegmentedSamples(Samples):
@@ -203,6 +205,7 @@ class IoUCounter:
         self.ignore_index = data.ignore_index
         self.arguments = arguments
         self.total = self._metric()
+        self.means = ImageMeans()
         self.last: dict[str, float] = {}
         self.samples = 0
         self.per_class: list[float | None] = []
@@ -218,14 +221,15 @@ class IoUCounter:
 
     def __call__(self, batch: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
         counted: Any = batch.predictions
-        self.total.merge({name: counts.sum(0).cpu().numpy() for name, counts in counted.items()})
+        self.means.add(counted)
+        self.total.merge({name: counts.sum(0).cpu().numpy() for name, counts in counted.items() if name != LOSS})
         if not compute_result:
             return {}
         self.per_class = self.total.per_class()
         found = self.total.compute()
         self.last = {ours: found[theirs] for ours, theirs in FIGURES.items()}
         self.samples = found["images"]
-        return dict(self.last)
+        return self.last | self.means.take()
 
     def _metric(self) -> SegmentationMetric:
         return SegmentationMetric(self.classes, ignore_index=self.ignore_index)
