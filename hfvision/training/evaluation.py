@@ -45,6 +45,7 @@ from hfvision.training.detector_trainer import DetectorTrainer
 from hfvision.training.loop import QuietTrainer
 from hfvision.training.measured_data import UNIVERSAL, data_to_measure
 from hfvision.training.panoptic import PQCounter
+from hfvision.training.progress import quiet_unless_main
 from hfvision.training.run import digest
 from hfvision.writing import new_file
 
@@ -115,6 +116,7 @@ def evaluate(
     Raises CheckpointReadError, DatasetError (also where classes do not match) and ConfigError before anything runs.
     """
     started = time.monotonic()
+    quiet_unless_main()
     name = os.fspath(model)
     source = resolve(name)
     to = _record_file(name, record)

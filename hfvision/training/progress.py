@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.utils import logging
 
 from hfvision.errors import ConfigError
+from hfvision.processes import is_main_process
 
 
 def diverged(seen: str, arguments: TrainingArguments) -> ConfigError:
@@ -90,6 +91,12 @@ class Progress(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def quiet_unless_main() -> None:
+    """Of several processes the first one shows transformers' bars."""
+    if not is_main_process():
+        logging.disable_progress_bar()
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from hfvision.termination import sigterm_exits
 from hfvision.training.arguments import TrainingSettings
 from hfvision.training.base import Base
 from hfvision.training.loop import Collate, EpochOfSamples, OldCheckpoints, QuietTrainer, Samples
-from hfvision.training.progress import Progress, in_words, no_bars
+from hfvision.training.progress import Progress, in_words, no_bars, quiet_unless_main
 from hfvision.training.run_folder import RunFolder
 
 
@@ -131,6 +131,7 @@ class Run:
         self.is_main = self.arguments.process_index == 0
         if self.is_main:
             self.folder.check(resume)
+        quiet_unless_main()
         set_seed(settings.seed)
 
     def main_first(self) -> AbstractContextManager[None]:
