@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "metrics": {"errors", "geometry"},
     "registry": REGISTRY,
     "creation": REGISTRY,
+    "__main__": {"cli"},
     "_import_hook": {"registry"},
     "data": {*REGISTRY, "reading_options"},
     "optimizing": {*REGISTRY, "data"},
