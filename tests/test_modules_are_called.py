@@ -1,10 +1,10 @@
 """A module that holds weights is called, whatever somebody has put in its place or around it.
 
-Fast paths stand in for modules (merged projections, norms folded into kernels, products, rows a few at a time). Here all
-of them are taken whatever the size, and modules are hooked, wrapped and changed as adapters, quantizers, pruning and
-attribution do it. `test_plain` says that each of these changes is seen; here each kind of module of every model is
-hooked in turn, which finds a fast path that asks too few of those it stands for, and the other changes are made to all
-modules at once and compared with the same weights set directly.
+Fast paths stand in for modules (merged projections, norms folded into kernels, products, rows a few at a time). Here
+all of them are taken whatever the size, and modules are hooked, wrapped and changed as adapters, quantizers, pruning
+and attribution do it. `test_plain` says that each of these changes is seen; here each kind of module of every model
+is hooked in turn, which finds a fast path that asks too few of those it stands for, and the other changes are made to
+all modules at once and compared with the same weights set directly.
 """
 
 import copy
