@@ -207,3 +207,17 @@ def test_the_report_is_plain_data(tmp_path):
     content = json.loads(json.dumps(data.report.to_dict()))
     assert content["splits"]["train"]["classes"]["cat"]["images"] == 2
     assert content["splits"]["train"]["left_out"][0]["count"] == 1
+
+
+def test_the_report_counts_unreadable_and_repeated_images(tmp_path):
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            for number in range(3):
+                folder = tmp_path / split / name
+                folder.mkdir(parents=True, exist_ok=True)
+                image_of(6 + number, 4 + (split == "val") + 2 * (name == "dog")).save(folder / f"{number}.png")
+    (tmp_path / "train" / "cat" / "2.png").write_bytes(b"broken")
+    (tmp_path / "train" / "dog" / "2.png").write_bytes((tmp_path / "val" / "dog" / "0.png").read_bytes())
+    data = prepare_classification(tmp_path, skip_unreadable=True, overlap="drop")
+    left_out = data.report.to_dict()["splits"]["train"]["left_out"]
+    assert [(kind["count"], kind["what"]) for kind in left_out] == [(1, "unreadable image"), (1, "repeated image")]

@@ -39,7 +39,7 @@ def write_tar(path, members, **links):
 def shard(path, first, count, label="cls"):
     members = {}
     for number in range(first, first + count):
-        members[f"{number:06}.png"] = png(image_of(6 + number, 4))
+        members[f"{number:06}.png"] = png(image_of(6 + number, 4, number))
         members[f"{number:06}.{label}"] = str(number % 2).encode()
     return write_tar(path, members)
 
@@ -53,7 +53,7 @@ def test_shards_of_both_splits_with_names_beside_them(tmp_path):
     assert data.names == ["cat", "dog"]
     assert data.train.labels.tolist() == [0, 1] * 3 and data.evaluation.split == "validation"
     assert [data.train.read(row).width for row in range(6)] == [6, 7, 16, 17, 26, 27]  # the order of the archives
-    assert data.train.read(5).tobytes() == image_of(27, 4).tobytes()
+    assert data.train.read(5).tobytes() == image_of(27, 4, 21).tobytes()
     assert [cell["path"].rpartition("/")[2] for cell in data.train.images["image"][:2]] == ["000000.png", "000001.png"]
 
 
@@ -149,3 +149,10 @@ def test_an_archive_that_was_cut_off_names_the_member(tmp_path):
     path.write_bytes(path.read_bytes()[:600])
     with pytest.raises(DatasetError, match=r"in .*a\.tar is cut off"):
         data.train.read(len(data.train) - 1)
+
+
+def test_images_trained_on_are_found_in_archives(tmp_path):
+    for name in ("train", "val"):
+        shard(tmp_path / f"{name}-0.tar", 0, 4)
+    with pytest.raises(DatasetError, match="4 of 4 images of 'validation' are images of 'train', too"):
+        prepare_classification(tmp_path)

@@ -23,9 +23,8 @@ from hfvision.data.cells import (
     shown,
     shown_rows,
 )
-from hfvision.data.dataset_report import ClassCounts, DatasetReport, SplitReport
+from hfvision.data.dataset_report import ClassCounts, DatasetReport, LeftOut, SplitReport, images_left_out
 from hfvision.data.held_out import hold_out
-from hfvision.data.labelled_files import LabelledSource
 from hfvision.data.labelled_sources import open_labelled
 from hfvision.data.same_images import Digests, image_digests, set_apart
 from hfvision.data.sources import Source, name_of
@@ -126,8 +125,11 @@ def prepare_classification(
     names = _class_names(splits[train])
     problems = list(opened.faults)
     parts = {split: _numbered_labels(split, splits[split], names, problems) for split in (train, evaluation) if split}
+    gone = {split: tuple(opened.left_out.get(split, ())) for split in parts}
     if options.skip_unreadable:
-        parts = {split: _readable(part) for split, part in parts.items()}
+        whole, parts = parts, {split: _readable(part) for split, part in parts.items()}
+        for split, part in parts.items():
+            gone[split] += images_left_out(len(whole[split]), len(part), "unreadable", "skip_unreadable")
     if not problems and not evaluate_only:
         names = _check_classes(parts, train, names, options.drop_empty_classes, problems)
     for part in parts.values() if options.check_images and not options.skip_unreadable else ():
@@ -142,8 +144,11 @@ def prepare_classification(
     else:
         train_part, evaluation_part = parts[train], parts[evaluation]
     if not evaluate_only:
+        before = len(train_part)
         train_part = set_apart(name, train_part, evaluation_part, options.overlap)
-    contents = _report_of(name, opened, names, [(train_part, train), (evaluation_part, evaluation)])
+        gone[train] += images_left_out(before, len(train_part), "repeated", "measured with, too")
+    read = {part.split: _report_of(part, names, gone.get(part.split, ())) for part in (train_part, evaluation_part)}
+    contents = DatasetReport(name, "classification", opened.layout, tuple(read.values()), opened.conclusions)
     contents.say()
     return ClassificationData(
         name,
@@ -157,17 +162,11 @@ def prepare_classification(
     )
 
 
-def _report_of(
-    name: str, opened: LabelledSource, names: Sequence[str], parts: Sequence[tuple[LabelledImages, str | None]]
-) -> DatasetReport:
-    """Images of each class, and what was left out of the splits that they come from."""
-    splits = {}
-    for part, source in parts:
-        counts = np.bincount(part.labels, minlength=len(names)).tolist()
-        classes = [ClassCounts(one, images=count) for one, count in zip(names, counts, strict=True)]
-        left_out = tuple(opened.left_out.get(source or "", ()))
-        splits[part.split] = SplitReport(part.split, len(part), tuple(classes), left_out=left_out)
-    return DatasetReport(name, "classification", opened.layout, tuple(splits.values()), opened.conclusions)
+def _report_of(part: LabelledImages, names: Sequence[str], left_out: tuple[LeftOut, ...]) -> SplitReport:
+    """Images of each class in a split."""
+    counts = np.bincount(part.labels, minlength=len(names)).tolist()
+    classes = [ClassCounts(one, images=count) for one, count in zip(names, counts, strict=True)]
+    return SplitReport(part.split, len(part), tuple(classes), left_out=left_out)
 
 
 def _is_labelled(splits: Mapping[str, datasets.Dataset], split: str) -> bool:

@@ -26,6 +26,12 @@ class LeftOut:
         return f"{self.count:,} {self.what}" + (f" ({self.reason})" if self.reason else "")
 
 
+def images_left_out(before: int, after: int, kind: str, reason: str) -> tuple[LeftOut, ...]:
+    """The images that a step took away; () where it took none."""
+    lost = before - after
+    return (LeftOut(lost, f"{kind} image{'s' * (lost != 1)}", reason),) if lost else ()
+
+
 @dataclass(frozen=True)
 class ClassCounts:
     """One class in one split; None where a task has no such number."""

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from hfvision.data.cells import EXAMPLES, decoded, in_threads
 from hfvision.data.object_table import file_of
+from hfvision.data.tar_members import with_content
 from hfvision.errors import DatasetError, ImageReadError
 from hfvision.reporting import report
 
@@ -85,6 +86,7 @@ def _digest(value: Any, feature: Any) -> int:
     if not isinstance(value, Mapping):
         array = np.ascontiguousarray(np.asarray(value, dtype=getattr(feature, "dtype", None)))
         return _number(f"{array.shape} {array.dtype}".encode(), array.tobytes())
+    value = with_content(value)
     content, path = value.get("bytes"), value.get("path")
     if content is not None:
         size, pieces = len(content), [content]

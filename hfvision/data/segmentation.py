@@ -27,12 +27,12 @@ from hfvision.data.cells import (
 )
 from hfvision.data.class_files import BACKGROUND
 from hfvision.data.class_names import list_of_names, names_in_file
-from hfvision.data.dataset_report import ClassCounts, DatasetReport, SplitReport
+from hfvision.data.dataset_report import ClassCounts, DatasetReport, LeftOut, SplitReport, images_left_out
 from hfvision.data.held_out import Contents, Rows, hold_out
 from hfvision.data.mask_values import MaskCoding, ValueCounts, counts_of, label_map_given
 from hfvision.data.same_images import image_digests, set_apart
 from hfvision.data.scenes import SCENE_CLASSES, SCENE_SETS
-from hfvision.data.segmentation_sources import MaskSource, open_masks
+from hfvision.data.segmentation_sources import open_masks
 from hfvision.data.segmented_images import SegmentedImages
 from hfvision.data.sources import Source, name_of
 from hfvision.data.splits import choose_splits, held_out_name
@@ -128,8 +128,11 @@ def prepare_segmentation(source: Source, *, options: ReadingOptions, evaluate_on
         for split in dict.fromkeys((train, evaluation))
         if split
     ]
+    left_out = {part.split: opened.left_out.get(part.split, ()) for part in parts}
     if options.skip_unreadable:
-        parts = [_readable(part) for part in parts]
+        whole, parts = parts, [_readable(part) for part in parts]
+        for part, before in zip(parts, whole, strict=True):
+            left_out[part.split] += images_left_out(len(before), len(part), "unreadable", "skip_unreadable")
     if options.check_images:
         parts = [replace(part, digests=image_digests(part.data, part.split)) for part in parts]
     looked_at = [_inspect(part, options.check_images, problems) for part in parts]
@@ -144,9 +147,10 @@ def prepare_segmentation(source: Source, *, options: ReadingOptions, evaluate_on
         looked_at *= 2
     if not evaluate_only:
         train_part = set_apart(name, parts[0], parts[-1], options.overlap)
-        before, after = parts[0].digests, train_part.digests
-        if train_part is not parts[0] and before is not None and after is not None:
-            rows[0] = rows[0][np.isin(before, after)]
+        left_out[train] += images_left_out(len(parts[0]), len(train_part), "repeated", "measured with, too")
+        earlier, later = parts[0].digests, train_part.digests
+        if train_part is not parts[0] and earlier is not None and later is not None:
+            rows[0] = rows[0][np.isin(earlier, later)]
         parts[0] = train_part
     counts = [
         counts_of([found[row] for row in chosen.tolist() if row in found], coding.ignore_index)
@@ -162,7 +166,16 @@ def prepare_segmentation(source: Source, *, options: ReadingOptions, evaluate_on
         _report_unseen(pixel_counts, classes, parts[0].split)
     info = splits[train].info
     parts = [replace(part, coding=coding) for part in parts]
-    contents = _report_of(name, opened, (train, evaluation), parts, counts, classes)
+    contents = DatasetReport(
+        name,
+        "segmentation",
+        opened.layout,
+        tuple(
+            _report_of(part, count, classes, left_out.get(part.split, ()))
+            for part, count in zip(parts, counts, strict=True)
+        ),
+        opened.conclusions,
+    )
     contents.say()
     return SegmentationData(
         name,
@@ -180,34 +193,23 @@ def prepare_segmentation(source: Source, *, options: ReadingOptions, evaluate_on
 
 
 def _report_of(
-    name: str,
-    opened: MaskSource,
-    chosen: Sequence[str | None],
-    parts: Sequence[SegmentedImages],
-    counts: Sequence[ValueCounts],
-    classes: Sequence[str],
-) -> DatasetReport:
-    """Pixels and images of each class, and what was left out of the splits that were chosen."""
-    splits = []
+    part: SegmentedImages, count: ValueCounts, classes: Sequence[str], left_out: tuple[LeftOut, ...]
+) -> SplitReport:
+    """Pixels and images of each class in a split."""
     unmarked = [0] if classes[0] == BACKGROUND else []
-    for part, count, source in zip(parts, counts, chosen, strict=False):
-        ignored = part.coding.ignore_index
-        counted = [
-            ClassCounts(one, images=count.images[number], pixels=count.classes[number])
-            for number, one in enumerate(classes)
-        ]
-        splits.append(
-            SplitReport(
-                part.split,
-                len(part),
-                tuple(counted) if count.decoded else (),
-                images_without_objects=sum(count.alone[number] for number in [None, *unmarked]),
-                ignored_pixels=count.classes[ignored],
-                decoded_images=count.decoded or None,
-                left_out=opened.left_out.get(source or "", ()),
-            )
-        )
-    return DatasetReport(name, "segmentation", opened.layout, tuple(splits), opened.conclusions)
+    counted = [
+        ClassCounts(one, images=count.images[number], pixels=count.classes[number])
+        for number, one in enumerate(classes)
+    ]
+    return SplitReport(
+        part.split,
+        len(part),
+        tuple(counted) if count.decoded else (),
+        images_without_objects=sum(count.alone[number] for number in [None, *unmarked]),
+        ignored_pixels=count.classes[part.coding.ignore_index],
+        decoded_images=count.decoded or None,
+        left_out=left_out,
+    )
 
 
 def _has_masks(splits: Mapping[str, datasets.Dataset], split: str) -> bool:
