@@ -264,6 +264,20 @@ def test_camvid_as_published_on_kaggle_has_colors_and_a_void(tmp_path):
     assert data.train.read(0)[1][0].tolist() == [0, 0, 1, 1, 255, 255]
 
 
+def test_numbers_in_three_equal_channels_are_numbers(tmp_path, reports):
+    for n in range(4):
+        for kind in ("images", "masks"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+        image_of(6, 4).save(tmp_path / "images" / f"{n}.png")
+        mask = np.resize(np.array([0, 1, 2], np.uint8), (4, 6))
+        Image.fromarray(np.stack([mask] * 3, 2)).save(tmp_path / "masks" / f"{n}.png")
+    for options in ({}, {"names": ["sky", "road", "cow"]}, {"label_map": {0: 2, 1: 1, 2: 0}}):
+        data = prepare_segmentation(tmp_path, held_out=0.5, **options)
+        assert data.train.read(0)[1][0, :3].tolist() == ([2, 1, 0] if "label_map" in options else [0, 1, 2])
+    (tmp_path / "classes.txt").write_text("sky\nroad\ncow\n")
+    assert prepare_segmentation(tmp_path, held_out=0.5).names == ["sky", "road", "cow"]
+
+
 def test_lists_name_files_as_other_machines_call_them(tmp_path):
     folder = export("datumaro_masks/mask_camvid", tmp_path)
     (folder / "train.txt").write_text(

@@ -43,6 +43,12 @@ class StoredValues:
     numbers: frozenset[int] = frozenset()
     colors: frozenset[Color] = frozenset()
 
+    def without_grey(self) -> "StoredValues":
+        """Numbers for colors that are numbers in three equal channels: all of them grey, and not black alone."""
+        if len(self.colors) < 2 or not all(red == green == blue for red, green, blue in self.colors):
+            return self
+        return StoredValues(self.numbers | {red for red, _, _ in self.colors})
+
 
 def classes_of(
     found: MaskFolder, root: Path, given: Sequence[str] | None = None, ignore_index: int = 255
@@ -56,6 +62,8 @@ def classes_of(
         names = [one.name for one in declared[0]] if given is None else list(given)
         return MaskClasses(None, names if names[0] == BACKGROUND else [BACKGROUND, *names])
     values = stored_values(found.masks)
+    if declared is None or all(one.color is None for one in declared[0]):
+        values = values.without_grey()
     if declared is not None:
         classes, path = declared
         if given is not None and len(given) == len(classes):

@@ -19,7 +19,7 @@ from hfvision.data.drawn_masks import DRAWING, draw
 from hfvision.data.image_sizes import size_of
 from hfvision.data.mask_values import MaskCoding
 from hfvision.data.same_images import Digests
-from hfvision.errors import DatasetError, HfvisionError
+from hfvision.errors import DatasetError, HfvisionError, ImageShapeError, ImageValueError
 from hfvision.processing.label_reading import read_labels
 
 
@@ -62,6 +62,8 @@ class SegmentedImages:
             if self.features["mask"] == DRAWING:
                 return image, draw(cells["mask"], size_of(image), self.coding.ignore_index)
             return image, read_labels(decoded(cells["mask"], self.features["mask"]), self.coding.label_map)
+        except (ImageShapeError, ImageValueError) as error:  # others name the file themselves
+            raise DatasetError(f"{what} {row} of split {self.split!r} ({self.file_of(row)}): {error}") from error
         except HfvisionError as error:
             raise DatasetError(f"{what} {row} of split {self.split!r}: {error}") from error
 

@@ -13,6 +13,7 @@ from PIL import Image
 from hfvision.errors import ImageShapeError, ImageValueError
 from hfvision.processing.label_map import Integers, LabelMap
 from hfvision.processing.reading import read_image
+from hfvision.reporting import report_kind
 
 LABELS_AND_ALPHA = ("LA", "La", "PA")  # modes whose first band holds the labels
 
@@ -62,10 +63,20 @@ def _of_picture(picture: Image.Image, has_colors: bool) -> npt.NDArray[Any]:
         array = np.asarray(picture)
         return array.astype(array.dtype.newbyteorder("="))
     if not has_colors:
+        if picture.mode == "RGB" and _is_grey(colors := np.asarray(picture)):
+            report_kind(
+                "grey labels", "label maps in RGB whose three channels are equal are read as one number a pixel."
+            )
+            return colors[..., 0]
         raise ImageShapeError(
             f"a label map holds one number for each pixel, a picture of mode {picture.mode} holds colours." + _ADVICE
         )
     return np.asarray(picture.convert("RGB"))
+
+
+def _is_grey(colors: npt.NDArray[Any]) -> bool:
+    """(H, W, 3) without any color."""
+    return bool((colors[..., :1] == colors).all())
 
 
 def _of_array(array: Any) -> npt.NDArray[Any]:
