@@ -72,6 +72,7 @@ _HOME = {
     "SetrImageProcessor": "hfvision.processing.segmentation",
     "SetrConfig": "hfvision.models.setr",
     "SetrForSemanticSegmentation": "hfvision.models.setr",
+    "StepMeans": "hfvision.training.accumulation",
     "SwinBackbone": "hfvision.models.swin_heads",
     "SwinConfig": "hfvision.models.swin",
     "SwinForImageClassification": "hfvision.models.swin_heads",

@@ -1,4 +1,4 @@
-"""The README's snippets run, its commands are the ones that are checked, and it names what there is."""
+"""The snippets of the README and of the manual of training run, its commands are the ones that are checked, and it names what there is."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,8 @@ from hfvision.registry import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+MANUAL = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", README + MANUAL, flags=re.DOTALL)
 
 
 def command(name):

@@ -1,6 +1,6 @@
 """Trainer whose steps have the loss and the gradients of one large batch, however they are dealt out.
 
-    class MyTrainer(StepMeans, Trainer): ...
+    class ExactTrainer(StepMeans, Trainer): ...
 
 Trainer itself counts labels other than -100 over the batches of a step, which is right for classifiers. Models of
 hfvision whose losses divide by something else (pixels that are not ignored, objects, hidden patches) say what a batch
