@@ -315,6 +315,7 @@ ARCHITECTURES = {
 
 PIPELINES = {
     "image-classification": "hfvision.pipelines.image_classification:ImageClassificationPipeline",
+    "image-feature-extraction": "hfvision.pipelines.image_feature_extraction:ImageFeatureExtractionPipeline",
     "image-segmentation": "hfvision.pipelines.image_segmentation:ImageSegmentationPipeline",
     "object-detection": "hfvision.pipelines.object_detection:ObjectDetectionPipeline",
 }

@@ -84,7 +84,7 @@ def test_a_file_says_which_of_its_bands_are_no_colours(kind, tmp_path):
     options = {"file": {}, "no alpha": {"photometric": "RGB"}, "alpha": {"photometric": "RGB", "alpha": "yes"}}[kind]
     opened = open_image(write(tmp_path / "image.tif", numbers("uint16", 4), **options))
     expected = {"file": (True, 0, False), "no alpha": (True, 1, False), "alpha": (True, 1, True)}[kind]
-    assert opened[1:] == expected
+    assert (opened.is_channels_last, opened.spare, opened.is_alpha) == expected
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -213,3 +213,44 @@ def test_the_size_of_a_cell_is_that_of_its_image(kind):
     else:
         Image.new("RGB", (WIDTH, HEIGHT)).save(file, kind)
     assert size_of_cell({"bytes": file.getvalue(), "path": None}, datasets.Image()) == (HEIGHT, WIDTH)
+
+
+def test_processors_take_the_bands_of_a_file_that_they_want(tmp_path, caplog):
+    import hfvision
+
+    deep = numbers("uint16", 4)
+    deep[3, 0, 0] = 7  # not opaque everywhere
+    for name, options, said in (
+        ("alpha.tif", {"photometric": "RGB", "alpha": "yes"}, "Alpha channels were dropped"),
+        ("spare.tif", {"photometric": "RGB"}, "Images have more bands than this processor takes"),
+    ):
+        path = write(tmp_path / name, deep, **options)
+        colors = hfvision.ViTImageProcessor(size={"height": 4, "width": 4})
+        want = colors(images=as_read(deep[:3]), return_tensors="np")["pixel_values"]
+        np.testing.assert_array_equal(colors(images=path, return_tensors="np")["pixel_values"], want)
+        assert said in caplog.text
+        bands = hfvision.ViTImageProcessor(size={"height": 4, "width": 4}, image_mean=[0.5] * 4, image_std=[0.5] * 4)
+        want = bands(images=as_read(deep), return_tensors="np")["pixel_values"]
+        np.testing.assert_array_equal(bands(images=path, return_tensors="np")["pixel_values"], want)
+
+
+def test_the_layout_of_a_file_with_bands_is_known_whatever_its_shape(tmp_path):
+    import hfvision
+
+    many = numbers("float32", 6)  # six bands of six rows: an array would have to say which are which
+    path = write(tmp_path / "image.tif", many)
+    process = hfvision.ViTImageProcessor(do_rescale=False, do_resize=False, image_mean=[0.0] * 6, image_std=[1.0] * 6)
+    for options in ({}, {"input_data_format": "channels_first"}):
+        np.testing.assert_array_equal(process(images=path, return_tensors="np", **options)["pixel_values"][0], many)
+
+
+def test_a_deep_color_file_becomes_grey_where_one_channel_is_wanted(tmp_path, caplog):
+    import hfvision
+
+    deep = (numbers("uint8", 3).astype(np.uint16)) * 257
+    path = write(tmp_path / "image.tif", deep, photometric="RGB")
+    process = hfvision.ViTImageProcessor(size={"height": 4, "width": 4}, image_mean=[0.5], image_std=[0.5])
+    want = process(images=Image.fromarray((as_read(deep) // 257).astype(np.uint8)), return_tensors="np")["pixel_values"]
+    got = process(images=path, return_tensors="np")["pixel_values"]
+    assert np.abs(got - want).max() < 2 / 255  # Pillow rounds grey to 8 bits
+    assert "Colour images were converted to grey" in caplog.text

@@ -23,13 +23,17 @@ from hfvision.pipelines.ahead import Batches
 from hfvision.processing.base import ImageProcessor
 from hfvision.processing.batch import draft_size
 from hfvision.processing.channels import channels_first
-from hfvision.processing.options import Plan
-from hfvision.processing.reading import read_image, true_size
+from hfvision.processing.options import ImageOptions, Plan, refuse_misspelt
+from hfvision.processing.reading import Opened, open_image, true_size
 from hfvision.upsampling import Size
 
 Answer = TypeVar("Answer")
 
 AHEAD = -1  # num_workers that nobody can ask for: the next images are prepared while the model runs
+OF_EVERY_PIPELINE = ("timeout", "images", "batch_size", "num_workers", "local_files_only")
+OF_OUTPUTS = ("return_tensors", "data_format", "device", "disable_grouping", "image_seq_length")
+"""Options of image processors that say what comes out of them, which is the pipeline's to say."""
+PADDING = frozenset({"do_pad", "pad_size"})  # options of image processors, where images are padded in batches
 _SINGLE = (str, bytes, Path, Image.Image, np.ndarray, Tensor, dict)  # what is one image, though some have a length
 
 
@@ -37,7 +41,11 @@ class AnyImages(Pipeline):
     """Takes paths, URLs, PIL images, arrays and tensors; lists, generators and `datasets` columns; 4-D arrays.
 
     A thread reads and prepares images while the model runs, two batches ahead at most; a generator runs in it.
-    num_workers= leaves that to transformers' DataLoader. decode="draft" is the image processor's option.
+    num_workers= leaves that to transformers' DataLoader.
+
+    Every option of the image processor that says how images are read and prepared (input_range=, do_rescale=,
+    input_data_format=, bands=, image_mean=, size=, decode="draft", ...) can be given in a call, and at construction for
+    all calls. Options that do not exist are refused.
 
     optimize= makes a copy of the model faster at the price of other numbers, and says at what price: "bfloat16",
     "int8", "token_merging=8", "compile", several of them with commas between, or the arguments of `hfvision.optimize`
@@ -45,6 +53,8 @@ class AnyImages(Pipeline):
     """
 
     own_models: ClassVar[tuple[type[VisionModel], ...]] = (VisionModel,)  # that the pipeline does its own work for
+    own_options: ClassVar[tuple[str, ...]] = ()  # of those models' pipeline, transformers' included
+    settled_options: ClassVar[tuple[str, ...]] = ()  # of the image processor, that the pipeline sets itself
 
     def __init__(self, *args: Any, optimize: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -104,14 +114,37 @@ class AnyImages(Pipeline):
         return _Answers(batches, outputs, self.postprocess, postprocess_params)
 
     def _sanitize_parameters(self, **options: Any) -> Any:
-        decode = {name: options.pop(name) for name in ("decode",) if name in options}
-        preprocess, forward, postprocess = super()._sanitize_parameters(**options)  # type: ignore[safe-super]
-        if decode and not self._ours:
-            raise ConfigError(
-                "decode: only models and image processors of hfvision take it; got "
-                f"{type(self.model).__name__} and {type(self.image_processor).__name__}."
-            )
-        return preprocess | decode, forward, postprocess
+        if not self._ours:
+            if "decode" in options:
+                raise ConfigError(
+                    "decode: only models and image processors of hfvision take it; got "
+                    f"{type(self.model).__name__} and {type(self.image_processor).__name__}."
+                )
+            return super()._sanitize_parameters(**options)  # type: ignore[safe-super]
+        known = self._own_options()
+        reading = self._reading_options()
+        refuse_misspelt(options, {*known, *reading, *OF_EVERY_PIPELINE})
+        given = {name: value for name, value in options.items() if name in reading and value is not None}
+        plan_of(self._processor, **given)  # raises for what cannot be
+        theirs = {name: value for name, value in options.items() if name in known or name == "timeout"}
+        preprocess, forward, postprocess = super()._sanitize_parameters(**theirs)  # type: ignore[safe-super]
+        return preprocess | given, forward, postprocess
+
+    @property
+    def _processor(self) -> Any:
+        return self.image_processor
+
+    def _own_options(self) -> tuple[str, ...]:
+        return self.own_options
+
+    def _reading_options(self) -> frozenset[str]:
+        """The options of the image processor that calls may give."""
+        ours = frozenset(ImageOptions.__annotations__) & self._processor.option_names()
+        return ours - {*OF_OUTPUTS, *self.settled_options}
+
+    def _reading(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Those among the options of `preprocess`, which loses them."""
+        return {name: options.pop(name) for name in self._reading_options() & options.keys()}
 
 
 class _Answers(PipelineIterator):
@@ -126,10 +159,9 @@ def _items(column: Sequence[Any]) -> Iterator[Any]:
     yield from column
 
 
-def read_picture(image: Any, processor: ImageProcessor, timeout: float | None, decode: str | None) -> Any:
-    """`read_image`, as a draft where the call or the processor says so."""
-    options = {} if decode is None else {"decode": decode}
-    return read_image(image, timeout=timeout, least=draft_size(plan_of(processor, **options)))
+def read_picture(image: Any, plan: Plan, timeout: float | None) -> Opened:
+    """`open_image`, as a draft where the plan says so. The image processor takes what comes as it takes the source."""
+    return open_image(image, timeout=timeout, least=draft_size(plan))
 
 
 def plan_of(processor: ImageProcessor, **options: Any) -> Plan:
@@ -137,10 +169,13 @@ def plan_of(processor: ImageProcessor, **options: Any) -> Plan:
     return processor.settled(options)[1]
 
 
-def size_of(image: Any, plan: Plan) -> Size:
+def size_of(opened: Opened, plan: Plan) -> Size:
     """Height and width of an image. Raises ImageShapeError as the processor does."""
+    image = opened.image
     if isinstance(image, Image.Image):
         return true_size(image)
+    if opened.is_channels_last or image.ndim == 2:
+        return image.shape[0], image.shape[1]
     height, width = channels_first(image, plan.channels).shape[-2:]
     return height, width
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import ImageClassificationPipeline as TransformersPipeline
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hfvision.pipelines.any_image import AnyImages, read_picture, run_by_size
+from hfvision.pipelines.any_image import AnyImages, plan_of, read_picture, run_by_size
 
 
 class ImageClassificationPipeline(AnyImages, TransformersPipeline):  # type: ignore[misc]  # ours takes any options
@@ -22,11 +22,13 @@ class ImageClassificationPipeline(AnyImages, TransformersPipeline):  # type: ign
     the image processor raises.
     """
 
-    def preprocess(self, image: Any, timeout: float | None = None, decode: str | None = None) -> Any:  # type: ignore[override]
+    own_options = ("top_k", "function_to_apply")
+
+    def preprocess(self, image: Any, timeout: float | None = None, **options: Any) -> Any:  # type: ignore[override]
         if not self._ours:
-            return super().preprocess(image, timeout=timeout)
-        processor: Any = self.image_processor
-        processed = processor(images=read_picture(image, processor, timeout, decode), return_tensors="pt")
+            return super().preprocess(image, timeout=timeout, **options)
+        opened = read_picture(image, plan_of(self._processor, **options), timeout)
+        processed = self._processor(images=opened, return_tensors="pt", **options)
         return {"pixel_values": [processed["pixel_values"].to(self.dtype)]}  # in a list: batches are not stacked yet
 
     def _forward(self, model_inputs: Any) -> Any:  # type: ignore[override]

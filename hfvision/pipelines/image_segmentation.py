@@ -18,7 +18,7 @@ from hfvision.models.semantic import SemanticModel
 from hfvision.pipelines.any_image import AnyImages, plan_of, read_picture, run_by_size, size_of
 from hfvision.pipelines.maps import class_colours, class_map, class_masks, class_names, map_dtype
 from hfvision.pipelines.mosaic import WINDOWS, segment
-from hfvision.pipelines.object_segmentation import ObjectSegments
+from hfvision.pipelines.object_segmentation import TRANSFORMERS_OPTIONS, ObjectSegments
 from hfvision.pipelines.sliding import Version, mosaic_of
 from hfvision.pipelines.windows import Tiling, make_tiling
 from hfvision.processing.semantic_maps import semantic_map
@@ -48,6 +48,8 @@ class _Map:
 class SemanticSegments(AnyImages, TransformersPipeline):
     """What the pipeline does for models that give a class to every pixel; see there."""
 
+    own_options = (*TRANSFORMERS_OPTIONS, *TILING, *VERSIONS, "output", "scores")
+
     def _sanitize_parameters(self, **options: Any) -> Any:
         ours = {name: options.pop(name) for name in (*TILING, *VERSIONS, "window_batch") if name in options}
         shown = {name: options.pop(name) for name in ("output", "scores") if name in options}
@@ -74,14 +76,16 @@ class SemanticSegments(AnyImages, TransformersPipeline):
             return super().preprocess(image, subtask=subtask, timeout=timeout)
         if subtask not in (None, "semantic"):
             raise ConfigError(f"{type(self.model).__name__} does semantic segmentation alone; got subtask={subtask!r}.")
-        processor: Any = self.image_processor
-        plan = plan_of(processor)
+        processor, reading = self._processor, self._reading(ours)
         stored = getattr(processor, "window_size", None), getattr(processor, "window_stride", None)
         asked = {name: ours[name] for name in TILING if ours.get(name) is not None}
         tiling = make_tiling(**asked, stored=stored) if asked else None
         scales, flip = _checked_versions(ours.get("scales"), ours.get("flip"))
         enlarged = tiling is not None or len(scales) > 1 or scales[0] > 1
-        picture = read_picture(image, processor, timeout, "exact" if enlarged else ours.get("decode"))
+        if enlarged:
+            reading["decode"] = "exact"
+        plan = plan_of(processor, **reading)
+        picture = read_picture(image, plan, timeout)
         size = size_of(picture, plan)
         resize = {} if plan.size is None else dict(plan.size)
         if resize and tiling is not None and not (ours.get("rule") and "shortest_edge" in resize):
@@ -90,7 +94,7 @@ class SemanticSegments(AnyImages, TransformersPipeline):
         whole = {} if tiling is None else WHOLE
         versions: list[Version] = []
         for scale in scales:
-            options = whole | _at_scale(scale, resize, size)
+            options = reading | whole | _at_scale(scale, resize, size)
             pixels = processor(images=picture, return_tensors="pt", **options)["pixel_values"][0].to(self.dtype)
             versions += [(pixels, False)] + [(pixels.flip(-1), True)] * flip
         if tiling is None and len(versions) > 1:

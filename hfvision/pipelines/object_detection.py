@@ -18,7 +18,7 @@ from hfvision.detections import Detections
 from hfvision.errors import ConfigError
 from hfvision.labels.outputs import output_names
 from hfvision.models.detr_heads import DetrDetector, DetrForSegmentation
-from hfvision.pipelines.any_image import AnyImages, padded, plan_of, read_picture, similar_sizes, size_of
+from hfvision.pipelines.any_image import PADDING, AnyImages, padded, plan_of, read_picture, similar_sizes, size_of
 from hfvision.pipelines.raster_sources import bounded_cache, check_values, open_source
 from hfvision.pipelines.tiled_detection import Detector, Found, Tiles, detect_in_tiles, make_tiles, tile_count
 from hfvision.plots.detection import detection_overlay
@@ -49,6 +49,7 @@ class _Large:
     progress: bool
     timeout: float | None
     drawn: bool
+    reading: dict[str, Any]  # options of the image processor
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class ObjectDetectionPipeline(AnyImages, TransformersPipeline):
     """
 
     own_models = (DetrDetector,)
+    own_options = ("threshold", *TILING, "output", "image_ids")
+    settled_options = (*PADDING,)
 
     def _sanitize_parameters(self, **options: Any) -> Any:
         ours = {name: options.pop(name) for name in (*TILING, "tile_batch") if name in options}
@@ -116,22 +119,20 @@ class ObjectDetectionPipeline(AnyImages, TransformersPipeline):
         timeout: float | None = None,
         output: str = "objects",
         tile_batch: int | None = None,
-        decode: str | None = None,
         **ours: Any,
     ) -> Any:
         if not self._ours:
             return super().preprocess(image, timeout=timeout)
-        drawn = output == "picture"
+        drawn, reading = output == "picture", self._reading(ours)
         if asked := {name: ours[name] for name in TILING if ours.get(name) is not None}:
             progress = bool(asked.pop("progress", False))
-            return {"image": _Large(image, make_tiles(**asked), tile_batch or BATCH, progress, timeout, drawn)}
-        picture = read_picture(image, self._processor, timeout, "exact" if drawn else decode)
-        size = size_of(picture, plan_of(self._processor))
-        return {"image": _Prepared(self._pixels(picture), size, picture if drawn else None)}
-
-    @property
-    def _processor(self) -> Any:
-        return self.image_processor
+            return {"image": _Large(image, make_tiles(**asked), tile_batch or BATCH, progress, timeout, drawn, reading)}
+        if drawn:
+            reading["decode"] = "exact"
+        plan = plan_of(self._processor, **reading)
+        opened = read_picture(image, plan, timeout)
+        size = size_of(opened, plan)
+        return {"image": _Prepared(self._pixels(opened, **reading), size, opened if drawn else None)}
 
     def _pixels(self, picture: Any, **options: Any) -> Tensor:
         """(1, C, h, w), without a frame: what is padded is padded in a batch."""
@@ -169,7 +170,7 @@ class ObjectDetectionPipeline(AnyImages, TransformersPipeline):
         return [answers[row] for row in range(len(images))]
 
     def _in_tiles(self, large: _Large, threshold: float) -> _Answer:
-        plan = plan_of(self._processor)
+        plan = plan_of(self._processor, **large.reading)
         with (
             bounded_cache(),
             open_source(large.source, plan, large.timeout) as image,
@@ -178,7 +179,7 @@ class ObjectDetectionPipeline(AnyImages, TransformersPipeline):
             check_values(image, plan)
             bar.reset(tile_count(large.tiles, image.size))
             detector = Detector(
-                partial(self._pixels, **image.options),
+                partial(self._pixels, **large.reading | image.options),
                 partial(self._detect, threshold=threshold),
                 plan.size is not None,
             )

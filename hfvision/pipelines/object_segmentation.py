@@ -17,7 +17,7 @@ from hfvision.errors import ConfigError, UnknownNameError
 from hfvision.geometry import masks_to_boxes
 from hfvision.labels.outputs import output_names
 from hfvision.models.detr_heads import DetrForSegmentation
-from hfvision.pipelines.any_image import AnyImages, plan_of, read_picture, run_by_size, size_of
+from hfvision.pipelines.any_image import PADDING, AnyImages, plan_of, read_picture, run_by_size, size_of
 from hfvision.pipelines.maps import Array, class_colours, class_map, class_masks, map_dtype, map_picture, mask_picture
 from hfvision.plots.detection import detection_overlay
 from hfvision.plots.panoptic import panoptic_overlay
@@ -32,6 +32,7 @@ from hfvision.upsampling import Size
 SUBTASKS = ("panoptic", "instance", "semantic")
 OUTPUTS = ("masks", "map", "arrays", "picture")
 THRESHOLDS = {"threshold": 0.9, "mask_threshold": 0.5, "overlap_mask_area_threshold": 0.5}  # transformers' pipeline's
+TRANSFORMERS_OPTIONS = ("subtask", *THRESHOLDS)
 OF_OBJECTS = ("label_ids_to_fuse", "rule")
 OF_CLASSES = ("tile", "overlap", "stride", "blend", "scales", "flip", "scores")
 """Options for models that give a class to every pixel."""
@@ -54,6 +55,12 @@ class _Masks:
 
 class ObjectSegments(AnyImages, TransformersPipeline):
     """What the pipeline does for DETR's models with masks; see there."""
+
+    def _own_options(self) -> tuple[str, ...]:
+        return (*TRANSFORMERS_OPTIONS, *OF_OBJECTS, "output") if self._segments_objects else super()._own_options()
+
+    def _reading_options(self) -> frozenset[str]:
+        return super()._reading_options() - (PADDING if self._segments_objects else set())
 
     @property
     def _segments_objects(self) -> bool:
@@ -89,12 +96,14 @@ class ObjectSegments(AnyImages, TransformersPipeline):
             offered = OUTPUTS[:2] if subtask == "semantic" else OUTPUTS
             kind = subtask or SUBTASKS[0]
             raise ConfigError(f"output is {', '.join(map(repr, offered))} for {kind} segmentation; got {output!r}.")
-        processor: Any = self.image_processor
-        picture = read_picture(image, processor, timeout, "exact" if output == "picture" else options.get("decode"))
-        pixels = processor(images=picture, do_pad=False, return_tensors="pt")["pixel_values"].to(self.dtype)
-        return {
-            "image": _Prepared(pixels, size_of(picture, plan_of(processor)), picture if output == "picture" else None)
-        }
+        reading, drawn = self._reading(options), output == "picture"
+        if drawn:
+            reading["decode"] = "exact"
+        plan = plan_of(self._processor, **reading)
+        opened = read_picture(image, plan, timeout)
+        processed = self._processor(images=opened, do_pad=False, return_tensors="pt", **reading)
+        pixels = processed["pixel_values"].to(self.dtype)
+        return {"image": _Prepared(pixels, size_of(opened, plan), opened if drawn else None)}
 
     def _forward(self, model_inputs: Any, **options: Any) -> Any:  # type: ignore[override]
         if not self._segments_objects:

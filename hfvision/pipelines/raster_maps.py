@@ -18,7 +18,7 @@ from PIL import Image
 
 from hfvision.errors import ConfigError, ImageWriteError
 from hfvision.pipelines.maps import PALETTE_SIZE, Array, map_picture
-from hfvision.pipelines.raster_sources import has_rasterio
+from hfvision.processing.rasters import has_rasterio
 from hfvision.upsampling import Size
 from hfvision.writing import new_file
 

@@ -6,10 +6,11 @@ Shapes: a source has C channels of H x W pixels; where C stands in an array is f
 import mmap
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,9 +18,11 @@ import numpy as np
 from PIL import Image
 
 from hfvision.errors import HfvisionError, ImageReadError, ImageValueError
-from hfvision.processing.channels import FIRST, channels_first
+from hfvision.processing.channels import FIRST, channels_first, convert_bands
+from hfvision.processing.files import DOWNLOAD_SECONDS
 from hfvision.processing.options import Plan
-from hfvision.processing.reading import DOWNLOAD_SECONDS, read_image
+from hfvision.processing.rasters import has_rasterio
+from hfvision.processing.reading import Opened, open_image
 from hfvision.processing.values import is_own_scale
 from hfvision.reporting import report
 from hfvision.upsampling import Size
@@ -142,17 +145,16 @@ def open_source(source: Any, plan: Plan, timeout: float | None = DOWNLOAD_SECOND
             if dataset.colorinterp[0].name != "palette":  # its indices are no colours: Pillow knows them
                 yield RasterioSource(dataset, plan)
                 return
-    image = _mapped_file(Path(source)) if suffix == ".npy" else read_image(source, timeout=timeout)
-    if isinstance(image, Image.Image):
-        was_read = not isinstance(source, Image.Image)
-        needs_colours = was_read and plan.channels.wanted is None and plan.channels.convert_rgb is None
-        yield PictureSource(image.convert("RGB") if needs_colours else image)
+    opened = Opened(_mapped_file(Path(source))) if suffix == ".npy" else open_image(source, timeout=timeout)
+    if isinstance(opened.image, Image.Image):
+        needs_colours = opened.was_read and plan.channels.wanted is None and plan.channels.convert_rgb is None
+        yield PictureSource(opened.image.convert("RGB") if needs_colours else opened.image)
+        return
+    if opened.is_channels_last:
+        array, channels = convert_bands(opened, plan.channels, Counter())
+        yield ArraySource(array, replace(plan, channels=channels))
     else:
-        yield ArraySource(image, plan)
-
-
-def has_rasterio() -> bool:
-    return find_spec("rasterio") is not None
+        yield ArraySource(opened.image, plan)
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from hfvision.plots.colours import FAINT_INK, INK, PAPER
 from hfvision.plots.layout import Measures, fitted
 from hfvision.plots.pictures import as_picture
 from hfvision.processing.palette import class_palette
-from hfvision.processing.reading import read_image
+from hfvision.processing.reading import open_image
+from hfvision.reporting import report_kind
 
 Colour: TypeAlias = str | Sequence[int]  # "#4a86e8", "teal", or red, green, blue in 0..255
 Colours: TypeAlias = Mapping[int, Colour | None] | Sequence[Colour | None]  # by class; None leaves the image as it is
@@ -28,13 +29,22 @@ NAMED = 40  # classes that a legend names at most
 
 
 def picture_of(image: Any) -> Image.Image:
-    """Whatever `read_image` takes, grey or RGB, as RGB. Raises ImageReadError and ConfigError."""
-    image = read_image(image)
-    if isinstance(image, torch.Tensor):
-        image = image.detach().cpu().numpy()
-    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] not in (1, 3) and image.shape[0] in (1, 3):
-        image = image.transpose(1, 2, 0)
-    return as_picture(image)
+    """Whatever `open_image` takes, grey or RGB, as RGB. Raises ImageReadError and ConfigError.
+
+    Of a file with more bands, the first three are shown, and that is reported.
+    """
+    opened = open_image(image)
+    shown: Any = opened.image
+    if isinstance(shown, torch.Tensor):
+        shown = shown.detach().cpu().numpy()
+    if isinstance(shown, np.ndarray) and shown.ndim == 3 and shown.shape[2] not in (1, 3):
+        if opened.is_channels_last:
+            bands = 3 if shown.shape[2] > 3 else 1
+            report_kind("bands shown", f"Of {shown.shape[2]} bands, a picture shows the first {bands}.")
+            shown = shown[..., :bands]
+        elif shown.shape[0] in (1, 3):
+            shown = shown.transpose(1, 2, 0)
+    return as_picture(shown)
 
 
 class Key:

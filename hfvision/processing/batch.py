@@ -29,11 +29,12 @@ from hfvision.processing.channels import (
     LAST,
     alpha_onto_white,
     channels_first,
+    convert_bands,
     convert_picture,
     select_bands,
 )
 from hfvision.processing.options import Plan, Statistics
-from hfvision.processing.reading import Array, Draft, Least, draft_of, read_image
+from hfvision.processing.reading import Array, Draft, Least, Opened, draft_of, open_image
 from hfvision.processing.resizing import centre_window, output_size, planes, resize
 from hfvision.processing.values import EIGHT_BITS, is_own_scale, to_levels
 
@@ -90,6 +91,8 @@ def make_batch(images: Any, plan: Plan, notes: Counter[str]) -> Batch:
 
 def flattened(images: Any) -> list[Any]:
     """The single images of one image, a batch (B, ...), or an iterable of them, nested or not."""
+    if isinstance(images, Opened):
+        return [images if images.was_read else images.image]
     if isinstance(images, np.ndarray | torch.Tensor):
         return list(images) if images.ndim == 4 else [images]
     if isinstance(images, str | bytes | bytearray | os.PathLike | Mapping | Image.Image) or hasattr(images, "read"):
@@ -110,8 +113,8 @@ def _home(sources: list[Any], wanted: torch.device | None) -> torch.device:
 
 
 def _prepare(source: Any, plan: Plan, notes: Counter[str]) -> Prepared:
-    image = read_image(source, least=draft_size(plan))
-    channels, draft = plan.channels, None
+    opened = open_image(source, least=draft_size(plan))
+    image, channels, draft = opened.image, plan.channels, None
     if isinstance(image, Image.Image):
         draft = draft_of(image)
         notes["draft"] += draft is not None
@@ -120,14 +123,15 @@ def _prepare(source: Any, plan: Plan, notes: Counter[str]) -> Prepared:
         if channels.given_bands is not None:  # then its bands are what they are called, not colours
             image, channels = planes(image), replace(channels, layout=FIRST)
         else:
-            was_read = not isinstance(source, Image.Image)
-            picture, count = convert_picture(image, channels, was_read, notes)
+            picture, count = convert_picture(image, channels, opened.was_read, notes)
             direct = picture.mode not in DEEP_MODES and picture.mode != "LAB"  # Pillow keeps the signs of a and b apart
             if direct and (plan.factor is None or plan.input_range in (None, EIGHT_BITS)):
                 return _resized(picture, count, plan, draft)
             levels = to_levels(planes(picture), plan.factor, plan.input_range, notes)
             return _resized(levels, count, plan, draft)
 
+    if opened.is_channels_last:
+        image, channels = convert_bands(opened, channels, notes)
     if isinstance(image, torch.Tensor):
         image = image.detach()
         if image.device.type in WITH_PILLOW:

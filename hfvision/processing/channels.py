@@ -9,17 +9,20 @@ Shapes: C channels (bands), H x W pixels; N channels wanted.
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
 from hfvision.errors import ImageShapeError
-from hfvision.processing.reading import Array
+from hfvision.processing.reading import Array, Opened
 
 FIRST, LAST = "channels_first", "channels_last"
 USUAL_COUNTS = frozenset({1, 3, 4})  # grey, RGB, RGBA: looked for when nothing says how many there are
+GREY_SHARES = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601), as Pillow has them
 DEEP_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I", "F"})  # one band of more than 8 bits
 
 
@@ -172,6 +175,37 @@ def convert_picture(
             + (", and do_convert_rgb=False forbids to convert it." if convert is False else ".")
         )
     return image, count
+
+
+def convert_bands(opened: Opened, channels: Channels, notes: Counter[str]) -> tuple[npt.NDArray[Any], Channels]:
+    """The bands that are wanted of an array (H, W) or (H, W, C) from a file, and its channels with their layout.
+
+    As with pictures, what is no colour is dropped where colours alone are wanted, and colours become grey.
+    """
+    image: Any = opened.image
+    if image.ndim != 3:
+        return image, channels
+    channels = replace(channels, layout=LAST)
+    colours = image.shape[2] - opened.spare
+    wanted = 3 if channels.wanted is None and opened.spare else channels.wanted
+    if channels.given_bands is not None or not (opened.spare or colours == 3) or wanted == image.shape[2]:
+        return image, channels
+    if wanted in (1, colours) and opened.spare:
+        if not opened.is_alpha:
+            notes["bands dropped"] += 1
+        elif image[..., -1].min() < _most(image.dtype):
+            notes["alpha dropped"] += 1
+        image = image[..., :colours]
+    if wanted == 1 and colours == 3 and channels.convert_rgb is None:
+        notes["colour to grey"] += 1
+        image = (image @ np.array(GREY_SHARES)).astype(image.dtype)
+    return image, channels
+
+
+def _most(dtype: npt.DTypeLike) -> float:
+    """The value that stands for opaque."""
+    kind = np.dtype(dtype)
+    return float(np.iinfo(kind).max) if kind.kind in "iu" else 1.0
 
 
 def _rgb(image: Image.Image, onto_white: bool, was_read: bool, notes: Counter[str]) -> Image.Image:

@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -35,15 +36,17 @@ from hfvision.processing.rasters import (
 from hfvision.reporting import report_kind
 
 Array: TypeAlias = npt.NDArray[Any] | torch.Tensor
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Mapping[str, Any] | IO[bytes] | Image.Image | Array"
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Mapping[str, Any] | IO[bytes] | Image.Image | Array | Opened"
 Least: TypeAlias = Callable[[int, int], tuple[int, int]]
 """(height, width) of an image -> the size that a draft of it must not be below."""
 
 
-class Opened(NamedTuple):
-    """An image, and what only its file tells of it."""
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """An image, and what only its file tells of it. Image processors take it as they take a path."""
 
     image: Image.Image | Array
+    was_read: bool = False  # from a file, and not made by the caller
     is_channels_last: bool = False  # whether an array is known to be (H, W, C): it comes from a file with bands
     spare: int = 0  # how many of an array's last channels are no colours: alpha, or more than red, green and blue
     is_alpha: bool = False  # whether the last channel says how opaque a pixel is
@@ -98,6 +101,8 @@ def read_image(
 
 def open_image(source: ImageSource, *, timeout: float | None = DOWNLOAD_SECONDS, least: Least | None = None) -> Opened:
     """`read_image`, with what the file says of the channels of an array."""
+    if isinstance(source, Opened):
+        return source
     if isinstance(source, np.ndarray | torch.Tensor):
         return Opened(source)
     if isinstance(source, Image.Image):
@@ -159,22 +164,22 @@ def is_numpy(file: IO[bytes]) -> bool:
 def _decoded(file: IO[bytes], name: str, least: Least | None) -> Opened:
     """The first frame of an open file, all of it, upright."""
     if is_numpy(file):
-        return Opened(read_array(file, name))
+        return Opened(read_array(file, name), was_read=True)
     if _is_raster_only(name):
-        return Opened(read_raster(name, name).pixels, is_channels_last=True)
+        return Opened(read_raster(name, name).pixels, was_read=True, is_channels_last=True)
     header = header_of(file)
     if header is not None and not header.is_for_pillow:
         if has_rasterio() or not header.pillow_keeps_colours:
             _refuse_too_large(name, header.size)
             raster = read_raster(file, name, header)
-            return Opened(raster.pixels, True, raster.spare, raster.is_alpha)
+            return Opened(raster.pixels, True, True, raster.spare, raster.is_alpha)
         _report_loss(name, header)
     image = _identified(file, name)
     if _has_pages(image):
         report_kind("animation", f"{name} has several frames or pages: the first is taken.")
     if least is not None and image.format == "JPEG":
         _draft(image, least)
-    return Opened(_upright(_loaded(image, name), name))
+    return Opened(_upright(_loaded(image, name), name), was_read=True)
 
 
 def _report_loss(name: str, header: Header) -> None:

@@ -1,8 +1,9 @@
 """Resizing with Pillow's antialiased filters, whatever holds the pixels: a PIL image, a NumPy array or a torch tensor.
 
 Pillow's resampling is the one definition: filters whose width grows with the reduction, one pass along x and one along
-y. PIL images and arrays go through Pillow itself, band by band. Tensors go through `resize_tensor`, which repeats its
-arithmetic as two matrix products on the tensor's device:
+y. PIL images and arrays go through Pillow itself, each band on its own: what has not been laid on a background is a
+band as others are, though Pillow would take the last of two or four for alpha, and multiply the others by it. Tensors
+go through `resize_tensor`, which repeats its arithmetic as two matrix products on the tensor's device:
 
 * uint8: weights rounded to 22 fractional bits, exact sums, each pass rounded and clipped to 0..255. Equal, bit for bit.
 * float32: sums in float64, each pass rounded to float32. Equal up to the order of summation, that is to one or two
@@ -35,6 +36,7 @@ from hfvision.processing.reading import Array
 Resampling = Image.Resampling
 Box = tuple[float, float, float, float] | None
 COLUMNS_MAY_COME_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
+WITH_ALPHA = ("LA", "RGBA")  # modes whose bands Pillow does not resize on their own
 FRACTION = 1 << 22  # Pillow keeps 8-bit weights as 32-bit integers: 8 bits of pixel, 2 of head-room, 22 of fraction
 SIZE_FORMS = "{height, width}, {shortest_edge}, {shortest_edge, longest_edge} or {max_height, max_width} in pixels"
 
@@ -101,7 +103,9 @@ def resize(image: Image.Image | Array, size: tuple[int, int], resample: int, box
     if isinstance(image, torch.Tensor):
         return resize_tensor(image, size, resample)
     if isinstance(image, Image.Image):
-        return planes(image.resize(size[::-1], resample, box))
+        if image.mode not in WITH_ALPHA:
+            return planes(image.resize(size[::-1], resample, box))
+        image = planes(image)
     if image.shape[-2:] == size and box is None:
         return image
     bands = image.transpose(1, 2, 0)
