@@ -24,6 +24,7 @@ from hfvision.writing import new_file
 
 Colours = npt.NDArray[np.uint8]  # (K, 3)
 
+ROWS_READ = 256  # at once, of a map that is checked
 
 Write = Callable[[Array], Any]  # takes the next strip
 
@@ -93,17 +94,26 @@ def _tiff(path: Path, size: Size, dtype: Any, colours: Colours | None, georefere
         return
     profile = {"driver": "GTiff", "height": size[0], "width": size[1], "count": 1, "dtype": np.dtype(dtype).name}
     options = {"compress": "deflate", "bigtiff": "if_safer"}
-    top = 0
-    with import_module("rasterio").open(path, "w", **profile, **options, **georeference) as file:
+    top = written = 0
+    rasterio = import_module("rasterio")
+    with rasterio.open(path, "w", **profile, **options, **georeference) as file:
         if colours is not None and len(colours) <= PALETTE_SIZE:
             file.write_colormap(1, {index: tuple(colour) for index, colour in enumerate(colours.tolist())})
 
         def write(strip: Array) -> None:
-            nonlocal top
+            nonlocal top, written
             file.write(strip, 1, window=((top, top + len(strip)), (0, size[1])))
+            written = zlib.crc32(np.ascontiguousarray(strip, dtype), written)
             top += len(strip)
 
         yield write
+    with rasterio.open(path) as file:  # GDAL writes the rest when it closes a file, and keeps to itself what fails then
+        read = 0
+        for start in range(0, size[0], ROWS_READ):
+            window = ((start, min(start + ROWS_READ, size[0])), (0, size[1]))
+            read = zlib.crc32(np.ascontiguousarray(file.read(1, window=window)), read)
+    if read != written:
+        raise OSError("what was written cannot be read back; the disk may be full")
 
 
 WRITERS: dict[str, Any] = {".npy": _npy, ".png": _png, ".tif": _tiff, ".tiff": _tiff}
