@@ -68,10 +68,7 @@ class ReadingOptions:
     )
     ignore_index: int = _option("Value of mask pixels that do not count.", (SEGMENTATION,), 255)
     layout: str | None = _option(
-        "Form of a folder that could be read in several ways.",
-        (CLASSIFICATION, SEGMENTATION),
-        shown="by its files",
-        remembered=False,
+        "Form of a folder that could be read in several ways.", shown="by its files", remembered=False
     )
     unmarked: Literal["drop", "keep"] = _option(
         "Images of an annotation tool in which nothing is marked: left out, or all background.",
@@ -95,6 +92,14 @@ class ReadingOptions:
     )
     empty: Literal["drop", "keep"] = _option("Boxes without area.", OBJECTS, "drop")
     outside: Literal["error", "clip"] = _option("Boxes that stick out of their image.", OBJECTS, "error")
+    crowd: Literal["crowd", "object"] = _option(
+        "Objects marked as crowds: neither learned nor measured, or objects as any other.", OBJECTS, "crowd"
+    )
+    voc_boxes: Literal["pixels", "edges"] | None = _option(
+        "Numbers of a box in Pascal VOC's files: of its first and last pixel, counted from 1, or edges counted from 0.",
+        OBJECTS,
+        shown="by the files",
+    )
     difficult: Literal["crowd", "object"] = _option("Objects that Pascal VOC marks as difficult.", OBJECTS, "crowd")
     drop_empty_classes: bool = _option(
         "Leave out classes without a training image.",

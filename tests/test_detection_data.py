@@ -286,9 +286,9 @@ def test_single_boxes_outside_are_an_error_unless_they_may_be_cut(reports):
 def test_boxes_without_area_are_dropped_or_kept_and_counted(reports):
     data = both([objects((5, 5, 0, 10), (5, 5, 10, 10)), objects((0, 0, 0, 0))])
     assert prepare_detection(data).train.objects.counts.tolist() == [1, 0]
-    assert "2 of 3 boxes in split 'train' have no area and were left out; empty='keep'" in reports.text
-    assert "row 0: object 0" in reports.text
-    assert "1 of 2 images in split 'train' have no objects; they are kept" in reports.text
+    first = "the first: row 0: object 0"
+    assert f"left out: 2 boxes without area (of 3; empty='keep' keeps them; {first})" in reports.text
+    assert "train: 2 images, 1 of them without objects (kept)" in reports.text
     kept = prepare_detection(data, empty="keep")
     assert kept.train.objects.counts.tolist() == [2, 1]
     with pytest.raises(ConfigError, match="empty is 'drop' or 'keep'; got 'remove'"):

@@ -54,15 +54,28 @@ def declared_classes(folder: Path) -> tuple[list[DeclaredClass], Path] | None:
 
     Files with numbers or colors go before those of names alone. Raises DatasetError for a file that cannot be read.
     """
-    for name in (ROBOFLOW_FILE, *COLOR_FILES, *CLASS_FILES):
-        path = folder / name
-        if path.is_file() and (name != ROBOFLOW_FILE or is_pixel_table(path)):
-            return read_class_file(path), path
-    return None
+    path = class_file(folder)
+    return None if path is None else (read_class_file(path), path)
+
+
+def class_file(folder: Path) -> Path | None:
+    """The file in a folder that declares classes."""
+    paths = (folder / name for name in (ROBOFLOW_FILE, *COLOR_FILES, *CLASS_FILES))
+    return next(
+        (path for path in paths if path.is_file() and (path.name != ROBOFLOW_FILE or is_pixel_table(path))), None
+    )
 
 
 def read_class_file(path: Path) -> list[DeclaredClass]:
-    """The classes that a file of any of the forms above declares, in its order. Raises DatasetError."""
+    """The classes that a file of any of the forms above declares, in its order, by their usual names.
+
+    Raises DatasetError.
+    """
+    return usual_names(stored_classes(path), str(path))
+
+
+def stored_classes(path: Path) -> list[DeclaredClass]:
+    """The same, by their names as stored. Raises DatasetError."""
     if path.name == ROBOFLOW_FILE:
         classes = _pixel_table(path)
     elif path.name == "labelmap.txt":
@@ -77,7 +90,7 @@ def read_class_file(path: Path) -> list[DeclaredClass]:
     if twice or not classes:
         fault = f"has names that stand twice: {', '.join(twice)}" if twice else "names no class"
         raise DatasetError(f"class names: {path} {fault}.")
-    return usual_names(classes, str(path))
+    return classes
 
 
 def usual_names(classes: Sequence[DeclaredClass], where: str) -> list[DeclaredClass]:

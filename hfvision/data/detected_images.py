@@ -141,6 +141,6 @@ def segmentation_of(stored: Any, size: tuple[int, int], relative: bool) -> Any:
         return np.asarray(read_image(value))
     if isinstance(value, list) and len(value) == size[0] and all(np.shape(row) == (size[1],) for row in value):
         return np.asarray(value)
-    if value is None or not relative:
+    if value is None or not relative or isinstance(value, dict):
         return value
     return [[number * size[1 - place % 2] for place, number in enumerate(outline)] for outline in value]

@@ -23,13 +23,15 @@ from hfvision.data.cells import (
     rows_to_check,
     shown,
 )
+from hfvision.data.dataset_report import DatasetReport, LeftOut
 from hfvision.data.detected_images import DetectedImages
 from hfvision.data.detection_checks import BoxCheck, check_ids
 from hfvision.data.detection_classes import class_set, with_train_ids
+from hfvision.data.detection_report import SplitPixels, crowds_only, report_of
 from hfvision.data.detection_sources import Wanted, open_objects
 from hfvision.data.held_out import Contents, hold_out
 from hfvision.data.image_sizes import size_of_cell
-from hfvision.data.object_table import IMAGE, SEGMENTS, Integers, Key, ObjectTable, StoredSplit
+from hfvision.data.object_table import IMAGE, SEGMENTS, Floats, Integers, Key, ObjectTable, StoredSplit
 from hfvision.data.same_images import image_digests, set_apart
 from hfvision.data.sources import Source, name_of
 from hfvision.data.splits import choose_splits, held_out_name
@@ -55,6 +57,7 @@ class DetectionData:
     citation: str = ""  # of the data set, where it gives them
     license: str = ""
     reading: ReadingOptions = ReadingOptions()  # how it was read
+    report: DatasetReport | None = None  # contents, and what was left out
 
     @property
     def fingerprint(self) -> str:
@@ -127,11 +130,16 @@ def prepare_detection(
         if split and split not in stored:
             stored[split] = opened[split]()
     splits = {split: stored[split] for split in (train, evaluation) if split}
+    sources = list(splits.values())
+    unreadable: dict[str, int] = {}
     for split, found in splits.items():
         problems.extend(found.faults)
         splits[split] = _with_images(split, found, problems)
         if options.skip_unreadable:
+            images = len(splits[split])
             splits[split] = _readable(split, splits[split])
+            if len(splits[split]) < images:
+                unreadable[split] = images - len(splits[split])
     digests = {split: image_digests(found.data, split) for split, found in splits.items() if options.check_images}
     if len(splits) == 1 and not evaluate_only and (len(splits[train]) > 1 or not problems):
         whole, known, name_held = splits[train], digests.get(train), held_out_name(train, options.held_out)
@@ -140,7 +148,11 @@ def prepare_detection(
         )
         splits = {train: whole.take_images(rows), name_held: whole.take_images(held)}
         digests = {} if known is None else {train: known[rows], name_held: known[held]}
-    parts = [_checked(split, found, options, problems) for split, found in splits.items()]
+    dropped: dict[str, list[LeftOut]] = {split: [] for split in splits}
+    for split, count in unreadable.items():
+        dropped[split].append(LeftOut(count, "unreadable images", "--skip-unreadable"))
+    conclusions = list(dict.fromkeys(said for source in sources for said in source.conclusions))
+    parts = [_checked(split, found, options, problems, dropped[split], conclusions) for split, found in splits.items()]
     checked = {part.split: replace(splits[part.split], objects=part.objects) for part in parts}
     labels, mapping = class_set(name, checked, options.names, problems)
     parts = [
@@ -149,18 +161,25 @@ def prepare_detection(
     ]
     parts = [replace(part, digests=digests.get(part.split)) for part in parts]
     if not evaluate_only:
+        images = len(parts[0])
         parts[0] = set_apart(name, parts[0], parts[-1], options.overlap)
-    for part in parts:
-        _inspect(part, options.check_images, panoptic, problems)
+        if len(parts[0]) < images:
+            count = images - len(parts[0])
+            dropped[parts[0].split].append(LeftOut(count, "images that are measured with, too", "overlap='drop'"))
+    pixels = [SplitPixels(len(labels)) for _ in parts]
+    for part, counted in zip(parts, pixels, strict=True):
+        _inspect(part, options.check_images, panoptic, problems, counted)
         if not len(part.objects) and not problems:
             problems.append(f"split {part.split!r} has no object at all")
+        if only := crowds_only(part):
+            problems.append(only)
     things_named = _things(options.things, splits[train], mapping, labels, problems) if panoptic else None
     if problems:
         raise DatasetError(f"{name}: " + numbered("problem", problems))
-    for part in parts:
-        _report_images_without_objects(part)
     counts = np.bincount(parts[0].objects.classes[~parts[0].objects.crowd], minlength=len(labels))
-    _report_unseen(counts, labels, train)
+    task = "panoptic segmentation" if panoptic else "detection"
+    contents = report_of(name, task, sources, parts, pixels, dropped, labels, conclusions)
+    contents.say()
     info = splits[train].data.info
     return DetectionData(
         name,
@@ -172,6 +191,7 @@ def prepare_detection(
         citation=info.citation or "",
         license=info.license or "",
         reading=options,
+        report=contents,
     )
 
 
@@ -223,6 +243,8 @@ def _checked(
     stored: StoredSplit,
     options: ReadingOptions,
     problems: list[str],
+    dropped: list[LeftOut],
+    conclusions: list[str],
 ) -> DetectedImages:
     """The split with all sizes, and with boxes as xyxy in pixels; what is wrong becomes problems."""
     part = DetectedImages(
@@ -231,7 +253,7 @@ def _checked(
         stored.objects,
         stored.sizes,
         stored.image_ids,
-        stored.relative_masks,
+        stored.relative_masks or options.relative is True,
         stored.masks_field,
     )
     part = replace(part, known_sizes=_all_sizes(part, problems))
@@ -253,7 +275,10 @@ def _checked(
         outside=options.outside,
     )
     unit = stored.relative if relative is None else relative
-    return replace(part, objects=check.in_pixels(form or "xyxy", unit))
+    part = replace(part, objects=check.in_pixels(form or "xyxy", unit))
+    dropped.extend(check.left_out)
+    conclusions.extend(check.conclusions)
+    return part
 
 
 def _all_sizes(part: DetectedImages, problems: list[str]) -> Integers:
@@ -296,14 +321,15 @@ def _with_boxes_of_segments(part: DetectedImages) -> ObjectTable:
     return replace(part.objects, boxes=boxes, areas=areas)
 
 
-def _inspect(part: DetectedImages, at_most: int, panoptic: bool, problems: list[str]) -> None:
-    """Decode images and masks; what does not fit becomes a problem, what belongs to no segment is reported."""
+def _inspect(part: DetectedImages, at_most: int, panoptic: bool, problems: list[str], counted: SplitPixels) -> None:
+    """Decode images and masks, and count the pixels of these; what does not fit becomes a problem, what belongs to no
+    segment is reported."""
     good = np.flatnonzero((part.known_sizes > 0).all(1))
     places = rows_to_check(part.split, len(good), at_most) if at_most and len(good) else []
     faults = Faults(f"split {part.split!r}")
     unlisted = 0  # pixels of segments that no list names
 
-    def inspect(place: int) -> tuple[str, str] | int:
+    def inspect(place: int) -> tuple[str, str] | tuple[int, Floats | None, int]:
         row = int(good[place])
         try:
             image, cells = part.image_and_cells(row)
@@ -315,21 +341,26 @@ def _inspect(part: DetectedImages, at_most: int, panoptic: bool, problems: list[
             return "images of another size than their annotation", f"{part.file_of(row)}: {error}"
         try:
             masks = part.objects_of(row, cells).masks
-            empty = [] if masks is None else np.flatnonzero(masks.areas() == 0).tolist()
+            areas = None if masks is None else masks.areas()
+            empty = [] if areas is None else np.flatnonzero(areas == 0).tolist()
         except HfvisionError as error:
             return "masks that do not fit", f"{part.file_of(row)}: {error}"
         if empty:
             first = part.objects.name_of(part.objects.of_image(row).start + empty[0])
             return "objects whose mask has no pixel", f"{part.file_of(row)}: {len(empty)}, the first {first}"
         if panoptic and isinstance(masks, SegmentMasks) and not masks.places.all():
-            return int(np.count_nonzero(read_id_map(cells[SEGMENTS], masks.size)[masks.places == 0]))
-        return 0
+            lost = int(np.count_nonzero(read_id_map(cells[SEGMENTS], masks.size)[masks.places == 0]))
+            return row, areas, lost
+        return row, areas, 0
 
     for outcome in in_threads(inspect, places, part.split):
-        if isinstance(outcome, int):
-            unlisted += outcome
-        else:
+        if len(outcome) == 2:
             faults.add(*outcome)
+            continue
+        row, areas, lost = outcome
+        unlisted += lost
+        if areas is not None:
+            counted.add(part.objects.classes[part.objects.of_image(row)], areas)
     if unlisted:
         report(f"{unlisted:,} pixels of split {part.split!r} are of segments that no list names: they have no object.")
     problems.extend(faults.problems())
@@ -350,15 +381,3 @@ def _things(
     if stored.things is None:
         return None
     return tuple(sorted({mapping[key] for key in stored.things if key in mapping}))
-
-
-def _report_images_without_objects(part: DetectedImages) -> None:
-    without = int((part.objects.counts == 0).sum())
-    if without:
-        report(f"{without:,} of {len(part):,} images in split {part.split!r} have no objects; they are kept.")
-
-
-def _report_unseen(counts: npt.NDArray[np.int64], names: Sequence[str], split: str) -> None:
-    unseen = [name for name, count in zip(names, counts, strict=True) if not count]
-    if unseen:
-        report(f"{len(unseen)} of {len(names)} classes have no object in split {split!r}: {shown(unseen)}.")

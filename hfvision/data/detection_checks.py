@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from hfvision.data.cells import EXAMPLES, cases
+from hfvision.data.dataset_report import LeftOut
 from hfvision.data.object_table import Bools, Floats, Integers, ObjectTable
 from hfvision.errors import ConfigError
 from hfvision.geometry import BoxForm, convert_boxes
-from hfvision.reporting import report
 
 Empty = Literal["drop", "keep"]
 Outside = Literal["error", "clip"]
@@ -47,6 +47,8 @@ class BoxCheck:
         self.file_of = file_of
         self.problems = problems
         self.empty, self.outside = empty, outside
+        self.left_out: list[LeftOut] = []
+        self.conclusions: list[str] = []
 
     def in_pixels(self, form: BoxForm, relative: bool | None) -> ObjectTable:
         """The objects that have a box, as xyxy in pixels."""
@@ -80,20 +82,23 @@ class BoxCheck:
         good = known & ~turned & ~wrong
         clipped = good & (beyond > 0)
         if clipped.any():
-            report(
+            self.conclusions.append(
                 f"{clipped.sum():,} of {len(xyxy):,} boxes in split {self.split!r} stick out of their image, by up to "
-                f"{beyond[clipped].max():.3g} pixels: what is outside was cut off."
+                f"{beyond[clipped].max():.3g} pixels: what is outside was cut off"
             )
         lowest, highest = np.zeros_like(xyxy), np.stack([width, height, width, height], 1).astype(np.float64)
         inside = np.where(known[:, None], np.clip(xyxy, lowest, highest), 0)
         empty = good & (inside[:, 2:] <= inside[:, :2]).any(1)
         if empty.any():
-            done = "kept" if self.empty == "keep" else "left out"
-            other = "drop" if self.empty == "keep" else "keep"
-            report(
-                f"{empty.sum():,} of {len(xyxy):,} boxes in split {self.split!r} have no area and were {done}; "
-                f"empty={other!r} changes that. The first: {self._named(int(np.flatnonzero(empty)[0]))}."
-            )
+            count, first = int(empty.sum()), self._named(int(np.flatnonzero(empty)[0]))
+            if self.empty == "keep":
+                said = (
+                    f"{count:,} boxes in split {self.split!r} have no area and are kept; empty='drop' leaves them out"
+                )
+                self.conclusions.append(f"{said}. The first: {first}")
+            else:
+                reason = f"of {len(xyxy):,}; empty='keep' keeps them; the first: {first}"
+                self.left_out.append(LeftOut(count, "boxes without area", reason))
         return replace(self.objects, boxes=inside).kept(good & ~empty if self.empty == "drop" else good)
 
     def _is_of_another_unit(self, boxes: Floats, scale: Floats, form: BoxForm, relative: bool | None) -> bool:
@@ -108,10 +113,11 @@ class BoxCheck:
                 + (f" and box_form={form!r}, or what they are" if form != "xyxy" else "")
             )
             return True
-        if relative is None and boxes.max() <= 1 and boxes.min() >= 0 and (scale > 1).all():
+        within = boxes.max() <= 1 + ROUNDING and boxes.min() >= -ROUNDING
+        if relative is None and within and (scale > 1 + ROUNDING).all():
             self.problems.append(
                 f"all {len(boxes):,} boxes in split {self.split!r} are within 0 to 1, but are read as pixels: they are "
-                "shares of the image. Give relative=True (or relative=False if they are in pixels)"
+                "shares of the image. Give relative=True (--relative), or relative=False (--pixels) if they are pixels"
             )
             return True
         return False

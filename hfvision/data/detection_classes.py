@@ -5,12 +5,14 @@ Shapes: K classes.
 
 import os
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from hfvision.data.cells import cases, shown
+from hfvision.data.class_files import class_file, stored_classes
 from hfvision.data.class_names import list_of_names, names_in_file
 from hfvision.data.object_table import Key, ObjectTable, StoredSplit, file_of
 from hfvision.errors import DatasetError
@@ -18,6 +20,36 @@ from hfvision.reporting import report
 
 Names: TypeAlias = str | os.PathLike[str] | Sequence[str] | Mapping[Any, Any] | None
 LISTED = 10  # keys written out
+LABEL_LISTS = ("labels.txt",)  # names one a line, of labelme
+IGNORED = ("__ignore__", "_ignore_")
+NO_OBJECTS = ("background", "_background_", "__background__", *IGNORED)  # what tools call no object
+
+
+def is_no_object(name: str) -> bool:
+    """Whether a name of a class stands for the background, or for what is to be ignored."""
+    return name.strip().lower() in NO_OBJECTS
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a name of an object says that it marks what is to be ignored."""
+    return name.strip().lower() in IGNORED
+
+
+def declared_objects(folder: Path, used: AbstractSet[str], conclusions: list[str]) -> dict[Key, str] | None:
+    """The classes that a file beside the data names, each under its own name; None where there is no such file.
+
+    Names for the background that no object has are left out; `used` are the names that objects have.
+    """
+    listed = next((folder / name for name in LABEL_LISTS if (folder / name).is_file()), None)
+    path = class_file(folder) or listed
+    if path is None:
+        return None
+    names = [one.name for one in stored_classes(path)]
+    dropped = [name for name in names if is_no_object(name) and name not in used]
+    conclusions.append(f"the classes are those of {path.name}")
+    if dropped:
+        conclusions.append(f"names in {path.name} that stand for no object are no classes: {shown(map(repr, dropped))}")
+    return {name: name for name in names if name not in dropped}
 
 
 def class_set(
@@ -130,7 +162,8 @@ def _unknown(split: str, stored: StoredSplit, mapping: Mapping[Key, int], names:
 
 def _report_numbering(name: str, declared: Mapping[Key, str]) -> None:
     """Say where classes are not numbered as their categories, or share a name."""
-    if list(declared) != list(range(len(declared))):
+    is_named = all(key == label for key, label in declared.items())
+    if not is_named and list(declared) != list(range(len(declared))):
         keys = [f"{key}" for key in declared]
         report(
             f"the {len(declared)} categories of {name} have the ids {shown(keys)}: in that order they are classes 0 to "

@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
+from hfvision.data.dataset_report import LeftOut
 from hfvision.geometry import BoxForm
 
 Integers: TypeAlias = NDArray[np.int64]
@@ -35,6 +36,7 @@ class ObjectTable:
     crowd: Bools  # (M,)
     places: Integers  # (M,): of an object among those that its image has in the source, counted from 0
     ids: NDArray[Any] | None = None  # (M,), whole numbers or text
+    difficult: Bools | None = None  # (M,): marked so by the source; None where its format has no such mark
 
     @classmethod
     def of(
@@ -47,6 +49,7 @@ class ObjectTable:
         areas: Floats | None = None,
         crowd: Bools | None = None,
         ids: Sequence[Key] | NDArray[Any] | None = None,
+        difficult: Bools | None = None,
     ) -> "ObjectTable":
         """From the image (M,) of each object, in any order; `categories` are all whole numbers or all text."""
         order = np.argsort(images, kind="stable")
@@ -61,6 +64,7 @@ class ObjectTable:
             np.zeros(len(order), bool) if crowd is None else crowd[order],
             np.arange(len(order)) - starts[images[order]],
             None if ids is None else np.asarray(ids)[order],
+            None if difficult is None else difficult[order],
         )
 
     def __len__(self) -> int:
@@ -108,6 +112,7 @@ class ObjectTable:
             crowd=self.crowd[rows],
             places=self.places[rows],
             ids=None if self.ids is None else self.ids[rows],
+            difficult=None if self.difficult is None else self.difficult[rows],
         )
 
 
@@ -127,6 +132,9 @@ class StoredSplit:
     masks_field: str | None = None  # the field of the column MASKS that holds them, where it holds whole objects
     faults: list[str] = field(default_factory=list)  # found while reading
     origin: str = ""  # the annotation file, for messages
+    layout: str = "columns of a data set"  # the format, in words
+    left_out: list[LeftOut] = field(default_factory=list)  # what the reader did not take over
+    conclusions: list[str] = field(default_factory=list)  # what it decided by evidence, and the option against it
 
     def __len__(self) -> int:
         return len(self.data)

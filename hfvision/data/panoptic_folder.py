@@ -16,7 +16,18 @@ from typing import Any
 import numpy as np
 
 from hfvision.data.annotation_files import Faults, boxes_of, files_below, folder_of_images, numbers_of
-from hfvision.data.coco_folder import CocoImages, categories_of, find_coco_files, read_coco_json
+from hfvision.data.cells import shown
+from hfvision.data.coco_folder import (
+    CocoImages,
+    annotated_categories,
+    categories_of,
+    crowds_of,
+    find_coco_files,
+    read_coco_json,
+    said_unused,
+    without_unused,
+)
+from hfvision.data.dataset_report import LeftOut
 from hfvision.data.object_table import Key, ObjectTable, StoredSplit, stored_images
 from hfvision.errors import DatasetError
 
@@ -33,11 +44,13 @@ def is_panoptic_file(path: Path) -> bool:
 
 def read_panoptic_files(files: Mapping[str, Path]) -> dict[str, StoredSplit]:
     """The splits of annotation files. Raises DatasetError for a file that has not the form of COCO panoptic."""
-    return {split: _split(split, path) for split, path in files.items()}
+    contents = {split: read_coco_json(path) for split, path in files.items()}
+    maps = [record for content in contents.values() for record in content["annotations"] if isinstance(record, dict)]
+    used = annotated_categories(one for record in maps for one in record.get("segments_info") or [])
+    return {split: _split(split, path, contents[split], used) for split, path in files.items()}
 
 
-def _split(split: str, path: Path) -> StoredSplit:
-    content = read_coco_json(path)
+def _split(split: str, path: Path, content: dict[str, Any], used: set[Any]) -> StoredSplit:
     if content["annotations"] and not any("segments_info" in record for record in content["annotations"][:1]):
         raise DatasetError(
             f'{path} holds annotations of objects, not of segments: each needs "file_name" and "segments_info". Give '
@@ -48,8 +61,8 @@ def _split(split: str, path: Path) -> StoredSplit:
     records = _records(content["annotations"], images, faults)
     annotated = [record["image_id"] for record in records]
     rows = {key: place for place, key in enumerate(annotated)}
-    for key in images.rows.keys() - rows.keys():
-        faults.add("images without a map of segments", f"image {key}: {images.names[images.rows[key]]}")
+    unmapped = [images.names[row] for key, row in images.rows.items() if key not in rows]
+    left_out = [LeftOut(len(unmapped), "images without a map of segments", shown(unmapped))] if unmapped else []
     folder = folder_of_images([record["file_name"] for record in records], _map_folders(path))
     present = files_below(folder)
     for record in records:
@@ -58,15 +71,20 @@ def _split(split: str, path: Path) -> StoredSplit:
             faults.add(kind, f"image {record['image_id']}: {record['file_name']}")
     chosen = [images.rows[key] for key in annotated]
     maps = [folder / record["file_name"] for record in records]
+    objects = _objects(records, faults)
+    categories, unused = without_unused(content, categories_of(content, faults), used)
     return StoredSplit(
         stored_images(split, [images.paths[row] for row in chosen], segments=maps),
-        _objects(records, faults),
+        objects,
         images.sizes[chosen],
         image_ids=annotated,
-        categories=categories_of(content, faults),
+        categories=categories,
         things=_things(content),
         faults=faults.problems(),
         origin=path.name,
+        layout=f"COCO panoptic ({path.name})",
+        conclusions=said_unused(unused),
+        left_out=left_out,
     )
 
 
@@ -102,9 +120,9 @@ def _objects(records: Sequence[Mapping[str, Any]], faults: Faults) -> ObjectTabl
                 segments.append(segment)
                 rows.append(row)
     boxes, is_box = boxes_of([segment.get("bbox") for segment in segments])
+    names = [f"{records[row]['file_name']}: segment {one['id']}" for row, one in zip(rows, segments, strict=True)]
     for place in np.flatnonzero(~is_box):
-        name = f"{records[rows[place]]['file_name']}: segment {segments[place]['id']}"
-        faults.add("segments whose bbox is not four numbers", f"{name}: {segments[place].get('bbox')}")
+        faults.add("segments whose bbox is not four numbers", f"{names[place]}: {segments[place].get('bbox')}")
     kept = np.flatnonzero(is_box).tolist()
     segments = [segments[place] for place in kept]
     return ObjectTable.of(
@@ -113,7 +131,7 @@ def _objects(records: Sequence[Mapping[str, Any]], faults: Faults) -> ObjectTabl
         boxes[kept],
         np.array([segment["category_id"] for segment in segments], np.int64),
         areas=numbers_of(segment.get("area") for segment in segments),
-        crowd=np.array([bool(segment.get("iscrowd")) for segment in segments], bool),
+        crowd=crowds_of(segments, [names[place] for place in kept], faults),
         ids=np.array([segment["id"] for segment in segments], np.int64),
     )
 

@@ -3,47 +3,56 @@
     FOLDER/data.yaml                 names: [cat, dog] or {0: cat, 1: dog}; train, val, test: folders, lists of folders,
                                      or text files of image paths, relative to `path` or to the file
     FOLDER/images/SPLIT/a.jpg        FOLDER/labels/SPLIT/a.txt      or SPLIT/images/ and SPLIT/labels/, or no SPLIT
-    FOLDER/classes.txt               the names, where there is no YAML file
+    FOLDER/a.jpg                     FOLDER/a.txt                   labelImg; also FOLDER/SPLIT/
+    FOLDER/obj.data                  names = obj.names, train = train.txt, valid = ...      Darknet, CVAT, Datumaro
+    FOLDER/classes.txt               the names, where no other file has them; also in labels/
 
-A line is "class centre_x centre_y width height", or "class x y x y x y ..." for an outline, whose box is the smallest
-around it. An image without a label file has no objects.
+A line is "class centre_x centre_y width height", or "class x y x y x y ..." for an outline or a turned box, whose box
+is the smallest around it. With `kpt_shape` in the YAML file the box is followed by points, which are left out. An image
+without a label file has no objects. A YAML file that names no images (supervision) gives the names of classes.
 """
 
-import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from hfvision.data.annotation_files import Faults, by_stem
-from hfvision.data.class_names import CLASS_FILES, names_beside
+from hfvision.data.annotation_files import NamedFiles, by_stem, text_lines
+from hfvision.data.class_names import CLASS_FILES, names_beside, names_in_file
 from hfvision.data.image_folder import SPLITS, folders_in, is_image, walk
-from hfvision.data.object_table import Key, ObjectTable, StoredSplit, stored_images
+from hfvision.data.object_rows import ObjectRows
+from hfvision.data.object_table import Key, StoredSplit
 from hfvision.errors import DatasetError
-from hfvision.reporting import report
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 YAML_SPLITS = ("train", "val", "valid", "validation", "test")
 IMAGES, LABELS = "images", "labels"
-NO_LABELS = {*CLASS_FILES, "train.txt", "val.txt", "test.txt"}  # text files that may lie beside labels
+NO_LABELS = {*CLASS_FILES, "train.txt", "val.txt", "valid.txt", "test.txt"}  # text files that may lie beside labels
+SNIFFED = 20  # text files that are looked into
+
+Names = Mapping[Key, str] | None
 
 
 def find_yolo_yaml(path: Path) -> Path | None:
-    """The file that describes a data set: the path itself, or one in the folder with "names" in it."""
+    """The file that describes a data set: the path itself, or one in the folder with "names" and images in it."""
     if path.is_file():
         return path if path.suffix.lower() in (".yaml", ".yml") else None
-    candidates = [path / name for name in YAML_NAMES] + sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
-    for candidate in candidates:
-        if candidate.is_file() and "names" in (content := _read_yaml(candidate)) and content.keys() & set(YAML_SPLITS):
-            return candidate
-    return None
+    described = (candidate for candidate in _yaml_files(path) if _read_yaml(candidate).keys() & set(YAML_SPLITS))
+    return next(described, None)
+
+
+def find_darknet_file(path: Path) -> Path | None:
+    """Darknet's description of a data set: the path itself, or one in the folder, with lists of images in it."""
+    candidates = [path] if path.is_file() else [path / "obj.data", *sorted(path.glob("*.data"))]
+    files = (file for file in candidates if file.suffix.lower() == ".data" and file.is_file())
+    return next((file for file in files if _darknet(file).keys() & {"train", "valid", "val", "test"}), None)
 
 
 def find_yolo_images(folder: Path) -> dict[str, list[Path]]:
-    """Split -> images, of a folder without a YAML file; empty for a folder that has no labels in text files."""
+    """Split -> images, of a folder without a description; empty for a folder that has no labels in text files."""
+    if not folder.is_dir():
+        return {}
     roots: dict[str, list[Path]] = {}
     if (folder / IMAGES).is_dir() and _has_labels(folder / LABELS):
         below = {path: SPLITS[path.name.lower()] for path in folders_in(folder / IMAGES) if path.name.lower() in SPLITS}
@@ -53,10 +62,18 @@ def find_yolo_images(folder: Path) -> dict[str, list[Path]]:
     for path in folders_in(folder):
         if path.name.lower() in SPLITS and (path / IMAGES).is_dir() and _has_labels(path / LABELS):
             roots.setdefault(SPLITS[path.name.lower()], []).append(path / IMAGES)
-    return {split: [image for root in paths for image in _images_below(root)] for split, paths in roots.items()}
+    if roots:
+        return {split: [image for root in paths for image in _images_below(root)] for split, paths in roots.items()}
+    beside = {path: SPLITS[path.name.lower()] for path in folders_in(folder) if path.name.lower() in SPLITS}
+    flat: dict[str, list[Path]] = {}
+    for path, split in beside.items():
+        if _has_labels_beside(path):
+            flat.setdefault(split, []).extend(by_stem(path).values())
+    own = next((path for path in (folder, folder / IMAGES) if not flat and _has_labels_beside(path)), None)
+    return flat or ({"train": list(by_stem(own).values())} if own else {})
 
 
-def read_yolo_yaml(path: Path, with_masks: bool) -> dict[str, StoredSplit]:
+def read_yolo_yaml(path: Path, masks: bool) -> dict[str, StoredSplit]:
     """The splits that a YAML file lists. Raises DatasetError for a file without names or with folders that are none."""
     content = _read_yaml(path)
     names = _names(content, path)
@@ -68,93 +85,148 @@ def read_yolo_yaml(path: Path, with_masks: bool) -> dict[str, StoredSplit]:
         if content.get(key)
     }
     if not splits:
+        splits = find_yolo_images(path.parent)
+    if not splits:
         raise DatasetError(f"{path} names no images: it needs train: FOLDER, and val: FOLDER.")
-    return _read(splits, names, with_masks)
+    return _read(splits, names, masks, f"YOLO ({path.name})", _keypoints(content, path))
 
 
-def read_yolo_images(folder: Path, splits: Mapping[str, Sequence[Path]], with_masks: bool) -> dict[str, StoredSplit]:
-    """The splits of a folder without a YAML file; its classes have names if one of `CLASS_FILES` names them."""
-    beside = next((root for root in (folder, folder / LABELS) if any((root / n).is_file() for n in CLASS_FILES)), None)
+def read_yolo_images(folder: Path, splits: Mapping[str, Sequence[Path]], masks: bool) -> dict[str, StoredSplit]:
+    """The splits of a folder whose images are known; names of classes are those of a YAML file, or one of
+    `CLASS_FILES`."""
+    described = next(_yaml_files(folder), None)
+    if described is not None:
+        content = _read_yaml(described)
+        return _read(splits, _names(content, described), masks, "YOLO", _keypoints(content, described))
+    roots = (folder, folder / LABELS, *(path.parent for paths in splits.values() for path in paths[:1]))
+    beside = next((root for root in roots if any((root / name).is_file() for name in CLASS_FILES)), None)
     named = None if beside is None else names_beside(beside)
-    return _read(splits, None if named is None else dict(enumerate(named)), with_masks)
+    return _read(splits, None if named is None else dict(enumerate(named)), masks, "YOLO")
+
+
+def read_darknet_file(path: Path, masks: bool) -> dict[str, StoredSplit]:
+    """The splits that Darknet's file lists. Paths in it are those of the machine that trains: only their ends count.
+
+    Raises DatasetError for lists that are nowhere.
+    """
+    content, named = _darknet(path), NamedFiles(path.parent)
+    names: Names = None
+    if content.get("names"):
+        place = named.find(content["names"])
+        if place is None:
+            raise DatasetError(f"{path} names the classes in {content['names']!r}, which is nowhere in {path.parent}.")
+        names = dict(enumerate(names_in_file(named.folder / place)))
+    splits: dict[str, list[Path]] = {}
+    lost: list[str] = []
+    for key in ("train", "valid", "val", "test"):
+        if content.get(key):
+            place = named.find(content[key])
+            if place is None:
+                raise DatasetError(f"{path} lists {key} = {content[key]!r}, which is nowhere in {path.parent}.")
+            lines = text_lines(named.folder / place)
+            found = [(line, named.find(line)) for line in lines]
+            lost += [line for line, image in found if image is None]
+            splits[SPLITS[key]] = [named.folder / image for _, image in found if image is not None]
+    read = _read(splits, names, masks, f"YOLO of Darknet ({path.name})")
+    if lost:
+        first = next(iter(read.values()))
+        first.faults.append(f"images that are listed but not in {path.parent} ({len(lost):,}): {lost[0]}")
+    return read
 
 
 def _read(
-    splits: Mapping[str, Sequence[Path]], names: Mapping[Key, str] | None, with_masks: bool
+    splits: Mapping[str, Sequence[Path]], names: Names, masks: bool, layout: str, points: tuple[int, int] | None = None
 ) -> dict[str, StoredSplit]:
-    return {split: _split(split, paths, names, with_masks) for split, paths in splits.items()}
+    return {split: _split(split, paths, names, masks, layout, points) for split, paths in splits.items()}
 
 
-def _split(split: str, paths: Sequence[Path], names: Mapping[Key, str] | None, with_masks: bool) -> StoredSplit:
-    faults = Faults(f"split {split!r}")
-    boxes: list[list[float]] = []
-    classes: list[int] = []
-    images: list[int] = []
-    masks: list[list[str]] = [[] for _ in paths]
+def _split(
+    split: str, paths: Sequence[Path], names: Names, masks: bool, layout: str, points: tuple[int, int] | None
+) -> StoredSplit:
+    rows = ObjectRows(split, masks)
     without_file = 0
-    for path, times in Counter(paths).items():
-        if times > 1:
-            faults.add("images listed twice", str(path))
-    for row, path in enumerate(paths):
+    for path in paths:
+        rows.add_image(path)
         labels = _label_file(path)
-        try:
-            lines = labels.read_text(encoding="utf-8-sig").splitlines()
-        except FileNotFoundError:
+        if not labels.is_file():
             without_file += 1
             continue
+        try:
+            lines = labels.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            faults.add("label files that cannot be read", f"{labels}: {error}")
+            rows.faults.add("label files that cannot be read", f"{labels}: {error}")
             continue
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            found = _object(line)
-            if isinstance(found, str):
-                faults.add("lines that cannot be read", f"{labels.name}, line {number}: {found}")
-                continue
-            label, box, outline = found
-            classes.append(label)
-            boxes.append(box)
-            images.append(row)
-            if with_masks and outline is None:
-                faults.add("objects without an outline", f"{labels.name}, line {number}")
-            masks[row].append(json.dumps(None if outline is None else [outline]))
+            if line.strip():
+                _read_line(rows, line, f"{labels.name}, line {number}", points)
     if without_file:
-        report(
-            f"{without_file:,} of {len(paths):,} images of split {split!r} have no label file: they have no objects."
+        rows.conclusions.append(
+            f"{without_file:,} of {len(paths):,} images of split {split!r} have no label file: they have no objects"
         )
     for labels in _orphans(paths):
-        faults.add("label files without an image", str(labels.name))
-    return StoredSplit(
-        stored_images(split, paths, masks if with_masks else None),
-        ObjectTable.of(
-            np.array(images, np.int64), len(paths), np.array(boxes, np.float64), np.array(classes, np.int64)
-        ),
-        np.zeros((len(paths), 2), np.int64),
-        categories=names,
-        box_form="cxcywh",
-        relative=True,
-        relative_masks=True,
-        faults=faults.problems(),
-    )
+        rows.faults.add("label files without an image", str(labels.name))
+    return rows.stored(layout, box_form="cxcywh", relative=True, relative_masks=True, categories=names)
 
 
-def _object(line: str) -> tuple[int, list[float], list[float] | None] | str:
-    """Class, box (cxcywh) and outline of a line; a text says what is wrong with it."""
+def _read_line(rows: ObjectRows, line: str, where: str, points: tuple[int, int] | None) -> None:
+    found = _object(line, points)
+    if isinstance(found, str):
+        rows.faults.add("lines that cannot be read", f"{where}: {found}")
+        return
+    label, box, outline = found
+    rows.add_object(label, box, None if outline is None else [outline], name=where)
+    if points is not None:
+        rows.leave_out("sets of keypoints", "the boxes before them are read")
+
+
+def _object(line: str, points: tuple[int, int] | None) -> tuple[int, list[float], list[float] | None] | str:
+    """Class, box (cxcywh) and outline of a line; a text says what is wrong with it.
+
+    `points` are how many keypoints follow the box, and how many numbers each has.
+    """
     try:
         label, *numbers = map(float, line.split())
     except ValueError:
         return f"{line[:60]!r} are not numbers"
     if not label.is_integer():
         return f"the class {label} is no whole number"
+    if points is not None:
+        expected = 4 + points[0] * points[1]
+        if len(numbers) != expected:
+            return f"{len(numbers)} numbers; with kpt_shape: [{points[0]}, {points[1]}] there are {expected}"
+        return int(label), numbers[:4], None
     if len(numbers) == 4:
         return int(label), numbers, None
     if len(numbers) < 6 or len(numbers) % 2:
         count = "a box and its score? Labels have no scores" if len(numbers) == 5 else f"{len(numbers)} numbers"
-        return f"{count}; after the class come 4 numbers of a box, or x and y of three or more corners"
+        poses = "; keypoints need kpt_shape: [number, 2 or 3] in the YAML file" if len(numbers) > 5 else ""
+        return f"{count}; after the class come 4 numbers of a box, or x and y of three or more corners{poses}"
     across, down = numbers[::2], numbers[1::2]
     left, top, right, bottom = min(across), min(down), max(across), max(down)
     return int(label), [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top], numbers
+
+
+def _keypoints(content: Mapping[str, Any], path: Path) -> tuple[int, int] | None:
+    """`kpt_shape` of a YAML file; None without it. Raises DatasetError where it is none."""
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return None
+    is_shape = isinstance(shape, list) and len(shape) == 2 and all(type(number) is int for number in shape)
+    if not is_shape or shape[0] < 1 or shape[1] not in (2, 3):
+        raise DatasetError(f"{path}: kpt_shape is [number of keypoints, 2 or 3 numbers of each]; got {shape}.")
+    return shape[0], shape[1]
+
+
+def _yaml_files(folder: Path) -> Iterator[Path]:
+    """The YAML files in a folder with names of classes, those of usual names first."""
+    candidates = [folder / name for name in YAML_NAMES] + sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+    return (file for file in dict.fromkeys(candidates) if file.is_file() and "names" in _read_yaml(file))
+
+
+def _darknet(path: Path) -> dict[str, str]:
+    """The entries of a file of lines "key = value"."""
+    pairs = (line.partition("=") for line in text_lines(path) if not line.startswith("#"))
+    return {key.strip(): value.strip() for key, is_pair, value in pairs if is_pair}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -195,10 +267,11 @@ def _images_of(entry: str, roots: Sequence[Path], yaml_file: Path) -> list[Path]
         )
     if found.is_dir():
         return _images_below(found)
-    lines = [line.strip() for line in found.read_text(encoding="utf-8").splitlines() if line.strip()]
+    named = NamedFiles(found.parent)
     return [
-        next((root / line for root in (found.parent, *roots) if (root / line).is_file()), found.parent / line)
-        for line in lines
+        next((root / line for root in (found.parent, *roots) if (root / line).is_file()), None)
+        or found.parent / (named.find(line) or line)
+        for line in text_lines(found)
     ]
 
 
@@ -210,13 +283,23 @@ def _has_labels(folder: Path) -> bool:
     return folder.is_dir() and next(folder.rglob("*.txt"), None) is not None
 
 
+def _has_labels_beside(folder: Path) -> bool:
+    """Whether text files lie beside images of their names, and hold labels."""
+    images = by_stem(folder)
+    files = [path for path in sorted(folder.glob("*.txt")) if path.stem in images] if images else []
+    lines = [line for path in files[:SNIFFED] for line in text_lines(path)]
+    return bool(files) and all(not isinstance(_object(line, None), str) for line in lines[:SNIFFED])
+
+
 def _label_file(image: Path) -> Path:
-    """a/labels/b.txt for a/images/b.jpg; beside the image where no folder is called images."""
+    """a/labels/b.txt for a/images/b.jpg; beside the image where it is, or where no folder is called images."""
+    beside = image.with_suffix(".txt")
     parts = list(image.parts)
     places = [place for place, part in enumerate(parts[:-1]) if part == IMAGES]
     if places:
         parts[places[-1]] = LABELS
-    return Path(*parts).with_suffix(".txt")
+    found = Path(*parts).with_suffix(".txt")
+    return beside if beside.is_file() and not found.is_file() else found
 
 
 def _orphans(images: Sequence[Path]) -> list[Path]:
