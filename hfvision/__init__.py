@@ -95,6 +95,7 @@ _HOME = {
     "attention_map": "hfvision.plots",
     "check_card": "hfvision.cards",
     "check_dataset": "hfvision.data.checking",
+    "confusion_sheet": "hfvision.plots",
     "convert": "hfvision.conversion",
     "convert_back": "hfvision.conversion",
     "create": "hfvision.creation",

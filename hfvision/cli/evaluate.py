@@ -19,7 +19,9 @@ def run(
     ],
     split: Annotated[str | None, typer.Option(help="Split to measure on.", show_default="validation, or test")] = None,
     by_number: Annotated[bool, typer.Option("--by-number", help="Match classes by number, not by name.")] = False,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Panoptic: least score of a segment.")] = 0.5,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Least score of a segment, or of an object in the confusion.")
+    ] = 0.5,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that run together.")] = 8,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     workers: Workers = None,
@@ -27,6 +29,13 @@ def run(
     record: Annotated[
         Path | None,
         typer.Option(help="File to add the result to.", show_default="hfvision_evaluation.json in the model's folder"),
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="File for the answer to every image: .json, .jsonl, .csv or .parquet.")
+    ] = None,
+    confusion: Annotated[
+        list[Path] | None,
+        typer.Option(help="File for the classes taken for each other: .json, .csv, or .png for a picture. Repeatable."),
     ] = None,
     no_record: Annotated[bool, typer.Option("--no-record", help="Write nothing.")] = False,
     as_json: JsonOption = False,
@@ -48,9 +57,16 @@ def run(
         precision=precision,
         workers=workers or 0,
         data_options=reading,
+        predictions=predictions,
+        confusion=confusion or (),
         record=False if no_record else True if record is None else record,
     )
     figures = [f"    {name:<20} {value:.4f}" for name, value in result.metrics.items()]
     head = f"{model} on {result.dataset} ({result.split}), {result.samples:,} images, {result.seconds:.0f} s"
     last = [f"The record is in {result.record}."] if result.record else []
+    last += (
+        [f"Written: {', '.join(written)}"]
+        if (written := [*filter(None, [result.predictions]), *result.confusion])
+        else []
+    )
     emit(asdict(result), "\n".join([head, *figures, *last]), as_json)

@@ -2,6 +2,7 @@
 
 from hfvision.plots.attention import Explanation, attention_map, explain_attention
 from hfvision.plots.colours import colourize
+from hfvision.plots.confusion import confusion_sheet
 from hfvision.plots.detection import detection_overlay, detection_sheet
 from hfvision.plots.panoptic import panoptic_overlay, panoptic_sheet
 from hfvision.plots.pictures import overlay
@@ -12,6 +13,7 @@ __all__ = [
     "Explanation",
     "attention_map",
     "colourize",
+    "confusion_sheet",
     "detection_overlay",
     "detection_sheet",
     "explain_attention",

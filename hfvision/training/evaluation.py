@@ -8,7 +8,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,6 +24,7 @@ from hfvision.cards.records import EVALUATION, read_record, weights_digest
 from hfvision.cards.tasks import TASKS, auto_class_of
 from hfvision.data.classification import ClassificationData
 from hfvision.data.detection import DetectionData
+from hfvision.data.object_table import IMAGE
 from hfvision.data.remembering import remembered
 from hfvision.data.same_images import read_written, seen_of, with_seen
 from hfvision.data.segmentation import SegmentationData
@@ -31,12 +33,14 @@ from hfvision.errors import CheckpointReadError, ConfigError
 from hfvision.licences.inheritance import RECORD_FILE
 from hfvision.registry import IMAGE_CLASSIFICATION, IMAGE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
 from hfvision.reporting import report
+from hfvision.row_files import check_row_file, row_file
 from hfvision.starters import resolve
 from hfvision.termination import sigterm_exits
 from hfvision.training import classification, segmentation
 from hfvision.training.arguments import TrainingSettings
 from hfvision.training.augmentation import Preparation
 from hfvision.training.base import Base, check_images_fit, load_base
+from hfvision.training.confusion_files import check_confusion_files, write_confusion
 from hfvision.training.detection import APCounter
 from hfvision.training.detection_augmentation import ObjectPreparation
 from hfvision.training.detection_samples import DetectedSamples, collate
@@ -46,8 +50,20 @@ from hfvision.training.loop import QuietTrainer
 from hfvision.training.measured_data import UNIVERSAL, data_to_measure
 from hfvision.training.panoptic import PQCounter
 from hfvision.training.progress import quiet_unless_main
+from hfvision.training.recording import (
+    ClassifierRecorder,
+    DetectorRecorder,
+    ImageNames,
+    PanopticRecorder,
+    RecordedCounter,
+    Recorder,
+    SegmentCounter,
+    SegmenterRecorder,
+)
 from hfvision.training.run import digest
 from hfvision.writing import new_file
+
+FILES = ("record", "predictions", "confusion")  # where this call wrote: no part of the result
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,8 @@ class EvaluationResult:
     seconds: float
     trained_on: int | None = None  # images that the model was trained on; None: its training is not known
     record: str | None = None  # the file that it was written to
+    predictions: str | None = None  # the file of answers by image
+    confusion: tuple[str, ...] = ()  # the files of the confusion matrix
 
 
 @dataclass(frozen=True)
@@ -82,6 +100,7 @@ class _Measuring:
     samples: Any
     collate: Callable[..., Any]
     class_figure: str | None
+    recorder: Recorder
 
 
 @sigterm_exits()
@@ -97,6 +116,8 @@ def evaluate(
     workers: int = 0,
     data_options: Mapping[str, Any] | None = None,
     record: str | os.PathLike[str] | bool = True,
+    predictions: str | os.PathLike[str] | None = None,
+    confusion: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
 ) -> EvaluationResult:
     """Measure a folder, Hub id or starter on a data set: classification, segmentation, detection or panoptic, whatever
     the model is for.
@@ -104,14 +125,20 @@ def evaluate(
     `dataset` and `data_options` go to `prepare_classification`, `prepare_segmentation` or `prepare_detection`; what the
     model's training was told about reading its data (`box_form`, `label_map`, ...) holds here, too, unless
     `data_options` say otherwise, and is reported. `split` is by default the first of validation and test that has
-    labels, or the only one. Classes are matched by name, so
-    the data may number them otherwise than the model; with `by_number` names do not count. `threshold` is the score
-    from which on a panoptic query counts as a segment.
+    labels, or the only one. Classes are matched by name, so the data may number them otherwise than the model; with
+    `by_number` names do not count. `threshold` is the score from which on a panoptic query counts as a segment, and an
+    object counts in the confusion of a detector.
 
     Images that the model's training recorded as its own are counted and reported (`trained_on`), and the split of the
     result says so. Figures are of images prepared by the model's own processor, measured at the size that they are
     stored at. `record` is the file to add the result to; True: hfvision_evaluation.json in the model's folder, where
     that is a folder of yours. An earlier result of the same weights on the same data is replaced.
+
+    `predictions` is a file (.json, .jsonl, .csv, .parquet) for the answer to every image as it comes: a classifier's
+    label and score, a segmenter's IoU and pixel accuracy of each class, a detector's objects in the form of COCO's
+    results, PQ and segments of a panoptic model (see `hfvision.training.recording`). `confusion` are files for the
+    classes that were taken for each other, as numbers (.json, .csv) or as a picture (.png): of images, of pixels, or of
+    boxes paired at an IoU of 0.5 (see `hfvision.metrics.confusion`).
 
     Raises CheckpointReadError, DatasetError (also where classes do not match) and ConfigError before anything runs.
     """
@@ -120,10 +147,15 @@ def evaluate(
     name = os.fspath(model)
     source = resolve(name)
     to = _record_file(name, record)
+    answers = None if predictions is None else Path(predictions)
+    pictures = [Path(confusion)] if isinstance(confusion, str | os.PathLike) else [Path(path) for path in confusion]
+    check_confusion_files(pictures)
+    if answers is not None:
+        check_row_file(answers)
     auto_class = _auto_class(source, name)
     settings = TrainingSettings(batch_size=batch_size, precision=precision, workers=workers)
-    with tempfile.TemporaryDirectory() as scratch:
-        arguments = settings.arguments(Path(scratch), "loss")
+    with ExitStack() as stack:
+        arguments = settings.arguments(Path(stack.enter_context(tempfile.TemporaryDirectory())), "loss")
         with arguments.main_process_first(local=False, desc="reading model and data"):
             base = load_base(source, None, getattr(transformers, auto_class), "a model that can be measured")
             if base.missing:
@@ -138,16 +170,22 @@ def evaluate(
             report(
                 f"{trained_on:,} of {images:,} images were trained on: figures that count them are not held-out ones."
             )
-        how = _measuring(auto_class, base, data, arguments, threshold)
+        how = _measuring(auto_class, base, data, arguments, threshold, dataset)
+        is_main = arguments.process_index == 0
+        rows = stack.enter_context(row_file(answers, how.recorder.columns)) if answers and is_main else None
         trainer = how.trainer(
             model=base.model,
             args=arguments,
             eval_dataset=how.samples,
             data_collator=how.collate,
             processing_class=base.processor,
-            compute_metrics=how.counter,
+            compute_metrics=RecordedCounter(how.counter, how.recorder, rows, bool(pictures)),
         )
         found = trainer.evaluate()
+    for path in pictures if is_main else ():
+        matrix = how.recorder.matrix()
+        said = f"{Path(name).name or name}: {matrix.counts.sum():,} {matrix.unit}"
+        write_confusion(matrix, path, f"{data.name} ({data.evaluation.split})", said)
     result = EvaluationResult(
         task=TASKS[auto_class],
         dataset=data.name,
@@ -171,8 +209,10 @@ def evaluate(
         seconds=round(time.monotonic() - started, 2),
         trained_on=trained_on,
         record=None if to is None else str(to),
+        predictions=None if answers is None else str(answers),
+        confusion=tuple(map(str, pictures)),
     )
-    if to is not None and arguments.process_index == 0:
+    if to is not None and is_main:
         _add(to, result)
     return result
 
@@ -193,8 +233,8 @@ def _auto_class(source: str, name: str) -> str:
     return UNIVERSAL if found == IMAGE_SEGMENTATION else found
 
 
-def _measuring(auto_class: str, base: Base, data: Any, arguments: Any, threshold: float) -> _Measuring:
-    part, processor = data.evaluation, base.processor
+def _measuring(auto_class: str, base: Base, data: Any, arguments: Any, threshold: float, dataset: Any) -> _Measuring:
+    part, processor, names = data.evaluation, base.processor, data.names
     if auto_class == IMAGE_CLASSIFICATION:
         check_images_fit(base, part.split, len(part), part.read)
         base.model.config.problem_type = "single_label_classification"
@@ -204,6 +244,7 @@ def _measuring(auto_class: str, base: Base, data: Any, arguments: Any, threshold
             classification.LabelledSamples(part),
             classification.Collator(processor),
             "accuracy",
+            ClassifierRecorder(names, ImageNames(part.images, "image", dataset)),
         )
     check_images_fit(base, part.split, len(part), lambda row: part.read(row)[0])
     if auto_class == SEMANTIC_SEGMENTATION:
@@ -215,10 +256,11 @@ def _measuring(auto_class: str, base: Base, data: Any, arguments: Any, threshold
             segmentation.SegmentedSamples(part, Preparation(processor), stored_masks=True),
             segmentation.Collator(data.ignore_index),
             "IoU",
+            SegmenterRecorder(names, ImageNames(part.data, "image", dataset)),
         )
-    panoptic = auto_class == UNIVERSAL
+    panoptic, files = auto_class == UNIVERSAL, ImageNames(part.data, IMAGE, dataset)
     return _Measuring(
-        PQCounter(len(data.names), data.things, threshold) if panoptic else APCounter(len(data.names)),
+        SegmentCounter(len(names), data.things, threshold) if panoptic else APCounter(len(names)),
         lambda **given: DetectorTrainer(
             trunk_rate_factor=1.0,
             mask_rate_factor=None,
@@ -229,6 +271,7 @@ def _measuring(auto_class: str, base: Base, data: Any, arguments: Any, threshold
         DetectedSamples(part, ObjectPreparation(processor, masks=panoptic), stored=True),
         collate,
         "PQ" if panoptic else "AP",
+        PanopticRecorder(names, files) if panoptic else DetectorRecorder(names, files, part.image_ids, threshold),
     )
 
 
@@ -246,7 +289,7 @@ def _record_file(model: str, record: str | os.PathLike[str] | bool) -> Path | No
 def _add(file: Path, result: EvaluationResult) -> None:
     """Into the record, in the place of an earlier result of the same weights on the same data."""
     before = read_record(file).get("evaluations", [])
-    entry = {name: value for name, value in asdict(result).items() if name != "record"}
+    entry = {name: value for name, value in asdict(result).items() if name not in FILES}
     same = ("task", "dataset", "split", "revision", "weights")
     kept = [one for one in before if any(one.get(name) != entry[name] for name in same)]
     if len(kept) < len(before):

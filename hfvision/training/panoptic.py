@@ -123,19 +123,27 @@ class PQCounter:
 
     def count(self, outputs: Any, objects: Sequence[ImageObjects], pixel_mask: Tensor) -> dict[str, Tensor]:
         """What the metric counts in each image."""
-        answers = post_process_panoptic_segmentation(
+        return self.counts_of(self.answers(outputs, objects, pixel_mask), objects, outputs.logits.device)
+
+    def answers(self, outputs: Any, objects: Sequence[ImageObjects], pixel_mask: Tensor) -> list[dict[str, Any]]:
+        """The segments of each image, at its stored size."""
+        return post_process_panoptic_segmentation(
             outputs,
             self.threshold,
             label_ids_to_fuse=self.stuff,
             target_sizes=[one.size for one in objects],
             pixel_mask=pixel_mask,
         )
+
+    def counts_of(
+        self, answers: Sequence[dict[str, Any]], objects: Sequence[ImageObjects], device: torch.device
+    ) -> dict[str, Tensor]:
+        """What the metric counts in each image, on the device."""
         counts = []
         for answer, one in zip(answers, objects, strict=True):
             metric = self._metric()
             metric.update([answer], [segments_of(one)])
             counts.append(metric.counts)
-        device = outputs.logits.device
         return {
             name: torch.from_numpy(np.stack([one[name] for one in counts])).to(device) for name in self.total.counted
         }
