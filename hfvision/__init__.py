@@ -15,6 +15,7 @@ __version__ = "0.4.0"
 
 _HOME = {
     "BitImageProcessor": "hfvision.processing.classification",
+    "ClassificationAugmentation": "hfvision.training.classification_augmentation",
     "ClassificationMetric": "hfvision.metrics",
     "DeiTBackbone": "hfvision.models.deit",
     "DeiTConfig": "hfvision.models.deit",

@@ -350,7 +350,7 @@ def test_unreadable_images():
     broken = in_memory(MANY, images=[{"bytes": b"nothing", "path": "x.jpg"}, {"bytes": None, "path": None}])
     text = faults({"train": broken, "test": MANY_DATA})
     assert "rows with no image in split 'train' (1): 1" in text
-    assert "unreadable images in split 'train' (1)" in text
+    assert "--skip-unreadable, leaves them out) in split 'train' (1)" in text
     assert "x.jpg" in text
     buffer = io.BytesIO()
     Image.effect_noise((WIDTH, HEIGHT), 50).save(buffer, "png")

@@ -60,9 +60,9 @@ def tiny_model(seed=0, **changes):
     return ViTForImageClassification(tiny_config(**changes))
 
 
-def start(data, to, *, model=None, settings=FAST, **options):
+def start(data, to, *, model=None, settings=FAST, augment=None, **options):
     return train_classification(
-        model or tiny_model(), data, to, processor=tiny_processor(), settings=settings, **options
+        model or tiny_model(), data, to, processor=tiny_processor(), settings=settings, augment=augment, **options
     )
 
 

@@ -25,10 +25,11 @@ from hfvision.processing.segmentation import SegformerImageProcessor
 from hfvision.registry import ARCHITECTURES, SEMANTIC_SEGMENTATION, load
 from hfvision.training.arguments import TrainingSettings
 from hfvision.training.augmentation import StandardAugmentation, StandardPreparation
+from hfvision.training.class_weights import balanced_weights
 from hfvision.training.color_jitter import colour_matrix
 from hfvision.training.head import class_names, replace_head
 from hfvision.training.loop import head_parameters
-from hfvision.training.segmentation import balanced_weights, train_segmentation
+from hfvision.training.segmentation import train_segmentation
 
 FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "training_run.json"}
 FAST = TrainingSettings(epochs=2, batch_size=8, learning_rate=2e-3)  # 24 scenes: 3 steps an epoch, 6 in all

@@ -43,6 +43,8 @@ from hfvision.reporting import report
 
 __all__ = ["DetectedImages", "DetectionData", "prepare_detection"]
 
+UNREADABLE = "unreadable images (skip_unreadable=True, --skip-unreadable, leaves them out)"
+
 
 @dataclass(frozen=True)
 class DetectionData:
@@ -295,7 +297,7 @@ def _all_sizes(part: DetectedImages, problems: list[str]) -> Integers:
 
     for row, found in zip(unknown, in_threads(measure, unknown, part.split), strict=True):
         if isinstance(found, str):
-            faults.add("unreadable images", found)
+            faults.add(UNREADABLE, found)
         else:
             sizes[row] = found
     problems.extend(faults.problems())
@@ -334,7 +336,7 @@ def _inspect(part: DetectedImages, at_most: int, panoptic: bool, problems: list[
         try:
             image, cells = part.image_and_cells(row)
         except DatasetError as error:
-            return "unreadable images", str(error)
+            return UNREADABLE, str(error)
         try:
             part.check_size(row, image)
         except DatasetError as error:

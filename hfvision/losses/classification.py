@@ -44,15 +44,24 @@ def classification_loss(logits: Tensor, targets: Tensor, label_smoothing: float 
     return cross_entropy_sum(logits, targets, label_smoothing) / counted(targets).sum().clamp(min=1)
 
 
-def cross_entropy_sum(logits: Tensor, indices: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy_sum(
+    logits: Tensor, indices: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of logits (B, K) against class indices (B,), summed over the images whose index is not -100.
+
+    class_weights: (K,), times the loss of each class.
 
     Raises DatasetError for indices that are no class.
     """
     remedy = f"Map these values to classes, or load the model with the num_labels they need; it has {logits.shape[1]}."
     check_classes(indices, logits.shape[1], NOT_COUNTED, "image", remedy)
     return functional.cross_entropy(
-        logits, indices.long(), reduction="sum", ignore_index=NOT_COUNTED, label_smoothing=label_smoothing
+        logits,
+        indices.long(),
+        class_weights,
+        reduction="sum",
+        ignore_index=NOT_COUNTED,
+        label_smoothing=label_smoothing,
     )
 
 

@@ -27,8 +27,16 @@ Size = tuple[int, int]  # height, width
 WINDOWS_TRIED = 10
 
 
+class Recipe:
+    """Mixed into the dataclass of a recipe's settings."""
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}  # type: ignore[call-overload]
+
+
 @dataclass(frozen=True)
-class StandardAugmentation:
+class StandardAugmentation(Recipe):
     """Which parts of the recipe are used, and how much; raises ConfigError naming every value that cannot work."""
 
     scale: tuple[float, float] = (0.5, 2.0)  # factors, drawn evenly; (1, 1): none
@@ -50,10 +58,6 @@ class StandardAugmentation:
         }
         if problems := [problem for problem, holds in rules.items() if not holds]:
             raise ConfigError(numbered("problem", problems))
-
-    def describe(self) -> dict[str, Any]:
-        """The settings as JSON values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 class Preparation:

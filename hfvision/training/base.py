@@ -6,7 +6,7 @@ and the processor from there and starts with weights made anew.
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -19,6 +19,7 @@ from hfvision.registry import ARCHITECTURES, load
 from hfvision.reporting import report
 from hfvision.starters import resolve
 from hfvision.training.arguments import NEW, is_new
+from hfvision.training.detection_augmentation import changed_processor
 from hfvision.training.head import class_names, replace_head
 from hfvision.training.loop import process
 from hfvision.training.start import start_mimetic
@@ -118,6 +119,28 @@ def fit_head(base: Base, names: Sequence[str]) -> list[str]:
             "everything else is kept)."
         )
     return head
+
+
+def set_image_size(base: Base, image_size: int | Sequence[int]) -> Base:
+    """The same with images of another size, pixels per side or (height, width): model and processor.
+
+    What a processor leaves at the margins it still leaves, as a share. Raises ConfigError for sizes that cannot be.
+    """
+    height, width = pair(image_size)
+    if min(height, width) < 1:
+        raise ConfigError(f"image_size is a number of pixels per side, or (height, width); got {image_size!r}.")
+    options = base.processor.to_dict()
+    changes: dict[str, Any] = {"size": {"height": height, "width": width}, "do_resize": True}
+    if options.get("do_center_crop"):
+        old, crop = dict(options["size"]), dict(options["crop_size"])
+        factors = {"height": height / crop["height"], "width": width / crop["width"]}
+        largest = max(factors.values())
+        changes["size"] = {name: round(value * factors.get(name, largest)) for name, value in old.items()}
+        changes["crop_size"] = {"height": height, "width": width}
+    model = base.model
+    if isinstance(model, VisionModel) and hasattr(model.input_config(model.config), "image_size"):
+        model.resize_input(image_size=height if height == width else [height, width])
+    return replace(base, processor=changed_processor(base.processor, **changes))
 
 
 def set_drop_path(model: PreTrainedModel, rate: float) -> None:

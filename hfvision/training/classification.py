@@ -4,7 +4,7 @@ result = train_classification("vit-digits", "photos/", "out", settings=TrainingS
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,16 +16,24 @@ from transformers import AutoModelForImageClassification, EvalPrediction, Traine
 
 from hfvision.data.classification import ClassificationData, prepare_classification
 from hfvision.data.sources import Source
+from hfvision.errors import ConfigError, DatasetError
+from hfvision.layers.patch_embedding import pair
 from hfvision.metrics.classification import ClassificationMetric
 from hfvision.training.arguments import TrainingSettings
-from hfvision.training.base import ModelSource, check_images_fit, fit_head, load_base, set_drop_path
+from hfvision.training.base import ModelSource, check_images_fit, fit_head, load_base, set_drop_path, set_image_size
+from hfvision.training.class_weights import ClassWeights, class_weights_of
+from hfvision.training.classification_augmentation import (
+    Augment,
+    ClassificationAugmentation,
+    StandardImagePreparation,
+    standard_or_given,
+)
+from hfvision.training.classification_loss import LabelLoss
 from hfvision.training.distillation import Distillation
 from hfvision.training.held_out import LOSS, ImageMeans, losses_of_classes
 from hfvision.training.loop import QuietTrainer, Samples, process
 from hfvision.training.progress import diverged
-from hfvision.training.run import Run, Task, TrainingResult, called, digest
-
-Augment = Callable[[Any, np.random.Generator], Any]
+from hfvision.training.run import Run, Task, TrainingResult, described, digest, listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +50,10 @@ def train_classification(
     *,
     settings: TrainingSettings | None = None,
     processor: Any = None,
-    augment: Augment | None = None,
+    augment: Augment = "standard",
+    image_size: int | Sequence[int] | None = None,
+    class_weights: ClassWeights | None = None,
+    label_smoothing: float = 0.0,
     distillation: Distillation | None = None,
     data_options: Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -55,9 +66,13 @@ def train_classification(
     `model` is a Hub id, a folder, a starter's name, one of these behind "new:" (the architecture with new weights), or
     a model (trained in place; give its `processor`, or one with the family's defaults at the config's image size is
     made). Other classes than the model's own get a new head. `dataset` and `data_options` go to
-    `prepare_classification`. `augment(image, generator)` changes a training image before the processor; its generator
-    depends on seed, epoch and row only. `distillation` has a DeiTForImageClassificationWithTeacher learn from a teacher
-    as well. `license` defaults to the base model's.
+    `prepare_classification`. `augment` is the standard recipe, a `ClassificationAugmentation` (flip=0 where a mirrored
+    image is of another class), a function (image, generator) -> image that is called before the processor, or None; its
+    generator depends on seed, epoch and row only. `image_size` is that of model and processor from now on, pixels per
+    side or (height, width). `class_weights` are one for each class, {name: weight}, or "balanced" (see
+    `balanced_weights`), times the loss of an image; `label_smoothing` is the share of a label that all classes get:
+    both shape what is learned, not the loss that is measured. `distillation` has a
+    DeiTForImageClassificationWithTeacher learn from a teacher as well. `license` defaults to the base model's.
 
     `output_dir` is a new or empty folder. With `resume` it may hold the same run, interrupted: it continues after the
     last checkpoint; finished: its result is returned. On failure what can be resumed stays, otherwise nothing does.
@@ -67,42 +82,57 @@ def train_classification(
     """
     settings = settings or TrainingSettings.for_model(model)
     run = Run(output_dir, settings, figure="accuracy", resume=resume)
+    if distillation is not None and (class_weights is not None or label_smoothing):
+        raise ConfigError(
+            "with a teacher, label_smoothing is the Distillation's own, and classes have no weights: leave both out."
+        )
+    recipe = standard_or_given(augment)
     with run.main_first():
         base = load_base(model, processor, AutoModelForImageClassification, "an image classifier")
         data = dataset
         if not isinstance(data, ClassificationData):
             data = prepare_classification(data, **(data_options or {}))
+    if image_size is not None:
+        base = set_image_size(base, image_size)
     base.model.config.problem_type = "single_label_classification"
     new_head = fit_head(base, data.names)
     set_drop_path(base.model, settings.drop_path)
     for part in (data.train, data.evaluation):
         check_images_fit(base, part.split, len(part), part.read)
-    loss = None if distillation is None else distillation.loss_for(base.model)
+    teaching = None if distillation is None else distillation.loss_for(base.model)
+    weights = class_weights_of(class_weights, data.names, np.bincount(data.train.labels, minlength=len(data.names)))
+    loss = LabelLoss(base.model, weights, label_smoothing) if weights is not None or label_smoothing else None
+    prepare: Any = recipe
+    if isinstance(recipe, ClassificationAugmentation):
+        prepare = StandardImagePreparation(base.processor, recipe)
     task = Task(
         name="image-classification",
         result=ClassificationResult,
         base=base,
         data=data,
         new_head=new_head,
-        train=LabelledSamples(data.train, augment, settings.seed),
+        train=LabelledSamples(data.train, prepare, settings.seed),
         evaluation=LabelledSamples(data.evaluation),
         collate=Collator(base.processor),
         counter=AccuracyCounter(len(data.names), run.arguments),
         plan={
-            "augment": called(augment),
+            "augment": described(recipe),
+            "loss": None if loss is None else loss.describe(),
+            "image_size": None if image_size is None else list(pair(image_size)),
             "distillation": None if distillation is None else _teaching(distillation),
         },
         described={
             **({} if distillation is None else {"distillation": _listed(distillation.describe())}),
-            "augmentation": called(augment) or "none",
+            "augmentation": listed(described(recipe)),
+            **({} if loss is None else {"loss": f"cross-entropy, {listed(loss.describe())}"}),
         },
-        trainer=partial(ClassificationTrainer, compute_loss_func=loss),
+        trainer=partial(ClassificationTrainer, compute_loss_func=teaching or loss),
     )
     try:
         return run.train(task, license=license, notes=notes, callbacks=callbacks)
     finally:
-        if loss is not None:
-            loss.remove()
+        if teaching is not None:
+            teaching.remove()
 
 
 class ClassificationTrainer(QuietTrainer):
@@ -122,10 +152,15 @@ class LabelledSamples(Samples):
     """Images with the number of each one's class."""
 
     def sample(self, row: int, generator: np.random.Generator) -> dict[str, Any]:
-        image = self.part.read(row)
+        image, label = self.part.read(row), int(self.part.labels[row])
+        if isinstance(self.augment, StandardImagePreparation):
+            try:
+                return {"pixel_values": self.augment(image, generator), "label": label}
+            except ValueError as error:  # what processors raise, hfvision's own errors included
+                raise DatasetError(f"row {row} of split {self.part.split!r} cannot be prepared: {error}") from error
         if self.augment is not None:
             image = self.augment(image, generator)
-        return {"image": image, "label": int(self.part.labels[row])}
+        return {"image": image, "label": label}
 
 
 class Collator:
@@ -135,8 +170,11 @@ class Collator:
         self.processor = processor
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        is_ready = "pixel_values" in samples[0]
         return {
-            "pixel_values": process(self.processor, samples)["pixel_values"],
+            "pixel_values": torch.stack([sample["pixel_values"] for sample in samples])
+            if is_ready
+            else process(self.processor, samples)["pixel_values"],
             "labels": torch.tensor([sample["label"] for sample in samples]),
         }
 

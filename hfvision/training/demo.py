@@ -173,6 +173,7 @@ def run_demo(
         replace(prepare_classification(even_or_odd(digits)), name="digits, even or odd"),
         folder / PARITY_NAME,
         settings=replace(FINE_TUNING, seed=seed, max_steps=max_steps),
+        augment=None,
         resume=True,
     )
 

@@ -10,7 +10,7 @@ Shapes: C channels, H x W pixels of the image as it came, h x w of what the mode
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor
 from hfvision.errors import ConfigError, numbered
 from hfvision.objects import ImageObjects
 from hfvision.processing.options import make_plan
-from hfvision.training.augmentation import Size, scaled_size
+from hfvision.training.augmentation import Recipe, Size, scaled_size
 from hfvision.training.color_jitter import varied_colours
 
 ObjectAugment = Callable[[Any, ImageObjects, np.random.Generator], tuple[Any, ImageObjects]]
@@ -29,7 +29,7 @@ Window = tuple[int, int, int, int]  # top, left, height, width
 
 
 @dataclass(frozen=True)
-class DetectionAugmentation:
+class DetectionAugmentation(Recipe):
     """Which parts of the recipe are used, and how much; raises ConfigError naming every value that cannot work."""
 
     scale: tuple[float, float] = (0.6, 1.0)  # factors of the evaluation's size, drawn evenly; (1, 1): none
@@ -49,10 +49,6 @@ class DetectionAugmentation:
         }
         if problems := [problem for problem, holds in rules.items() if not holds]:
             raise ConfigError(numbered("problem", problems))
-
-    def describe(self) -> dict[str, Any]:
-        """The settings as JSON values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 class ObjectPreparation:

@@ -11,7 +11,7 @@ Shapes: B images, C channels, H x W pixels of a label map as stored, h x w of wh
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from hfvision.reporting import report
 from hfvision.training.arguments import TrainingSettings
 from hfvision.training.augmentation import JointAugment, Preparation, StandardAugmentation, preparation
 from hfvision.training.base import Base, ModelSource, check_images_fit, fit_head, load_base, set_drop_path
+from hfvision.training.class_weights import ClassWeights, class_weights_of
 from hfvision.training.held_out import LOSS, ImageMeans, losses_of_pixels
 from hfvision.training.loop import QuietTrainer, Samples
 from hfvision.training.progress import diverged
@@ -59,7 +60,7 @@ def train_segmentation(
     processor: Any = None,
     augment: StandardAugmentation | JointAugment | None = StandardAugmentation(),  # noqa: B008 (frozen)
     loss: SegmentationLoss | str | None = None,
-    class_weights: Sequence[float] | Literal["balanced"] | None = None,
+    class_weights: ClassWeights | None = None,
     data_options: Mapping[str, Any] | None = None,
     resume: bool = False,
     license: str | None = None,
@@ -74,8 +75,9 @@ def train_segmentation(
     recipe, or a function (image, mask, generator) -> (image, mask), or None.
 
     `loss` is a SegmentationLoss or its terms ("dice+cross_entropy"), by default the model's own; with `class_weights`,
-    one for each class, or "balanced" (see `balanced_weights`). It is recorded in run and card, in no config. What
-    the data set says about its masks goes into the processor: `label_map`, `ignore_index`, no `do_reduce_labels`.
+    one for each class, {name: weight}, or "balanced" (see `balanced_weights`). It is recorded in run and card, in no
+    config. What the data set says about its masks goes into the processor: `label_map`, `ignore_index`, no
+    `do_reduce_labels`.
 
     Raises DatasetError, ConfigError or CheckpointReadError before anything is written, and ConfigError if training
     diverges.
@@ -256,17 +258,14 @@ def _criterion(
     model: SemanticModel,
     data: SegmentationData,
     loss: SegmentationLoss | str | None,
-    class_weights: Sequence[float] | Literal["balanced"] | None,
+    class_weights: ClassWeights | None,
 ) -> SegmentationLoss:
     """The loss to train with; it ignores what the data ignores. Raises ConfigError where they do not fit."""
     if not isinstance(loss, SegmentationLoss):
         own = model.default_loss
         loss = replace(own, ignore_index=data.ignore_index, terms=own.terms if loss is None else loss)
     if class_weights is not None:
-        weights = (
-            balanced_weights(data.pixel_counts)[-len(data.names) :] if class_weights == "balanced" else class_weights
-        )
-        loss = replace(loss, class_weights=tuple(map(float, weights)))
+        loss = replace(loss, class_weights=class_weights_of(class_weights, data.names, data.pixel_counts))
     problems = []
     if loss.ignore_index != data.ignore_index:
         problems.append(
@@ -278,16 +277,6 @@ def _criterion(
     if problems:
         raise ConfigError(numbered("problem", problems))
     return loss
-
-
-def balanced_weights(pixels: np.ndarray) -> np.ndarray:
-    """Median frequency balancing (Eigen & Fergus 2015, arXiv 1411.4734): the median of the classes' numbers of pixels
-    over each one's; 1 for a class without pixels.
-    """
-    present = pixels > 0
-    if not present.any():
-        raise ConfigError("balanced class weights need the masks to be counted; let check_images be above 0.")
-    return np.divide(np.median(pixels[present]), pixels, out=np.ones(len(pixels)), where=present)
 
 
 def describe_labels(base: Base, data: SegmentationData) -> None:

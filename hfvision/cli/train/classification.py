@@ -10,8 +10,11 @@ from hfvision.cli.train.options import (
     Accumulation,
     BatchSize,
     Checkpointing,
+    ClassWeights,
+    Colour,
     DropPath,
     Epochs,
+    Flip,
     KeepBest,
     LearningRate,
     License,
@@ -25,6 +28,7 @@ from hfvision.cli.train.options import (
     Warmup,
     WeightDecay,
     Workers,
+    class_weights_of,
     settings_of,
 )
 from hfvision.reading_options import CLASSIFICATION
@@ -49,6 +53,22 @@ def classification(
     save_every: SaveEvery = None,
     keep_best: KeepBest = None,
     workers: Workers = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the images that the model takes.", show_default="the model's own")
+    ] = None,
+    augment: Annotated[
+        bool, typer.Option(help="The standard recipe: a part of the image, mirrored, other colors.")
+    ] = True,
+    area: Annotated[tuple[float, float], typer.Option(help="Least and largest share of the image that is seen.")] = (
+        0.35,
+        1.0,
+    ),
+    flip: Flip = True,
+    colour: Colour = True,
+    class_weights: ClassWeights = None,
+    label_smoothing: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Share of each label that all classes get.")
+    ] = 0.0,
     reading: Reading = NOTHING_SAID,
     license: License = None,
     resume: Resume = False,
@@ -57,9 +77,20 @@ def classification(
     """Fine-tune an image classifier; other classes get a new head. The same command with --resume continues a run."""
     given = locals()
     from hfvision.training.classification import train_classification
+    from hfvision.training.classification_augmentation import ClassificationAugmentation
 
     result = train_classification(
-        model, dataset, output, settings=settings_of(given), data_options=reading, resume=resume, license=license
+        model,
+        dataset,
+        output,
+        settings=settings_of(given),
+        augment=ClassificationAugmentation(area=area, flip=0.5 * flip, colour=colour) if augment else None,
+        image_size=image_size,
+        class_weights=class_weights_of(class_weights),
+        label_smoothing=label_smoothing,
+        data_options=reading,
+        resume=resume,
+        license=license,
     )
     text = (
         f"accuracy {result.accuracy:.2%} on {result.measured_on} after {result.steps:,} "

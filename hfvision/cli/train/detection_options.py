@@ -60,8 +60,6 @@ Scale: TypeAlias = Annotated[
     tuple[float, float], typer.Option(help="Least and largest factor of the size that the model is evaluated at.")
 ]
 Crop: TypeAlias = Annotated[float, typer.Option(help="Share of the images that are cut to a random window.")]
-Flip: TypeAlias = Annotated[bool, typer.Option(help="Mirror half of the images; not where left and right matter.")]
-Colour: TypeAlias = Annotated[bool, typer.Option(help="Vary brightness, contrast, saturation and hue.")]
 
 
 def training_options_of(given: dict[str, Any]) -> dict[str, Any]:

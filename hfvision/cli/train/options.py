@@ -45,6 +45,14 @@ Workers: TypeAlias = Annotated[int | None, typer.Option(help="Processes that rea
 HeadRate: TypeAlias = Annotated[
     float | None, typer.Option(help="Times the learning rate, for the head.", show_default="10 for a new one")
 ]
+Flip: TypeAlias = Annotated[bool, typer.Option(help="Mirror half of the images; not where left and right matter.")]
+Colour: TypeAlias = Annotated[bool, typer.Option(help="Vary brightness, contrast, saturation and hue.")]
+ClassWeights: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help='Numbers, one for each class: "1,2.5,1"; or by name: "cat=2,dog=0.5"; or "balanced", by how rare each is.'
+    ),
+]
 License: TypeAlias = Annotated[str | None, typer.Option(help="Licence of the result.", show_default="the base model's")]
 Resume: TypeAlias = Annotated[bool, typer.Option(help="Continue an interrupted run; starts it if there is none.")]
 
@@ -58,3 +66,17 @@ def settings_of(given: dict[str, Any], of_detector: bool = False) -> Any:
     names = [field.name for field in fields(TrainingSettings)]
     defaults = TrainingSettings.for_detector if of_detector else TrainingSettings.for_model
     return defaults(given["model"], **{name: given[name] for name in names if given.get(name) is not None})
+
+
+def class_weights_of(given: str | None) -> Any:
+    """None, "balanced", the numbers, or those by name."""
+    if given is None or given == "balanced":
+        return given
+    parts = [part.strip() for part in given.split(",")]
+    try:
+        if all("=" in part for part in parts):
+            return {name.strip(): float(weight) for name, _, weight in (part.rpartition("=") for part in parts)}
+        return [float(weight) for weight in parts]
+    except ValueError:
+        what = 'numbers with commas between them, names with numbers ("cat=2,dog=0.5"), or "balanced"'
+        raise typer.BadParameter(f"{what}; got {given!r}") from None

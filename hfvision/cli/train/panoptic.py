@@ -9,11 +9,9 @@ from hfvision.cli.reading import NOTHING_SAID, Reading, takes_reading
 from hfvision.cli.train.detection_options import (
     Augment,
     BatchSize,
-    Colour,
     Crop,
     Eos,
     Epochs,
-    Flip,
     GradNorm,
     HeadRate,
     KeepBest,
@@ -31,6 +29,8 @@ from hfvision.cli.train.detection_options import (
 from hfvision.cli.train.options import (
     Accumulation,
     Checkpointing,
+    Colour,
+    Flip,
     License,
     MaxSteps,
     Model,

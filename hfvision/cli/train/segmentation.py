@@ -1,6 +1,6 @@
 """`hfvision train segmentation`."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,8 +10,11 @@ from hfvision.cli.train.options import (
     Accumulation,
     BatchSize,
     Checkpointing,
+    ClassWeights,
+    Colour,
     DropPath,
     Epochs,
+    Flip,
     HeadRate,
     KeepBest,
     LearningRate,
@@ -26,6 +29,7 @@ from hfvision.cli.train.options import (
     Warmup,
     WeightDecay,
     Workers,
+    class_weights_of,
     settings_of,
 )
 from hfvision.reading_options import SEGMENTATION
@@ -60,14 +64,12 @@ def segmentation(
     crop: Annotated[
         int | None, typer.Option(help="Side of the windows that are cut out.", show_default="as the model is evaluated")
     ] = None,
-    flip: Annotated[bool, typer.Option(help="Mirror half of the images; not where left and right matter.")] = True,
-    colour: Annotated[bool, typer.Option(help="Vary brightness, contrast, saturation and hue.")] = True,
+    flip: Flip = True,
+    colour: Colour = True,
     loss: Annotated[
         str | None, typer.Option(help='Such as "cross_entropy", "dice+cross_entropy".', show_default="the model's own")
     ] = None,
-    class_weights: Annotated[
-        str | None, typer.Option(help='Numbers, one for each class: "1,2.5,1"; or "balanced", by how rare each is.')
-    ] = None,
+    class_weights: ClassWeights = None,
     reading: Reading = NOTHING_SAID,
     license: License = None,
     resume: Resume = False,
@@ -86,7 +88,7 @@ def segmentation(
         settings=settings_of(given),
         augment=recipe,
         loss=loss,
-        class_weights=_class_weights(class_weights),
+        class_weights=class_weights_of(class_weights),
         data_options=reading,
         resume=resume,
         license=license,
@@ -97,13 +99,3 @@ def segmentation(
         f"{result.output_dir} --output FOLDER"
     )
     emit(vars(result), text, as_json)
-
-
-def _class_weights(given: str | None) -> Any:
-    """None, "balanced", or the numbers."""
-    if given is None or given == "balanced":
-        return given
-    try:
-        return [float(weight) for weight in given.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f'numbers with commas between them, or "balanced"; got {given!r}') from None
