@@ -1,4 +1,4 @@
-"""The snippets of the README and of the manual of training run, its commands are the ones that are checked, and it names what there is."""
+"""Snippets of README and training manual run, their commands are the ones checked, and they name what there is."""
 
 import re
 from pathlib import Path

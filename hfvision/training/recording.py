@@ -115,7 +115,8 @@ class ClassifierRecorder(Recorder):
     @staticmethod
     def _answers(batch: EvalPrediction) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
         """(B,) probabilities of the best class, that class, and the true one."""
-        logits = torch.as_tensor(batch.predictions).float().cpu()
+        counted: Any = batch.predictions
+        logits = torch.as_tensor(counted["logits"]).float().cpu()
         scores, labels = logits.softmax(dim=-1).max(dim=-1)
         return scores.numpy(), labels.numpy(), torch.as_tensor(batch.label_ids).cpu().numpy().astype(np.int64)
 
@@ -140,7 +141,7 @@ class SegmenterRecorder(Recorder):
         counted = _arrays(batch.predictions)
         for place, row in enumerate(torch.as_tensor(batch.label_ids).tolist()):
             metric = SegmentationMetric(len(self.names), ignore_index=None)
-            metric.merge({name: counts[place] for name, counts in counted.items()})
+            metric.merge({name: counted[name][place] for name in metric.counted})
             found = metric.result() if metric.confusion.any() else None  # all is ignored
             yield {
                 "row": row,
