@@ -57,6 +57,7 @@ def pixels(data):
     [
         *("datumaro_masks/mask_camvid", "datumaro_masks/mask_cityscapes", "datumaro_masks/mask_kitti_segmentation"),
         *("datumaro_masks/mask_voc", "datumaro_masks/poly_coco_instances", "datumaro_masks_and_polygons"),
+        *("datumaro_masks/poly_cvat", "datumaro_masks/poly_label_me"),
     ],
 )
 def test_masks_and_polygons_of_datumaro_have_their_own_classes(tmp_path, name, reports):
@@ -77,14 +78,10 @@ def test_coco_of_every_kind_is_drawn(tmp_path, left):
     for path in (folder / "annotations").iterdir():
         if not path.name.startswith(left):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if left == "panoptic":  # its file of the training split lists an image that has no map
-        path = folder / "annotations" / "panoptic_train.json"
-        content = json.loads(path.read_text())
-        content["images"] = [image for image in content["images"] if image["file_name"] != "c3.png"]
-        path.write_text(json.dumps(content))
     data = prepare_segmentation(folder)
     assert data.names == NAMES
     assert pixels(data) == TRUTH
+    assert data.report.left_out == 1  # c3, of which nothing is said
 
 
 @pytest.mark.parametrize("layout", ["camvid", "cityscapes", "kitti_segmentation", "voc_segmentation"])
@@ -218,8 +215,35 @@ def test_crowds_lie_below_and_later_objects_above(tmp_path):
     assert rows == {"0.png": [1, 1, 2, 2, 3, 3], "1.png": [1] * 6, "2.png": [0] * 6}
 
 
+def test_names_for_drawn_masks_are_of_all_classes_or_all_but_the_background(tmp_path):
+    folder = export("datumaro_masks/poly_coco_instances", tmp_path)
+    assert prepare_segmentation(folder, names=["Katze", "Hund"]).names == ["background", "Katze", "Hund"]
+    assert prepare_segmentation(folder, names=["nichts", "Katze", "Hund"]).names == ["nichts", "Katze", "Hund"]
+    with pytest.raises(DatasetError, match=r"1 names are given for the 3 classes background, cat, dog"):
+        prepare_segmentation(folder, names=["Katze"])
+
+
+def test_outlines_that_a_tool_dropped_are_no_training_on_background(tmp_path):
+    labels = tmp_path / "labels"
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    for n in range(3):
+        image_of(6, 4).save(tmp_path / "images" / f"{n}.png")
+        (labels / f"{n}.txt").write_text("")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    with pytest.raises(DatasetError, match="nothing but background is marked: were outlines left out"):
+        prepare_segmentation(tmp_path, held_out=0.4)
+
+
+def test_a_format_of_objects_may_be_named(tmp_path):
+    folder = export("datumaro_masks/mask_coco", tmp_path)
+    outlines, segments = (prepare_segmentation(folder, layout=layout) for layout in ("coco", "coco-panoptic"))
+    assert pixels(outlines) == pixels(segments) == TRUTH
+    assert outlines.report.layout != segments.report.layout
+
+
 def test_a_label_map_has_nothing_to_say_of_drawn_masks(tmp_path):
-    with pytest.raises(DatasetError, match=r"label_map=.*drawn from objects"):
+    with pytest.raises(DatasetError, match=r"label_map=.*drawn from COCO"):
         prepare_segmentation(export("datumaro_masks/poly_coco_instances", tmp_path), label_map={0: 0, 1: 1})
 
 

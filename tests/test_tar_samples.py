@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hfvision.data import load_image_dataset, prepare_classification, prepare_segmentation
+from hfvision.data import load_image_dataset, prepare_classification, prepare_detection, prepare_segmentation
 from hfvision.data.image_sizes import size_of_cell
 from hfvision.data.tar_samples import find_archives, read_samples
 from hfvision.errors import DatasetError
@@ -106,6 +106,22 @@ def test_masks_by_their_ending(tmp_path):
     del members["2.seg.png"]
     with pytest.raises(DatasetError, match=r"images without a mask in split 'train' \(1\): 2.png"):
         prepare_segmentation(str(write_tar(tmp_path / "b.tar", members)), held_out=0.25)
+
+
+def test_objects_in_json(tmp_path):
+    members = {}
+    for number in range(4):
+        members[f"{number}.png"] = png(image_of(20, 10))
+        objects = {"bbox": [[1, 2, 5, 4], [8, 1, 6, 6]][: number + 1], "category": ["cat", "dog"][: number + 1]}
+        members[f"{number}.json"] = json.dumps({"objects": objects}).encode()
+    data = prepare_detection(str(write_tar(tmp_path / "a.tar", members)), held_out=0.25)
+    assert data.names == ["cat", "dog"] and len(data.train) == 3
+    image, found = data.train.read(len(data.train) - 1)
+    assert image.size == (20, 10)
+    assert found.boxes.tolist() == [[1, 2, 6, 6], [8, 1, 14, 7]]
+    members["4.png"] = png(image_of(20, 10))
+    with pytest.raises(DatasetError, match=r"samples without objects in split 'train' \(1\): 4: no JSON"):
+        prepare_detection(str(write_tar(tmp_path / "b.tar", members)))
 
 
 def test_members_that_are_no_plain_files_are_left_out(tmp_path, caplog):

@@ -31,6 +31,7 @@ from hfvision.data.panoptic_folder import find_panoptic_files, is_panoptic_file,
 from hfvision.data.scenes import SCENE_SETS
 from hfvision.data.sources import Kind, Source, open_source
 from hfvision.data.voc_folder import find_voc_files, read_voc_files
+from hfvision.data.webdataset import tar_objects
 from hfvision.data.yolo_folder import (
     find_darknet_file,
     find_yolo_images,
@@ -73,6 +74,8 @@ OBJECTS = Kind(
 
 def open_objects(source: Source, wanted: Wanted) -> dict[str, Callable[[], StoredSplit]]:
     """Split -> what reads it. Raises DatasetError for a source that is none, or that could be read in two ways."""
+    if wanted.options.layout in (None, ARCHIVES) and (archives := tar_objects(source)) is not None:
+        return {split: partial(_read_split, split, data, wanted) for split, data in archives.items()}
     if isinstance(source, str | os.PathLike) and Path(source).exists():
         found = read_object_files(Path(source), wanted)
         if found is not None:
@@ -193,6 +196,7 @@ FORMATS: dict[str, Format] = {
 }
 # Where both fit, the second is a copy in part, or lies there by the rules of the first.
 FIRST = (("yolo-yaml", "yolo"), ("darknet", "yolo"))
+ARCHIVES = "webdataset"
 ANY = "objects"  # what segmentation calls all of them
 
 
@@ -204,7 +208,7 @@ def read_object_files(path: Path, wanted: Wanted) -> Splits | None:
     """
     layout = None if wanted.options.layout == ANY else wanted.options.layout
     if layout is not None and layout not in FORMATS:
-        raise DatasetError(f"layout is one of {', '.join(FORMATS)}; got {layout!r}.")
+        raise DatasetError(f"layout is one of {', '.join((*FORMATS, ARCHIVES))}; got {layout!r}.")
     found = {name: files for name, one in FORMATS.items() if layout in (None, name) and (files := one.find(path))}
     if layout is not None and not found:
         there = [name for name, one in FORMATS.items() if one.find(path)]
@@ -222,7 +226,9 @@ def read_object_files(path: Path, wanted: Wanted) -> Splits | None:
             f"panoptic training needs maps in which every pixel has its segment: {needed}; {path} is {form.title}."
         )
     if wanted.masks and not form.has_masks:
-        raise DatasetError(f"annotations of {form.title} hold boxes, no masks of objects: read them with masks=False.")
+        raise DatasetError(
+            f"annotations of {form.title} hold boxes, no masks of objects: train detection with them (masks=False)."
+        )
     splits = form.read(path, found[chosen], wanted)
     return _with_crowds_learned(splits) if wanted.options.crowd == "object" else splits
 

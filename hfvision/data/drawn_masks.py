@@ -131,6 +131,10 @@ def _drawings(part: StoredSplit, number: Mapping[str, int], faults: Faults) -> I
         else:
             outlines, places = stored[MASKS], table.places[rows].tolist()
             objects = [[classes[place], outlines[places[place]]] for place in _order(table.crowd[rows])]
+            bare = [number for number, outline in objects if outline in (None, "null", "[]")]
+            if bare and not part.faults:
+                faults.add("objects without an outline", f"{file_of(part.data, row)}: {len(bare)} of {len(objects)}")
+            objects = [one for one in objects if one[1] not in (None, "null", "[]")]
             yield json.dumps({"objects": objects, "relative": part.relative_masks})
 
 

@@ -42,6 +42,7 @@ from hfvision.reading_options import SEGMENTATION, ReadingOptions, takes_reading
 from hfvision.reporting import report
 
 BUILT_IN_CLASSES = dict.fromkeys(SCENE_SETS, SCENE_CLASSES)
+MAYBE = ": were outlines left out where they were exported?"
 MOST_UNNAMED = 1000  # classes; a mask with larger values holds something else than classes
 
 
@@ -145,7 +146,7 @@ def prepare_segmentation(source: Source, *, options: ReadingOptions, evaluate_on
         held = held_out_name(parts[0].split, options.held_out)
         parts = [parts[0].take(rows[0], parts[0].split), parts[0].take(rows[1], held)]
         looked_at *= 2
-    if not evaluate_only:
+    if len(parts) > 1 and not evaluate_only:
         train_part = set_apart(name, parts[0], parts[-1], options.overlap)
         left_out[train] += images_left_out(len(parts[0]), len(train_part), "repeated", "measured with, too")
         earlier, later = parts[0].digests, train_part.digests
@@ -157,6 +158,8 @@ def prepare_segmentation(source: Source, *, options: ReadingOptions, evaluate_on
         for chosen, found in zip(rows, looked_at, strict=True)
     ]
     coding = replace(coding, classes=len(classes))
+    if classes[0] == BACKGROUND and not evaluate_only and counts[0].decoded and not set(counts[0].images) - {0}:
+        problems.append(f"in the masks of split {parts[0].split!r} nothing but {BACKGROUND} is marked{MAYBE}")
     for part, count in zip(parts, counts, strict=True):
         problems.extend(coding.faults(count, part.split, part is parts[0]))
     if problems:

@@ -19,7 +19,8 @@ from hfvision.data.class_files import BACKGROUND, BACKGROUND_NAMES
 from hfvision.data.coco_folder import find_coco_files, read_coco_files
 from hfvision.data.columns import ARRAYS, check_named, image_columns, select_columns, the_one, undecoded
 from hfvision.data.dataset_report import LeftOut
-from hfvision.data.detection_sources import Wanted, read_object_files
+from hfvision.data.detection_sources import ANY as OBJECT_LAYOUT
+from hfvision.data.detection_sources import FORMATS, Wanted, read_object_files
 from hfvision.data.drawn_masks import DRAWING, EMPTY_DRAWING, drawn_splits, is_empty
 from hfvision.data.image_folder import is_image_folder
 from hfvision.data.image_sizes import size_of_cell
@@ -34,9 +35,9 @@ from hfvision.errors import DatasetError
 from hfvision.processing.label_map import LabelMap
 from hfvision.reading_options import ReadingOptions
 
-OBJECT_LAYOUT = "objects"  # annotations of objects, whose outlines are drawn
 ARCHIVES = "webdataset"
-OTHER_LAYOUTS = (OBJECT_LAYOUT, ARCHIVES)
+DRAWN_LAYOUTS = (OBJECT_LAYOUT, *(name for name, one in FORMATS.items() if one.has_masks))
+OTHER_LAYOUTS = (*DRAWN_LAYOUTS, ARCHIVES)
 IMAGE_COLUMNS = ("image", "images", "img", "picture", "pixel_values")
 MASK_COLUMNS = (
     *("mask", "masks", "annotation", "annotations", "label", "labels", "label_map", "ground_truth", "gt"),
@@ -79,10 +80,12 @@ def open_masks(source: Source, options: ReadingOptions, names: Sequence[str] | N
     """
     path = Path(source) if isinstance(source, str | os.PathLike) else None
     opened = None
+    if options.layout not in (None, *LAYOUTS, *OTHER_LAYOUTS):
+        raise DatasetError(f"layout is one of {', '.join((*LAYOUTS, *OTHER_LAYOUTS))}; got {options.layout!r}.")
     if path is not None and path.exists() and not is_data_of_datasets(path):
-        opened = _of_layout(path, options, names) or _of_objects(path, options)
+        opened = _of_layout(path, options, names) or _of_objects(path, options, names)
     if opened is None and options.layout in (None, ARCHIVES):
-        opened = _of_archives(source)
+        opened = _of_archives(source, names)
     if opened is None:
         if options.layout is not None:
             raise DatasetError(f"layout={options.layout!r} is one of a folder; {name_of(source)} is not laid out so.")
@@ -95,9 +98,7 @@ def open_masks(source: Source, options: ReadingOptions, names: Sequence[str] | N
 
 def _of_layout(path: Path, options: ReadingOptions, names: Sequence[str] | None) -> MaskSource | None:
     """A folder of images and masks."""
-    if options.layout not in (None, *OTHER_LAYOUTS, *LAYOUTS):
-        raise DatasetError(f"layout is one of {', '.join((*LAYOUTS, *OTHER_LAYOUTS))}; got {options.layout!r}.")
-    if not path.is_dir() or options.layout in OTHER_LAYOUTS:
+    if not path.is_dir() or options.layout not in (None, *LAYOUTS):
         return None
     found = find_mask_folder(path, options.layout)
     if found is None:
@@ -116,41 +117,55 @@ def _of_layout(path: Path, options: ReadingOptions, names: Sequence[str] | None)
     return _without_unmarked(opened, options) if found.lists_images else opened
 
 
-def _of_archives(source: Source) -> MaskSource | None:
+def _of_archives(source: Source, given: Sequence[str] | None) -> MaskSource | None:
     """WebDataset archives."""
     found = tar_masks(source)
     if found is None:
         return None
     splits, names, faults = found
-    return MaskSource(splits, "WebDataset archives", names=names, faults=tuple(faults))
+    return MaskSource(splits, "WebDataset archives", names=None if given else names, faults=tuple(faults))
 
 
-def _of_objects(path: Path, options: ReadingOptions) -> MaskSource | None:
+def _of_objects(path: Path, options: ReadingOptions, given: Sequence[str] | None) -> MaskSource | None:
     """Annotations of objects, drawn; maps of segments before outlines, since they know every pixel."""
-    if options.layout not in (None, OBJECT_LAYOUT) or path.suffix == ".tar":
+    if options.layout not in (None, *DRAWN_LAYOUTS) or path.suffix == ".tar":
         return None
-    segments = find_panoptic_files(path) if path.is_dir() else {}
-    if segments:
+    may_be_segments = path.is_dir() and options.layout in (None, OBJECT_LAYOUT, "coco-panoptic")
+    if segments := find_panoptic_files(path) if may_be_segments else {}:
         stored: Mapping[str, StoredSplit] | None = read_panoptic_files(segments)
+    elif path.is_dir() and not find_coco_files(path) and (stuff := find_coco_files(path, "stuff")):
+        stored = read_coco_files(stuff, with_masks=True)
     else:
-        stuff = find_coco_files(path, "stuff") if path.is_dir() and not find_coco_files(path) else {}
-        wanted = Wanted(options, masks=True)
-        stored = read_coco_files(stuff, with_masks=True) if stuff else read_object_files(path, wanted)
-    if stored is None:
+        stored = read_object_files(path, Wanted(options, masks=True))
+    if not stored:
         return None
     drawn = drawn_splits(stored)
+    said = [one for part in stored.values() for one in part.conclusions]
     opened = MaskSource(
         drawn.splits,
-        "COCO panoptic segments" if segments else "objects with outlines",
-        names=drawn.names,
+        next(iter(stored.values())).layout,
+        names=drawn.names if given is None else _names_of_drawn(given, drawn.names),
         conclusions=(
+            *dict.fromkeys(said),
             f"masks of classes are drawn from {'segments' if segments else 'outlines, later over earlier'}; pixels of "
             f"none are the class {BACKGROUND!r}, number 0",
         ),
+        left_out={split: tuple(part.left_out) for split, part in stored.items()},
         faults=tuple(drawn.faults),
         is_drawn=True,
     )
     return _without_unmarked(opened, options)
+
+
+def _names_of_drawn(given: Sequence[str], categories: Sequence[str]) -> list[str]:
+    """Names that were given for all classes, or for all but the background. Raises DatasetError for other numbers."""
+    names = [BACKGROUND, *given] if len(given) == len(categories) - 1 else list(given)
+    if len(names) != len(categories):
+        raise DatasetError(
+            f"{len(given)} names are given for the {len(categories)} classes {', '.join(categories)}: give as many, or "
+            "one less without the background."
+        )
+    return names
 
 
 def _without_unmarked(opened: MaskSource, options: ReadingOptions) -> MaskSource:
@@ -159,7 +174,7 @@ def _without_unmarked(opened: MaskSource, options: ReadingOptions) -> MaskSource
     Splits where no image has anything keep their empty cells: published test splits hide their masks.
     """
     splits: dict[str, datasets.Dataset] = {}
-    left_out: dict[str, tuple[LeftOut, ...]] = {}
+    left_out = dict(opened.left_out)
     keep = options.unmarked == "keep"
     for split, data in opened.splits.items():
         is_drawn = data.features["mask"] == DRAWING
@@ -170,7 +185,8 @@ def _without_unmarked(opened: MaskSource, options: ReadingOptions) -> MaskSource
             splits[split] = data.select(np.setdiff1d(np.arange(len(data)), rows))
             names = shown(Path(data[row]["image"]["path"]) for row in rows)
             reason = f"nothing is marked in them; unmarked='keep' (--unmarked keep) takes them as {BACKGROUND}: {names}"
-            left_out[split] = (LeftOut(len(rows), f"image{'s' * (len(rows) > 1)} without a mask", reason),)
+            kind = LeftOut(len(rows), f"image{'s' * (len(rows) > 1)} without a mask", reason)
+            left_out[split] = (*left_out.get(split, ()), kind)
         else:
             splits[split] = _drawn_empty(data) if is_drawn else _as_background(data, rows, opened)
     return replace(opened, splits=splits, left_out=left_out)
