@@ -74,23 +74,26 @@ def read_coco_files(files: Mapping[str, Path], with_masks: bool) -> dict[str, St
     splits: dict[str, StoredSplit] = {}
     present: dict[Path, NamedFiles] = {}
     listed: dict[Path, set[str]] = {}
+    folders: dict[str, Path] = {}  # split -> that of its images
     contents = {split: read_coco_json(path) for split, path in files.items()}
     annotated = annotated_categories(record for content in contents.values() for record in content["annotations"])
     for split, path in files.items():
         content, faults = contents.pop(split), Faults(path.name)
         images = CocoImages(content["images"], path, faults, present)
+        folders[split] = images.folder
         listed.setdefault(images.folder, set()).update(images.names)
         categories, unused = without_unused(content, categories_of(content, faults), annotated)
         stored = _split(split, path, content, images, categories, faults, with_masks)
         stored.conclusions.extend(said_unused(unused))
         splits[split] = stored
-    first = next(iter(splits.values()))
     for folder, names in listed.items():
+        first, *others = (splits[split] for split in splits if folders[split] == folder)
         unlisted = sorted(name for name in present[folder].names - names if is_image(Path(name).name))
         if unlisted:
             what = f"images in {folder} that no annotation file lists"
             first.left_out.append(LeftOut(len(unlisted), what, shown(unlisted)))
-        first.conclusions.extend(present[folder].conclusions())
+        for stored in (first, *others):
+            stored.conclusions.extend(present[folder].conclusions())
     return splits
 
 

@@ -71,9 +71,9 @@ def read_open_images(files: Mapping[str, Path]) -> dict[str, StoredSplit]:
     declared: dict[Key, str] = {key: name for key, name in names.items() if key in used}
     declared |= {key: key for key in sorted(used - names.keys())}
     if names and len(declared) < len(names):
-        first.conclusions.append(
-            f"{len(declared):,} of {len(names):,} described labels have boxes: these are the classes"
-        )
+        said = f"{len(declared):,} of {len(names):,} described labels have boxes: these are the classes"
+        for one in rows.values():
+            one.conclusions.append(said)
     return {
         split: one.stored(OPEN_IMAGES, relative=True, categories=declared if names else None, origin=files[split].name)
         for split, one in rows.items()
@@ -87,11 +87,10 @@ def read_tensorflow_tables(folder: Path, files: Mapping[str, Path], relative: bo
     for split, path in files.items():
         root = path.parent if len({file.parent for file in files.values()}) > 1 else folder
         _read_tensorflow(rows[split], path, named.setdefault(root, NamedFiles(root)))
-    first = next(iter(rows.values()))
-    for files_there in named.values():
-        first.conclusions += files_there.conclusions()
-    used = {str(key) for one in rows.values() for key in one.categories}
-    declared = declared_objects(folder, used, first.conclusions)
+    said = [text for files_there in named.values() for text in files_there.conclusions()]
+    for one in rows.values():
+        one.conclusions += said
+    declared = declared_objects(folder, rows.values())
     return {
         split: one.stored(TENSORFLOW, relative=relative, categories=declared, origin=files[split].name)
         for split, one in rows.items()

@@ -64,9 +64,9 @@ def read_cvat_files(files: Mapping[str, Path], masks: bool) -> dict[str, StoredS
             _read_image(rows.setdefault(own, ObjectRows(own, masks)), image, named, subset)
     if not rows:
         raise DatasetError(f"{', '.join(map(str, files.values()))}: there is no image in it.")
-    first = next(iter(rows.values()))
-    for named in folders.values():
-        first.conclusions += named.conclusions()
+    said = [text for named in folders.values() for text in named.conclusions()]
+    for one in rows.values():
+        one.conclusions += said
     declared = {label: label for label in labels} or None
     return {split: one.stored(LAYOUT, categories=declared) for split, one in rows.items()}
 

@@ -4,8 +4,7 @@ Shapes: K classes.
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,6 +13,7 @@ import numpy as np
 from hfvision.data.cells import cases, shown
 from hfvision.data.class_files import class_file, stored_classes
 from hfvision.data.class_names import list_of_names, names_in_file
+from hfvision.data.object_rows import ObjectRows
 from hfvision.data.object_table import Key, ObjectTable, StoredSplit, file_of
 from hfvision.errors import DatasetError
 from hfvision.reporting import report
@@ -35,20 +35,23 @@ def is_ignored(name: str) -> bool:
     return name.strip().lower() in IGNORED
 
 
-def declared_objects(folder: Path, used: AbstractSet[str], conclusions: list[str]) -> dict[Key, str] | None:
+def declared_objects(folder: Path, splits: Collection[ObjectRows]) -> dict[Key, str] | None:
     """The classes that a file beside the data names, each under its own name; None where there is no such file.
 
-    Names for the background that no object has are left out; `used` are the names that objects have.
+    Names for the background that no object has are left out. Both is said of all splits.
     """
+    used = {str(key) for rows in splits for key in rows.categories}
     listed = next((folder / name for name in LABEL_LISTS if (folder / name).is_file()), None)
     path = class_file(folder) or listed
     if path is None:
         return None
     names = [one.name for one in stored_classes(path)]
     dropped = [name for name in names if is_no_object(name) and name not in used]
-    conclusions.append(f"the classes are those of {path.name}")
+    said = [f"the classes are those of {path.name}"]
     if dropped:
-        conclusions.append(f"names in {path.name} that stand for no object are no classes: {shown(map(repr, dropped))}")
+        said.append(f"names in {path.name} that stand for no object are no classes: {shown(map(repr, dropped))}")
+    for rows in splits:
+        rows.conclusions += said
     return {name: name for name in names if name not in dropped}
 
 

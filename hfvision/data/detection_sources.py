@@ -279,7 +279,8 @@ def _coco(folder: Path, files: dict[str, Path], wanted: Wanted) -> Splits:
     others = sorted(path.name for path in (folder / "annotations").glob("*.json") if path not in files.values())
     if others:
         said = f"other files in annotations/ are passed over: {shown(others)}"
-        next(iter(splits.values())).conclusions.append(said)
+        for stored in splits.values():
+            stored.conclusions.append(said)
     return splits
 
 

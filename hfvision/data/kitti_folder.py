@@ -44,8 +44,7 @@ def read_kitti_folders(folder: Path, splits: Mapping[str, list[Path]]) -> dict[s
     for split, folders in splits.items():
         for below in folders:
             _read(rows[split], below)
-    used = {str(key) for one in rows.values() for key in one.categories}
-    declared = declared_objects(folder, used, next(iter(rows.values())).conclusions)
+    declared = declared_objects(folder, rows.values())
     return {split: one.stored(LAYOUT, categories=declared) for split, one in rows.items()}
 
 

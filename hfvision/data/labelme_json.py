@@ -64,8 +64,7 @@ def read_labelme_files(folder: Path, files: Mapping[str, Sequence[Path]], masks:
     unannotated = sorted(name for name in named.names if is_image(Path(name).name) and name not in taken)
     if unannotated:
         first.leave_out("images without an annotation file", f"such as {unannotated[0]}", len(unannotated))
-    used = {str(key) for one in rows.values() for key in one.categories}
-    declared = declared_objects(folder, used, first.conclusions)
+    declared = declared_objects(folder, rows.values())
     return {split: one.stored(LAYOUT, categories=declared) for split, one in rows.items()}
 
 

@@ -49,9 +49,7 @@ def read_labelme_xml(folder: Path, files: Mapping[str, Sequence[Path]], masks: b
     for split, paths in files.items():
         for path in paths:
             _read(rows[split], path, named)
-    first = next(iter(rows.values()))
-    used = {str(key) for one in rows.values() for key in one.categories}
-    declared = declared_objects(folder, used, first.conclusions)
+    declared = declared_objects(folder, rows.values())
     return {split: one.stored(LAYOUT, categories=declared) for split, one in rows.items()}
 
 

@@ -67,17 +67,16 @@ def read_voc_files(
         for annotation, image in pairs:
             tools.add(_read(rows[split], annotation, image, difficult))
         _tell(rows[split], difficult)
-    first = next(iter(rows.values()))
     tool = next(iter(tools - {None})) if len(tools - {None}) == 1 else None
     raw = np.concatenate([one.boxes for one in rows.values()])
     if tool == DATUMARO and not (folder / "labelmap.txt").is_file():
         tool = None
     convention, why = box_convention(raw, voc_boxes, tool, relative)
     if why:
-        first.conclusions.append(why)
+        for one in rows.values():
+            one.conclusions.append(why)
     shift = np.array([1, 1, 0, 0]) if convention == "pixels" else 0
-    used = {str(key) for one in rows.values() for key in one.categories}
-    categories = declared_objects(folder, used, first.conclusions)
+    categories = declared_objects(folder, rows.values())
     return {
         split: one.stored(
             "Pascal VOC",
@@ -89,7 +88,7 @@ def read_voc_files(
     }
 
 
-DATUMARO, LABEL_STUDIO, LABELME = "Datumaro or CVAT", "Label Studio", "labelme"  # they write edges
+DATUMARO, LABEL_STUDIO, LABELME, LABELIMG = "Datumaro or CVAT", "Label Studio", "labelme", "labelImg"  # write edges
 
 
 def box_convention(
@@ -236,6 +235,9 @@ def _tool(root: Element) -> str | None:
         return LABEL_STUDIO
     if root.find("database") is not None and root.find("annotation") is not None:
         return LABELME
+    sources = root.findall("source/*")
+    if [part.tag for part in sources] == ["database"] and sources[0].text == "Unknown":
+        return LABELIMG if root.findtext("object/pose") == "Unspecified" else None
     source = [root.findtext(f"source/{part}") for part in ("database", "annotation", "image")]
     return DATUMARO if source == ["Unknown"] * 3 else None
 
