@@ -98,6 +98,7 @@ _HOME = {
     "check_dataset": "hfvision.data.checking",
     "confusion_sheet": "hfvision.plots",
     "convert": "hfvision.conversion",
+    "convert_adapter": "hfvision.conversion",
     "convert_back": "hfvision.conversion",
     "create": "hfvision.creation",
     "create_processor": "hfvision.creation",

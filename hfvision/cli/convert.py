@@ -1,4 +1,5 @@
-"""`hfvision convert`: an original checkpoint to a Hugging Face folder, or a folder back to the original format."""
+"""`hfvision convert`: an original checkpoint to a Hugging Face folder, or a folder back to the original format; an
+adapter between the names of modules here and in plain transformers 5."""
 
 import json
 from enum import Enum
@@ -14,6 +15,7 @@ from hfvision.errors import ConfigError
 class Direction(str, Enum):
     huggingface = "huggingface"
     original = "original"
+    transformers5 = "transformers5"
 
 
 class PositionRule(str, Enum):
@@ -27,11 +29,17 @@ def run(
         str,
         typer.Argument(
             help="The checkpoint: a file, the index or folder of its shards, or a model in transformers' format "
-            "(folder or Hub id), which is saved anew; with --to original such a model."
+            "(folder or Hub id), which is saved anew; with --to original such a model. Or the folder of an adapter."
         ),
     ],
     out: Annotated[Path, typer.Argument(help="The folder to write; with --to original the file.")],
-    to: Annotated[Direction, typer.Option(help="The format to write.")] = Direction.huggingface,
+    to: Annotated[
+        Direction,
+        typer.Option(
+            help="The format to write. Of an adapter: huggingface names its modules as hfvision and files do, "
+            "transformers5 as plain transformers 5 does in memory."
+        ),
+    ] = Direction.huggingface,
     family: Annotated[str | None, typer.Option(help="The original's family, where its keys do not tell.")] = None,
     set_: Annotated[
         list[str] | None,
@@ -67,12 +75,27 @@ def run(
 ) -> None:
     """The report goes to stderr, the files written to stdout; with --json the whole report goes to stdout."""
     overrides = dict(map(parse_setting, set_ or []))
-    if to is Direction.original:
-        given: dict[str, object] = {"--set": set_, "--labels": labels, "--license": license}
-        given |= {"--position-rule": position_rule}
-        given |= {"--entry": entry, "--input": input_, "--expected": expected}
-        if unused := [option for option, value in given.items() if value]:
-            raise ConfigError(f"{', '.join(unused)} cannot be used with --to original: the folder says it all.")
+    given: dict[str, object] = {"--set": set_, "--labels": labels, "--license": license}
+    given |= {"--position-rule": position_rule}
+    given |= {"--entry": entry, "--input": input_, "--expected": expected}
+    unused = [option for option, value in given.items() if value]
+
+    from hfvision.conversion.adapters import CONFIG_FILE, convert_adapter, is_adapter
+
+    if is_adapter(source):
+        unused += ["--family"] * (family is not None) + ["--to original"] * (to is Direction.original)
+        if unused:
+            raise ConfigError(f"{', '.join(unused)} cannot be used with an adapter, of which only names change.")
+        names = "transformers5" if to is Direction.transformers5 else "hfvision"
+        adapter = convert_adapter(source, out, names, overwrite=overwrite)
+        if not as_json:
+            typer.echo(adapter.text(), err=True)
+        emit(adapter.to_dict(), "\n".join(str(out / name) for name in adapter.files), as_json)
+        return
+    if to is Direction.transformers5:
+        raise ConfigError(f"--to transformers5 is for adapters of PEFT, and {source} has no {CONFIG_FILE}.")
+    if to is Direction.original and unused:
+        raise ConfigError(f"{', '.join(unused)} cannot be used with --to original: the folder says it all.")
 
     from hfvision.conversion import convert, convert_back
 

@@ -16,15 +16,16 @@ from hfvision.writing import umask, write_errors
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 
-def check_folder(out: Path, overwrite: bool) -> None:
-    """Raises ConfigError if `out` is a file, or a folder with something in it that may not be overwritten."""
+def check_folder(out: Path, overwrite: bool, described_by: str = "config.json") -> None:
+    """Raises ConfigError if `out` is a file, or a folder with something in it that may not be overwritten; what may be
+    has the file `described_by`."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; the converted model is a folder. Name another one.")
     if out.is_dir() and any(out.iterdir()):
         if not overwrite:
             raise ConfigError(f"{out} is not empty. Name another folder, or overwrite the model there (--overwrite).")
-        if not (out / "config.json").is_file():
-            raise ConfigError(f"{out} holds other things than a model (it has no config.json). Name another folder.")
+        if not (out / described_by).is_file():
+            raise ConfigError(f"{out} holds other things than a model (it has no {described_by}). Name another folder.")
 
 
 def check_file(out: Path, suffixes: Sequence[str], overwrite: bool) -> None:
