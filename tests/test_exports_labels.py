@@ -5,10 +5,13 @@ The truth of the exports is in tests/data/exports/README.md.
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
 from hfvision.data import load_image_dataset, prepare_classification
+from hfvision.data.labelled_sources import NAMES as LABEL_LAYOUTS
+from hfvision.data.mask_folder import LAYOUTS as MASK_LAYOUTS
 from hfvision.errors import DatasetError
 from tests.exports import export, image_of
 
@@ -221,3 +224,10 @@ def test_the_report_counts_unreadable_and_repeated_images(tmp_path):
     data = prepare_classification(tmp_path, skip_unreadable=True, overlap="drop")
     left_out = data.report.to_dict()["splits"]["train"]["left_out"]
     assert [(kind["count"], kind["what"]) for kind in left_out] == [(1, "unreadable image"), (1, "repeated image")]
+
+
+def test_the_docs_name_every_layout():
+    text = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    for part, names in (("Semantic segmentation", MASK_LAYOUTS), ("Classification", LABEL_LAYOUTS)):
+        section = text.partition(f"## {part}\n")[2].partition("\n## ")[0]
+        assert [name for name in names if f"`{name}`" not in section] == []

@@ -288,6 +288,15 @@ def test_camvid_as_published_on_kaggle_has_colors_and_a_void(tmp_path):
     assert data.train.read(0)[1][0].tolist() == [0, 0, 1, 1, 255, 255]
 
 
+def test_lists_of_voc_may_hold_blanks_and_need_not_hold_every_image(tmp_path, reports):
+    folder = export("datumaro_masks/mask_voc", tmp_path)
+    for kind in ("JPEGImages", "SegmentationClass"):
+        (folder / kind / "b2.png").rename(folder / kind / "my b2.png")
+    (folder / "ImageSets" / "Segmentation" / "train.txt").write_text("a1\nmy b2\n")
+    assert set(pixels(prepare_segmentation(folder))) == {"a1", "my b2", "e5", "f6"}
+    assert "that no list of ImageSets/Segmentation names are left out: 2" in reports.text
+
+
 def test_numbers_in_three_equal_channels_are_numbers(tmp_path, reports):
     for n in range(4):
         for kind in ("images", "masks"):
@@ -309,6 +318,7 @@ def test_lists_name_files_as_other_machines_call_them(tmp_path):
     )
     data = prepare_segmentation(folder)
     assert set(pixels(data)) == {"a1", "b2", "e5", "f6"}
+    assert "images in train/ that train.txt does not name are left out: 2" in data.report.text()
     (folder / "val.txt").write_text("/val/e5.png valannot/e5.png\n/val/nowhere.png valannot/nowhere.png\n")
     with pytest.raises(DatasetError, match=r"val.txt lists 1 images that are not in val/: .*nowhere.png"):
         prepare_segmentation(folder)

@@ -47,12 +47,17 @@ def voc_masks(folder: Path) -> MaskFolder | None:
     lists = lists or {path.stem: path for path in sorted(listed.glob("*.txt"))}
     splits: dict[str, Pairs] = {}
     for name, path in lists.items():
-        names = [line.split()[0] for line in lines_of(path)]
+        names = [line.strip('"') for line in lines_of(path)]
         splits.setdefault(split_of(name), []).extend(listed_pairs(names, images, masks, path, "JPEGImages"))
+    listed_images = {image for pairs in splits.values() for image, _ in pairs}
+    unlisted = len(set(images.values()) - listed_images) if splits else 0
+    said = [f"images in JPEGImages/ that no list of ImageSets/Segmentation names are left out: {unlisted:,}"]
     if not splits:  # most images of VOC have no mask: without lists the masks say which are meant
         splits = {"train": [(images.get(name), mask) for name, mask in masks.items()]}
     known = Benchmark(LabelMap.named("pascal-voc-21"), "pascal-voc-21", r"20(0[7-9]|1[0-2])_\d{6}$")
-    return MaskFolder("Pascal VOC segmentation", splits, known, lists_images=True)
+    return MaskFolder(
+        "Pascal VOC segmentation", splits, known, lists_images=True, conclusions=tuple(said if unlisted else ())
+    )
 
 
 def cityscapes_masks(folder: Path) -> MaskFolder | None:
@@ -86,16 +91,19 @@ def camvid_masks(folder: Path) -> MaskFolder | None:
     roots = [path for path in folders_in(folder) if (folder / f"{path.name}{CAMVID_ENDING}").is_dir()]
     roots = [path for path in roots if path.name.lower() in (*SPLITS, ONE_SUBSET)]
     splits: dict[str, Pairs] = {}
+    said = []
     for root in roots:
         images, masks = files_in(root), files_in(folder / f"{root.name}{CAMVID_ENDING}")
         list_file = folder / f"{root.name}.txt"
         if list_file.is_file():
             names = [line.split()[0] for line in lines_of(list_file)]
             pairs = listed_pairs(names, images, masks, list_file, f"{root.name}/")
+            if unlisted := len(set(images.values()) - {image for image, _ in pairs}):
+                said.append(f"images in {root.name}/ that {list_file.name} does not name are left out: {unlisted:,}")
         else:
             pairs = pairs_of(images, masks)
         splits.setdefault(split_of(root.name), []).extend(pairs)
-    return MaskFolder("CamVid", splits, first_number=1, lists_images=True) if splits else None
+    return MaskFolder("CamVid", splits, first_number=1, lists_images=True, conclusions=tuple(said)) if splits else None
 
 
 def kitti_masks(folder: Path) -> MaskFolder | None:
