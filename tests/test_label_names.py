@@ -104,3 +104,28 @@ def test_names_of_a_file_may_have_gaps(tmp_path):
     loaded = transformers.AutoModelForImageClassification.from_pretrained(tmp_path)
     assert output_names(loaded) == ["LABEL_0", "bee", "cat", "dog", "elk"]
     assert loaded(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 5)
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_a_config_takes_names_by_number_only(model_type, caplog):
+    config_class = load(ARCHITECTURES[model_type].config)
+    for names in ({str(number): name for number, name in enumerate(NAMES)}, NAMES):
+        config = config_class(id2label=names)
+        assert config.id2label == dict(enumerate(NAMES)) and config.num_labels == 5
+    assert "id2label" not in caplog.text
+    with pytest.raises(ConfigError, match="'ant': 0"):
+        config_class(id2label={"ant": 0, "bee": 1})
+    with pytest.raises(ConfigError, match="got 'ant'"):
+        config_class(id2label="ant")
+    config_class(id2label={0: "ant", 3: "dog"})
+    assert "no name for class 1, called LABEL_1" in caplog.text and "names class 3" in caplog.text
+
+
+def test_names_that_are_given_beside_a_file_may_have_text_keys(tmp_path):
+    model = tiny_model("swin")
+    model.save_pretrained(tmp_path)
+    names = {str(number): name for number, name in enumerate(NAMES)}
+    loaded = transformers.AutoModelForImageClassification.from_pretrained(tmp_path, id2label=names)
+    assert loaded.config.id2label == dict(enumerate(NAMES))
+    with pytest.raises(ConfigError, match="swapped"):
+        transformers.AutoConfig.from_pretrained(tmp_path, id2label={"ant": 0})

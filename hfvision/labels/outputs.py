@@ -4,7 +4,7 @@ A config that is read from a file has whole numbers as keys; one that was writte
 or fewer names than the model has outputs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hfvision.errors import ConfigError, numbered
@@ -22,9 +22,9 @@ def output_names(model: Any) -> list[str]:
     return names_in_order(model.config.id2label, count)
 
 
-def names_in_order(id2label: Mapping[Any, Any] | None, count: int) -> list[str]:
+def names_in_order(id2label: Any, count: int) -> list[str]:
     """The same of so many outputs. A name of a number that is none of 0..count-1 is left out, and reported."""
-    names = _by_number(id2label or {})
+    names = by_number(id2label or {})
     unnamed = [number for number in range(count) if number not in names]
     beyond = [number for number in sorted(names) if not 0 <= number < count]
     if unnamed or beyond:
@@ -42,7 +42,15 @@ def complete_names(model: Any) -> None:
         config.label2id = {name: number for number, name in reversed(names.items())}
 
 
-def _by_number(id2label: Mapping[Any, Any]) -> dict[int, str]:
+def by_number(id2label: Any) -> dict[int, str]:
+    """{number: name} of `id2label` in any form: keys may be text, and a list names the classes from 0 on.
+
+    Raises ConfigError for keys that are no class numbers and for two names of one class.
+    """
+    if not isinstance(id2label, Mapping):
+        if isinstance(id2label, str) or not isinstance(id2label, Sequence):
+            raise ConfigError(f"id2label is a dict of class numbers and names; got {id2label!r}.")
+        id2label = dict(enumerate(id2label))
     names: dict[int, str] = {}
     problems = []
     for key, name in id2label.items():
@@ -55,8 +63,8 @@ def _by_number(id2label: Mapping[Any, Any]) -> dict[int, str]:
             problems.append(f"{number} is {names[number]!r} and {str(name)!r}")
     if problems:
         raise ConfigError(
-            f"id2label names classes by their numbers, as in {{0: 'cat', 1: 'dog'}}; {numbered('fault', problems)}\n"
-            "    Were id2label and label2id swapped?"
+            f"id2label names classes by their numbers, as in {{0: 'cat', 1: 'dog'}}; "
+            f"{numbered('fault', problems, most=SHOWN)}\n    Were id2label and label2id swapped?"
         )
     return names
 

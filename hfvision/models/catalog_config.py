@@ -21,6 +21,7 @@ from typing_extensions import Self
 from hfvision.catalog import CatalogRow, row
 from hfvision.errors import ConfigError, UnknownNameError, numbered
 from hfvision.labels import label_set, numbers_of
+from hfvision.labels.outputs import by_number, names_in_order
 
 LABEL_FIELDS = ("num_labels", "id2label", "label2id")
 FURTHER_FIELDS = ("out_features", "out_indices", "attn_implementation", "output_attentions")  # no dataclass fields
@@ -36,7 +37,7 @@ class CatalogConfig:
     """Mixed into the configs of the families that the catalogue lists.
 
     Fields given in code, to the constructor or to `from_pretrained`, that are misspelt or another family's raise
-    UnknownNameError.
+    UnknownNameError; so do keys of `id2label` that are no class numbers raise ConfigError.
     """
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -45,6 +46,9 @@ class CatalogConfig:
             # What follows from other fields may be given, as files have it, but not otherwise.
             derived = {name for name in kwargs.keys() & vars(self).keys() if vars(self)[name] == kwargs[name]}
             _refuse_likely_mistakes(cast(type[PreTrainedConfig], type(self)), kwargs.keys() - derived)
+        _number_names(self)
+        if not is_stored and (names := vars(self).get("id2label")):
+            names_in_order(names, len(names))  # which reports gaps
         with _fields_from(file=is_stored):  # the configs inside this one, too
             super().__post_init__(**kwargs)  # type: ignore[misc]  # PreTrainedConfig's
 
@@ -55,6 +59,7 @@ class CatalogConfig:
         with _fields_from(file=_from_file.get() is not False):
             config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)  # type: ignore[misc]
         _refuse_likely_mistakes(type(config), unused)
+        _number_names(config)  # those given beside the file
         return (config, unused) if return_unused else config
 
     @classmethod
@@ -85,6 +90,12 @@ class CatalogConfig:
             given = ", ".join(f"{field}={value!r}" for field, value in overrides.items())
             reason = " ".join(str(error.__cause__ or error).split())  # without the validator's own words
             raise ConfigError(f"{name} cannot be built with {given or 'these values'}: {reason}") from error
+
+
+def _number_names(config: Any) -> None:
+    """Make the keys of `id2label` whole numbers."""
+    if config.id2label is not None:
+        config.id2label = by_number(config.id2label)
 
 
 def _settings(found: CatalogRow, overrides: Mapping[str, Any]) -> dict[str, Any]:
