@@ -27,17 +27,19 @@ class Gradients(TrainerCallback):
     """Keeps the gradients that the optimizer is about to use."""
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
-        self.found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        self.found = {
+            name.removeprefix("module."): p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+        }
 
 
-def train_one_step(model, samples, batches, folder, collate=None, trainer_class=Trainer):
-    """The logged loss and the gradients of one step over all samples, in so many batches."""
+def train_one_step(model, samples, batches, folder, collate=None, trainer_class=Trainer, processes=1):
+    """The logged loss and the gradients of one step over all samples, in so many batches of each process."""
     model = copy.deepcopy(model)
     for part in model.modules():  # batch norm and dropout see one batch at a time, which no loss can undo
         part.train = lambda mode=True, part=part: part
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=len(samples) // batches,
+        per_device_train_batch_size=len(samples) // batches // processes,
         gradient_accumulation_steps=batches,
         max_steps=1,
         max_grad_norm=0.0,

@@ -19,6 +19,7 @@ from hfvision.registry import ARCHITECTURES, IMAGE_CLASSIFICATION, OBJECT_DETECT
 from hfvision.reporting import report, report_once
 from hfvision.training.arguments import TrainingSettings
 from hfvision.training.loop import share_buffers
+from tests import two_processes_side
 from tests.models import tiny_model
 
 COUNTS = {"train": 10, "val": 7}  # neither fills the batches of two processes
@@ -77,12 +78,12 @@ def place(tmp_path_factory):
     return to
 
 
-def in_two_processes(*arguments, cwd):
+def in_two_processes(*arguments, cwd, module="hfvision"):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     root = str(Path(hfvision.__file__).parents[1])
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), "-m", "hfvision"]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), "-m", module]
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *launcher, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
@@ -115,6 +116,19 @@ def test_figures_are_those_of_the_model_that_was_saved(place, task, tmp_path):
     assert again["metrics"] == pytest.approx(measured, rel=1e-5, abs=1e-6)
     evaluations = json.loads((out / "hfvision_evaluation.json").read_text(encoding="utf-8"))["evaluations"]
     assert len(evaluations) == 1 and evaluations[0]["metrics"] == again["metrics"]
+
+
+@pytest.mark.slow
+def test_a_step_is_the_same_dealt_out_over_processes(tmp_path):
+    in_two_processes(str(tmp_path / "found.pt"), cwd=tmp_path, module="tests.two_processes_side")
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    for name, (loss, gradients) in two_processes_side.results(processes=1, batches=1).items():
+        assert found[name][0] == pytest.approx(loss, rel=1e-4), name
+        scale = max(values.abs().max() for values in gradients.values())
+        assert found[name][1].keys() == gradients.keys()
+        for parameter, values in gradients.items():
+            got = found[name][1][parameter]
+            torch.testing.assert_close(got / scale, values / scale, rtol=2e-4, atol=2e-5, msg=f"{name} {parameter}")
 
 
 @pytest.mark.parametrize("task", TASKS)
