@@ -4,9 +4,10 @@ Format: labelme's own files, versions 3 to 6.
 
     FOLDER/a.json                  FOLDER/a.jpg             also below SPLIT/, and in annotations/ beside images/
 
-Boxes, turned boxes, outlines, circles and masks are read; lines and points are counted as left out. Shapes of one label
-and group_id are one object. Shapes named __ignore__ are left out. Classes are those of labels.txt or another file of
-names beside the data, else the labels that occur in the training split, sorted.
+Boxes, turned boxes, outlines, circles and masks are read, boxes as outlines, as by labelme's own converters; lines
+and points are counted as left out. Shapes of one label and group_id are one object. Shapes named __ignore__ are left
+out. Classes are those of labels.txt or another file of names beside the data, else the labels that occur in the
+training split, sorted.
 """
 
 import base64
@@ -25,7 +26,7 @@ from hfvision.data.image_folder import SPLITS, folders_in, is_image
 from hfvision.data.image_sizes import size_of_cell
 from hfvision.data.object_rows import ObjectRows
 from hfvision.data.object_table import StoredSplit
-from hfvision.data.shapes import Shape, add_shapes, box_shape, ellipse_shape, mask_shape, outline_shape
+from hfvision.data.shapes import Shape, add_shapes, ellipse_shape, mask_shape, outline_shape
 from hfvision.errors import DatasetError, ImageReadError
 from hfvision.processing.reading import read_image
 
@@ -165,7 +166,8 @@ def _drawn(label: str, kind: str, points: Any, record: Mapping[str, Any]) -> Sha
     if len(points) < least[kind]:
         raise ValueError(f"a {kind} has {least[kind]} points at least, it has {len(points)}")
     if kind == "rectangle" and len(points) == 2:
-        return box_shape(label, points[0].tolist(), points[1].tolist(), **more)
+        (left, top), (right, bottom) = points.min(0).tolist(), points.max(0).tolist()
+        return outline_shape(label, [left, top, right, top, right, bottom, left, bottom], **more)
     if kind == "circle":
         (x, y), edge = points[0].tolist(), points[1].tolist()
         radius = hypot(edge[0] - x, edge[1] - y)

@@ -66,7 +66,7 @@ def read_voc_files(
         rows[split] = ObjectRows(split)
         for annotation, image in pairs:
             tools.add(_read(rows[split], annotation, image, difficult))
-        _tell(rows[split], difficult)
+        _tell(rows[split], difficult, sum(annotation is None for annotation, _ in pairs))
     tool = next(iter(tools - {None})) if len(tools - {None}) == 1 else None
     raw = np.concatenate([one.boxes for one in rows.values()])
     if tool == DATUMARO and not (folder / "labelmap.txt").is_file():
@@ -152,8 +152,11 @@ def _read(rows: ObjectRows, annotation: Path | None, image: Path | None, difficu
     return _tool(root)
 
 
-def _tell(rows: ObjectRows, difficult: Difficult) -> None:
-    """Conclude what becomes of difficult objects."""
+def _tell(rows: ObjectRows, difficult: Difficult, without_file: int) -> None:
+    """Conclude what becomes of difficult objects, and of images without a file."""
+    if without_file:
+        images = f"{without_file:,} of {len(rows.paths):,} images of split {rows.split!r}"
+        rows.conclusions.append(f"{images} have no annotation file: they have no objects")
     marked = sum(rows.difficult)
     if marked:
         treated = "count as crowds, neither learned nor measured" if difficult == "crowd" else "count as any other"
