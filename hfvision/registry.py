@@ -7,6 +7,7 @@ transformers offers no way to undo a registration, so this file (and only this f
 `_extra_content` of its auto mappings; `tests/test_registration.py` guards that.
 """
 
+import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -482,6 +483,9 @@ def register_imported() -> None:
         mapping = _mapping(module_name, name)
         if mapping is not None and not isinstance(mapping._extra_content, _Entries):
             mapping._extra_content = _Entries(mapping._extra_content, ours, keys_are_classes)
+    backbone = _auto_backbone()
+    if backbone is not None and "from_pretrained" not in vars(backbone):
+        backbone.from_pretrained = classmethod(_backbone_from_pretrained)
     if _PIPELINES in sys.modules:
         tasks = sys.modules[_PIPELINES].PIPELINE_REGISTRY.supported_tasks
         for task, reference in PIPELINES.items():
@@ -498,9 +502,31 @@ def unregister() -> None:
         mapping = _mapping(module_name, name)
         if mapping is not None and isinstance(mapping._extra_content, _Entries):
             mapping._extra_content = mapping._extra_content.others()
+    backbone = _auto_backbone()
+    if backbone is not None and "from_pretrained" in vars(backbone):
+        del backbone.from_pretrained
     if _PIPELINES in sys.modules:
         sys.modules[_PIPELINES].PIPELINE_REGISTRY.supported_tasks.update(_replaced_tasks)
     _replaced_tasks.clear()
+
+
+def _auto_backbone() -> Any:
+    return getattr(sys.modules.get(f"{_AUTO}.modeling_auto"), "AutoBackbone", None)
+
+
+def _backbone_from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    """transformers' own, which asks the Hub whether a folder is one of its repositories, and takes it for one of timm's
+    models where it is not. A folder with a model of ours is loaded as other Auto classes load it.
+    """
+    theirs = super(_auto_backbone(), cls)
+    if os.path.isdir(pretrained_model_name_or_path):
+        from transformers import AutoConfig
+
+        folder = os.path.join(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        config = kwargs.get("config") or AutoConfig.from_pretrained(folder)
+        if getattr(config, "model_type", None) in ARCHITECTURES:
+            theirs = super(_auto_backbone().__mro__[1], cls)  # past the class that asks
+    return theirs.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
 
 def _mapping(module_name: str, name: str) -> Any:

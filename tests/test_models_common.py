@@ -120,16 +120,11 @@ def coarse(model, x):
     return main_output(model(x, upsample=False) if isinstance(model, SemanticModel) else model(x))
 
 
-def without_network(auto_class):
-    """AutoBackbone asks the Hub whether a local folder is one of its repositories; the class itself does not."""
-    return auto_class is not transformers.AutoBackbone
-
-
 @torch.no_grad()
 def test_a_saved_model_comes_back_identical_through_the_auto_class(model, tmp_path):
     model.save_pretrained(tmp_path)
     auto_class = auto_class_of(model)
-    loaded = (auto_class if without_network(auto_class) else type(model)).from_pretrained(tmp_path)
+    loaded = auto_class.from_pretrained(tmp_path)
     assert type(loaded) is type(model)
     assert auto_class.from_config(model.config).__class__ is type(model)
     x = pixels(model.config)

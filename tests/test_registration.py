@@ -216,3 +216,26 @@ def test_processors_of_other_model_types_stay_transformers(folder, tmp_path):
         loaded = AutoImageProcessor.from_pretrained(tmp_path / name, backend="pil")
         assert whose(loaded) == ("hfvision" if name in ("vit", "none") else "transformers"), name
     assert whose(hfvision.ViTImageProcessor.from_pretrained(tmp_path / "vit_mae")) == "hfvision"
+
+
+def test_auto_backbone_loads_our_folders_without_the_hub(tmp_path, monkeypatch):
+    """transformers' own asks the Hub whether a folder is a repository, for its own models still."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model = load(ARCHITECTURES["vit"].models["AutoBackbone"])(tiny_config("vit"))
+    model.save_pretrained(tmp_path)
+    for folder in (tmp_path, str(tmp_path)):
+        loaded, info = AutoBackbone.from_pretrained(folder, out_indices=[1], output_loading_info=True)
+        assert type(loaded) is type(model)
+        assert loaded.out_indices == [1]
+        assert not info["missing_keys"]
+    asked = []
+    hfvision.unregister()
+    try:
+        assert "from_pretrained" not in vars(AutoBackbone)
+    finally:
+        hfvision.register()
+    theirs = transformers.Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    theirs.save_pretrained(tmp_path / "theirs")
+    monkeypatch.setattr(AutoBackbone.__mro__[1], "from_pretrained", classmethod(lambda cls, *args: asked.append(args)))
+    AutoBackbone.from_pretrained(tmp_path / "theirs")
+    assert asked == [(tmp_path / "theirs",)]
