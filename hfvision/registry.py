@@ -518,7 +518,7 @@ def _backbone_from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *arg
     """transformers' own, which asks the Hub whether a folder is one of its repositories, and takes it for one of timm's
     models where it is not. A folder with a model of ours is loaded as other Auto classes load it.
     """
-    theirs = super(_auto_backbone(), cls)
+    theirs: Any = super(_auto_backbone(), cls)
     if os.path.isdir(pretrained_model_name_or_path):
         from transformers import AutoConfig
 

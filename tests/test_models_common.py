@@ -311,9 +311,8 @@ def test_loading_at_another_geometry_equals_resizing_after_loading(resizable, tm
         side = pixels_per_patch(model.config) * patch // config.patch_size
         change["image_size"] = [12 * side, 10 * side]
     auto_class = auto_class_of(model)
-    loader = auto_class if without_network(auto_class) else type(model)
     with caplog.at_level(logging.WARNING, logger="hfvision"):
-        loaded = loader.from_pretrained(tmp_path, **change, channel_init="repeat")
+        loaded = auto_class.from_pretrained(tmp_path, **change, channel_init="repeat")
     assert "channels became 6 (repeat)" in caplog.text
     assert {name: getattr(input_config(loaded.config), name) for name in change} == change
     model.resize_input(**change, channel_init="repeat")

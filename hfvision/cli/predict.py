@@ -1,29 +1,29 @@
 """`hfvision predict IMAGE ...`: the labels of images, of their pixels, or of the objects in them."""
 
-from collections import Counter
+import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from hfvision.cli.output import JsonOption, emit
 from hfvision.errors import ConfigError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 PICTURES = ("map", "overlay")
+BAR_FROM = 8  # images
 
 
 def run(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files or URLs.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders, patterns or URLs.")],
     model: Annotated[str, typer.Option(help="A starter model (vit-digits), a folder, or a Hub id.")],
     top_k: Annotated[int | None, typer.Option(min=1, help="Labels per image (5), of models that classify.")] = None,
     output: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="Folder for overlays; for label maps, where pixels get labels; for detections.json or segments.json "
-            "and maps in COCO's form, where objects are found."
+            help="A file for all answers (.json, .csv, .parquet), or a folder for overlays; for label maps, where "
+            "pixels get labels; for detections.json or segments.json and maps in COCO's form, where objects are found. "
+            "May be given twice."
         ),
     ] = None,
     threshold: Annotated[
@@ -45,9 +45,23 @@ def run(
             help="Faster, not quite the same numbers: bfloat16, int8, token_merging=8, compile, or several with commas."
         ),
     ] = None,
+    processor: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="An option of the image processor: input_range=[0,1], do_rescale=false, bands=[...]. Repeatable.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    from hfvision.pipelines.predict import predictions
+    """Answers go to stdout as they come. An image that cannot be read does not stop the others: it is listed at the
+    end, and the exit code is 1.
+    """
+    from transformers.utils import logging
+
+    from hfvision.cli.predict_files import PictureFiles, entries_of, write_table
+    from hfvision.pipelines.inputs import listed
+    from hfvision.pipelines.predict import Failure, predictions_or_failures
 
     options = {
         "top_k": top_k,
@@ -56,108 +70,75 @@ def run(
         "tile": tile,
         "overlap": overlap,
         "blend": blend,
-    }
-    answers = predictions(images, model, batch_size=batch_size, device=device, optimize=optimize, **options)
-    files = None if output is None else _Files(output)
-    rows = []
-    for image, answer in zip(images, answers, strict=True):
-        row = {"image": image, "predictions": _entries(answer)}
+    } | _processor_options(processor or [])
+    table, folder = _destinations(output or [])
+    inputs = listed(images)
+    if not inputs:
+        raise ConfigError(f"no images in {', '.join(images)}")
+    files = None if folder is None else PictureFiles(folder)
+    answers = predictions_or_failures(
+        [one.source for one in inputs], model, batch_size=batch_size, device=device, optimize=optimize, **options
+    )
+    rows: list[dict[str, Any]] = []
+    failures: list[Failure] = []
+    few = True if len(inputs) < BAR_FROM else None  # None: a bar where stderr is a terminal
+    for one, answer in zip(inputs, logging.tqdm(answers, total=len(inputs), unit="image", disable=few), strict=True):
+        if isinstance(answer, Failure):
+            if len(inputs) == 1:
+                raise answer.error
+            failures.append(answer)
+            rows.append({"image": one.source, "error": str(answer)})
+            continue
+        row = {"image": one.source, "predictions": entries_of(answer)}
         if files is not None:
             if isinstance(answer, list):
-                raise ConfigError(f"--output is for models that say where something is; {model!r} classifies.")
-            row |= files.add(image, answer)
+                raise ConfigError(
+                    f"--output is for models that say where something is; {model!r} classifies. A file for all answers "
+                    "ends in .json, .csv or .parquet."
+                )
+            row |= files.add(one.source, one.name, answer)
         rows.append(row)
-    text = "\n".join(map(_text, rows))
-    if files is not None and (summary := files.finish()):
-        text += f"\n{summary}"
-    emit(rows, text, as_json)
+        if not as_json:
+            emit(row, _text(row), as_json=False)
+    summary = "" if files is None else files.finish()
+    if table is not None:
+        write_table(table, rows)
+        summary = f"{summary}\n{table}".strip()
+    if as_json:
+        emit(rows, "", as_json=True)
+    elif summary:
+        emit(rows, summary, as_json=False)
+    if failures:
+        failed = [f"    {row['image']}: {row['error']}" for row in rows if "error" in row]
+        print(f"{len(failed)} of {len(rows)} images failed:", *failed, sep="\n", file=sys.stderr)
+        raise typer.Exit(1)
 
 
-class _Files:
-    """What is written to the folder: pictures of each image, and one document for all where objects were found."""
+def _destinations(outputs: list[Path]) -> tuple[Path | None, Path | None]:
+    """The table and the folder among what is to be written. Raises ConfigError for two of a kind."""
+    from hfvision.cli.predict_files import TABLES
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.stems = Counter[str]()
-        self.ids: set[int | str] = set()
-        self.name = ""  # of the document
-        self.detections: list[dict[str, Any]] = []  # COCO's results
-        self.segments: list[dict[str, Any]] = []  # COCO's panoptic annotations
-        self.categories: dict[int, str] = {}
-
-    def add(self, image: str, answer: Any) -> dict[str, str]:
-        """Where the pictures of an image are."""
-        stem = Path(image).stem
-        self.stems[stem] += 1
-        stem = stem if self.stems[stem] == 1 else f"{stem}-{self.stems[stem]}"
-        image_id = self._id(stem)
-        pictures = _pictures(image, answer)
-        if not isinstance(answer, dict):
-            self.name = "detections.json"
-            self.detections += answer.to_coco(image_id)
-        elif "segments_info" in answer:
-            self.name = "segments.json"
-            segments = [{**row, "category_id": row["label_id"]} for row in answer["segments_info"]]
-            self.categories |= {row["label_id"]: row["label"] for row in segments}
-            self.segments.append({"image_id": image_id, "file_name": f"{stem}.map.png", "segments_info": segments})
-        return {kind: self._write(f"{stem}.{kind}.png", picture) for kind, picture in pictures.items()}
-
-    def _id(self, stem: str) -> int | str:
-        """The number that COCO's file names are, else the name."""
-        image_id = int(stem) if stem.isdecimal() and int(stem) not in self.ids else stem
-        self.ids.add(image_id)
-        return image_id
-
-    def finish(self) -> str:
-        """Write the document; returns where it is, "" if there is none."""
-        if not self.name:
-            return ""
-        categories = [{"id": number, "name": name} for number, name in sorted(self.categories.items())]
-        panoptic = {"annotations": self.segments, "categories": categories}
-        return self._write(self.name, panoptic if self.segments else self.detections)
-
-    def _write(self, name: str, content: Any) -> str:
-        import json
-
-        from hfvision.errors import ImageWriteError
-        from hfvision.writing import new_file
-
-        file = self.folder / name
-        with new_file(file, ImageWriteError) as work:
-            if name.endswith(".json"):
-                work.write_text(json.dumps(content) + "\n", encoding="utf-8")
-            else:
-                content.save(work)
-        return str(file)
+    tables = [path for path in outputs if path.suffix.lower() in TABLES and not path.is_dir()]
+    folders = [path for path in outputs if path not in tables]
+    if len(tables) > 1 or len(folders) > 1:
+        raise ConfigError(f"--output is one folder, one file, or one of each; got {', '.join(map(str, outputs))}")
+    if folders and folders[0].is_file():
+        raise ConfigError(f"--output {folders[0]} is a file, and no name of a table ({', '.join(TABLES)})")
+    return (tables[0] if tables else None), (folders[0] if folders else None)
 
 
-def _pictures(image: str, answer: Any) -> dict[str, "Image"]:
-    """What there is to see of an answer: the overlay, and the map where there is one."""
-    from hfvision.plots import detection_overlay, panoptic_overlay, segmentation_overlay
-
-    if not isinstance(answer, dict):
-        return {"overlay": detection_overlay(image, answer)}
-    if "segments_info" in answer:
-        overlay = panoptic_overlay(image, answer["segmentation"], answer["segments_info"])
-        return {"map": _coded(answer["segmentation"]), "overlay": overlay}
-    names = {label["id"]: label["label"] for label in answer["labels"]}
-    overlay = segmentation_overlay(image, answer["classes"], answer["colours"], names, ignore_index=None)
-    return {"map": answer["map"], "overlay": overlay}
-
-
-def _coded(ids: Any) -> "Image":
-    """Ids as the colours of COCO's panoptic maps: id = red + 256 green + 65536 blue."""
-    import numpy as np
-    from PIL import Image
-
-    return Image.fromarray(np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8))
-
-
-def _entries(answer: Any) -> list[dict[str, Any]]:
-    """The labels, classes, segments or objects of an image, ready for JSON."""
-    if isinstance(answer, dict):
-        return answer["segments_info"] if "segments_info" in answer else answer["labels"]
-    return answer if isinstance(answer, list) else answer.to_list(masks=False)
+def _processor_options(given: list[str]) -> dict[str, Any]:
+    """NAME=VALUE as options; a value is JSON, or text where it is none. Raises ConfigError."""
+    options: dict[str, Any] = {}
+    for one in given:
+        name, sign, value = one.partition("=")
+        if not sign or not name:
+            raise ConfigError(f"--processor takes NAME=VALUE; got {one!r}")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
 
 
 def _text(row: dict[str, Any]) -> str:

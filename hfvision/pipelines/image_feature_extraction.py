@@ -14,7 +14,7 @@ from hfvision.errors import ConfigError
 from hfvision.pipelines.any_image import AnyImages, plan_of, read_picture
 
 
-class ImageFeatureExtractionPipeline(AnyImages, TransformersPipeline):
+class ImageFeatureExtractionPipeline(AnyImages, TransformersPipeline):  # type: ignore[misc]  # ours takes any options
     """Features of paths, URLs, PIL images, numpy arrays and torch tensors; lists, generators and `datasets` columns.
 
     Arguments and results are transformers': of an image the model's first output, or with pool=True its pooled one, as
@@ -28,7 +28,7 @@ class ImageFeatureExtractionPipeline(AnyImages, TransformersPipeline):
 
     own_options = ("pool", "return_tensors", "image_processor_kwargs")
 
-    def _sanitize_parameters(self, **options: Any) -> Any:
+    def _sanitize_parameters(self, **options: Any) -> Any:  # type: ignore[override]
         if self._ours and isinstance(inner := options.pop("image_processor_kwargs", None), Mapping):
             options = {**inner, **options}
         return super()._sanitize_parameters(**options)

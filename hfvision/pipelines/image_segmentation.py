@@ -161,9 +161,9 @@ class ImageSegmentationPipeline(ObjectSegments, SemanticSegments):  # type: igno
 
     output="map" gives one dict for an image: "map", a picture of mode P whose pixels are the classes (I;16 above 256 of
     them); "classes", the same as an array (H, W); "labels", for each class that occurs its "id", "label", "pixels",
-    "share" of the image and mean "score"; "scores", the probability of each pixel's class (H, W) float32; and "colours"
-    (K, 3) uint8. Scores of both kinds are None unless scores=True. A model of one class says 1 where its probability is
-    above 0.5.
+    "share" of the image and mean "score"; "scores", the probability of each pixel's class (H, W) float32; "colours"
+    (K, 3) uint8 and "names" of all K classes. Scores of both kinds are None unless scores=True. A model of one class
+    says 1 where its probability is above 0.5.
 
     tile= (pixels) cuts the image, at its own resolution, into windows that overlap= (0.25 of a tile) or have stride=,
     and blend="gauss", "mean" or "none" joins their logits; with it, batch_size counts windows. rule="segmenter" or

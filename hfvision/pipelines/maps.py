@@ -100,6 +100,7 @@ def class_map(classes: Array, scores: Array | None, names: list[str], colours: n
         "labels": tally.labels(),
         "scores": scores,
         "colours": colours,
+        "names": tuple(names),
     }
 
 

@@ -1,10 +1,11 @@
 """Predictions in one call: what `hfvision predict` does."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from hfvision.errors import ConfigError
+from hfvision.errors import ConfigError, ImageReadError, ImageShapeError, ImageValueError
 from hfvision.models.detr_heads import DetrForSegmentation
 from hfvision.pipelines.loading import load_pipeline
 
@@ -66,14 +67,79 @@ def predictions(
     - it segments objects: the dict of output="map"; with subtask="instance" `Detections` with masks. Options are
       subtask, threshold, mask_threshold, overlap_mask_area_threshold, label_ids_to_fuse, rule.
 
-    The pipelines say what the options mean; all of them take optimize ("bfloat16", "int8", ...). Raises
+    The pipelines say what the options mean; all of them take optimize ("bfloat16", "int8", ...), and the options of the
+    image processor that say how images are read (input_range=, bands=, do_rescale=, ...). Raises
     UnknownNameError where there is no such model, ConfigError for options of models that do something else, and what
     the pipeline raises for images.
     """
+    found, options = _prepared(model, device, optimize, options)
+    yield from found((image for image in images), batch_size=batch_size, **options)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """In the place of an answer: why there is none."""
+
+    error: Exception
+
+    def __str__(self) -> str:
+        return f"{type(self.error).__name__}: {self.error}"
+
+
+FAULTS = (ImageReadError, ImageShapeError, ImageValueError)
+"""Errors that are one image's; all others would be those of the next image, too."""
+
+
+def predictions_or_failures(
+    images: Sequence[Any],
+    model: str,
+    *,
+    batch_size: int = 1,
+    device: str | int | None = None,
+    optimize: Any = None,
+    **options: Any,
+) -> Iterator[Any]:
+    """`predictions`, going on past images that cannot be read or taken: a Failure stands in their place.
+
+    Other errors are raised: they are not one image's.
+    """
+    found, options = _prepared(model, device, optimize, options)
+    faults = FAULTS if getattr(found, "_ours", False) else (*FAULTS, OSError, ValueError)
+    done = 0
+    while done < len(images):
+        answers = found((image for image in images[done:]), batch_size=batch_size, **options)
+        try:
+            for answer in answers:
+                yield answer
+                done += 1
+            return
+        except faults as error:
+            if batch_size == 1:
+                yield Failure(error)
+                done += 1
+                continue
+        finally:
+            if hasattr(answers, "batches"):  # its thread
+                answers.batches.close()
+        for image in images[done : done + batch_size]:  # one of these it is: they are tried one by one
+            yield _tried(partial(found, image, **options), faults)
+            done += 1
+
+
+def _tried(predict_one: Callable[[], Any], faults: tuple[type[Exception], ...]) -> Any:
+    try:
+        return predict_one()
+    except faults as error:
+        return Failure(error)
+
+
+def _prepared(model: str, device: Any, optimize: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The pipeline of a model, and the options of a call. Raises ConfigError for those of models of other kinds."""
     found = load_pipeline(model, device, optimize)
     kind = _kind(found)
     options = {name: value for name, value in options.items() if value is not None}
-    if unfit := [name for name in options if name not in kind.options]:
+    reading = found._reading_options() if getattr(found, "_ours", False) else frozenset()
+    if unfit := [name for name in options if name not in kind.options and name not in reading]:
         others = [other.does for other in KINDS.values() if set(unfit) & set(other.options)]
         raise ConfigError(
             f"{', '.join(unfit)}: "
@@ -81,7 +147,7 @@ def predictions(
             + f"{model!r} is one that {kind.does} and takes {', '.join(kind.options)}."
         )
     fixed = {"output": "arrays"} if options.get("subtask") == "instance" else kind.fixed
-    yield from found((image for image in images), batch_size=batch_size, **fixed, **options)
+    return found, {**fixed, **options}
 
 
 def answer_of(found: Any, image: Any) -> tuple[str, Any]:

@@ -103,7 +103,7 @@ def _tiff(path: Path, size: Size, dtype: Any, colours: Colours | None, georefere
         def write(strip: Array) -> None:
             nonlocal top, written
             file.write(strip, 1, window=((top, top + len(strip)), (0, size[1])))
-            written = zlib.crc32(np.ascontiguousarray(strip, dtype), written)
+            written = zlib.crc32(strip.astype(dtype).tobytes(), written)
             top += len(strip)
 
         yield write
@@ -111,7 +111,7 @@ def _tiff(path: Path, size: Size, dtype: Any, colours: Colours | None, georefere
         read = 0
         for start in range(0, size[0], ROWS_READ):
             window = ((start, min(start + ROWS_READ, size[0])), (0, size[1]))
-            read = zlib.crc32(np.ascontiguousarray(file.read(1, window=window)), read)
+            read = zlib.crc32(file.read(1, window=window).tobytes(), read)
     if read != written:
         raise OSError("what was written cannot be read back; the disk may be full")
 

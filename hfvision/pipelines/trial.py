@@ -102,8 +102,7 @@ def _overlay(image: Any, answer: Any) -> Any:
         return detection_overlay(image, answer)
     if "segments_info" in answer:
         return panoptic_overlay(image, answer["segmentation"], answer["segments_info"])
-    names = {label["id"]: label["label"] for label in answer["labels"]}
-    return segmentation_overlay(image, answer["classes"], answer["colours"], names, ignore_index=None)
+    return segmentation_overlay(image, answer)
 
 
 def _entries(answer: Any) -> list[dict[str, Any]]:

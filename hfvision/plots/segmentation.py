@@ -1,6 +1,6 @@
 """Label maps for people to look at: colours laid over the image, and sheets of image, truth and prediction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,18 @@ def segmentation_overlay(
     """The image in grey with every class in its colour: RGB, and below it a legend with the share of each class.
 
     image: whatever `read_image` takes, grey or RGB. classes: (H, W) whole numbers, of the image's size; pixels of
-    `ignore_index` are striped. Without `colours` each class has the one of `class_palette`, whatever the image; without
-    `names` classes are called by their numbers. The image is in grey, so that colours are those of the legend:
-    `opacity` 0 shows it alone, 1 the colours alone, and `outlines` are always opaque. `size` (width, height) enlarges
-    the picture, pixel by pixel.
+    `ignore_index` are striped. Or an answer of the image-segmentation pipeline with output="map", or of `predict`: then
+    colours and names are the answer's, and no pixel is left out. Else, without `colours` each class has the one of
+    `class_palette`, whatever the image, and without `names` classes are called by their numbers. The image is in grey,
+    so that colours are those of the legend: `opacity` 0 shows it alone, 1 the colours alone, and `outlines` are always
+    opaque. `size` (width, height) enlarges the picture, pixel by pixel.
 
     Raises ConfigError naming every argument that cannot work, and ImageReadError.
     """
+    if isinstance(classes, Mapping):
+        colours = classes.get("colours") if colours is None else colours
+        names = classes.get("names") if names is None else names
+        classes, ignore_index = classes["classes"], None
     picture, labels = picture_of(image), _label_map(classes)
     _check([picture], [labels], opacity, ignore_index)
     labels = np.where(labels == ignore_index, IGNORED, labels)
