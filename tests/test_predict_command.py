@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from hfvision.cli import build_app
 from hfvision.data.digits import load_digits
+from hfvision.data.inputs import listed
 from hfvision.data.scenes import load_digit_scenes
 from hfvision.errors import CheckpointReadError, ConfigError, ImageReadError, UnknownNameError
-from hfvision.pipelines.inputs import listed
 from hfvision.pipelines.predict import Failure, predict, predictions_or_failures
 from tests.models import tiny_model
 

@@ -60,7 +60,7 @@ def run(
     from transformers.utils import logging
 
     from hfvision.cli.predict_files import PictureFiles, entries_of, write_table
-    from hfvision.pipelines.inputs import listed
+    from hfvision.data.inputs import listed
     from hfvision.pipelines.predict import Failure, predictions_or_failures
 
     options = {
