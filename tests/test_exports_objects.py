@@ -44,9 +44,11 @@ SPLIT = [
     "datumaro_masks/poly_coco_instances",
     "datumaro_masks/poly_cvat",
     "datumaro_masks/poly_label_me",
+    "datumaro_masks/mask_voc",
+    "datumaro_masks/mask_kitti_segmentation",
     "datumaro_grouped/cvat",
 ]
-OUTLINED = [name for name in SPLIT if "poly" in name or "grouped" in name]
+OUTLINED = [name for name in SPLIT if "poly" in name or "mask_" in name or "grouped" in name]
 WHOLE = {
     "datumaro_one_subset/coco_instances": TRUTH | VALIDATION,
     "datumaro_one_subset/voc_detection": TRUTH | VALIDATION,

@@ -23,6 +23,7 @@ from hfvision.data.dataset_report import LeftOut
 from hfvision.data.datumaro_json import find_datumaro_files, read_datumaro_files
 from hfvision.data.detection_columns import read_columns
 from hfvision.data.image_folder import is_image_folder
+from hfvision.data.instance_maps import find_instance_maps, read_instance_maps
 from hfvision.data.kitti_folder import find_kitti_folders, read_kitti_folders
 from hfvision.data.labelme_json import find_labelme_files, is_labelme_file, read_labelme_files
 from hfvision.data.labelme_xml import find_labelme_xml, read_labelme_xml
@@ -150,6 +151,11 @@ FORMATS: dict[str, Format] = {
         ),
         has_masks=False,
     ),
+    "instance-maps": Format(
+        "maps of objects (SegmentationObject/, instance/)",
+        find_instance_maps,
+        lambda path, found, wanted: read_instance_maps(path, found, wanted.masks),
+    ),
     "labelme-xml": Format(
         "LabelMe (*.xml)",
         lambda path: find_labelme_xml(path) if path.is_dir() else {},
@@ -238,6 +244,8 @@ def _chosen(path: Path, found: Mapping[str, Any], wanted: Wanted) -> str:
     names = [name for name in found if not any(name == second and first in found for first, second in FIRST)]
     if "coco-panoptic" in names and len(names) > 1 and (wanted.panoptic or "coco" in names):
         names.remove("coco" if wanted.panoptic else "coco-panoptic")
+    if "instance-maps" in names and "voc" in names:  # a folder of VOC with both
+        names.remove("voc" if wanted.masks else "instance-maps")
     if len(names) > 1:
         listed = ", ".join(f"{FORMATS[name].title} as layout={name!r}" for name in names)
         raise DatasetError(
