@@ -74,3 +74,8 @@ def numbered(what: str, problems: Iterable[str], most: int | None = None) -> str
     if len(lines) < len(problems):
         lines.append(f"and {len(problems) - len(lines)} more")
     return f"{len(problems)} {what}{ending}:" + "".join(f"\n    {p}" for p in lines)
+
+
+def one_line(error: BaseException) -> str:
+    """An error of another library in one line."""
+    return " ".join(str(error).split())

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -34,8 +35,20 @@ def write_errors(out: Path, kind: type[HfvisionError]) -> Iterator[None]:
         yield
     except HfvisionError:
         raise
-    except OSError as error:
+    except Exception as error:
+        if not isinstance(error, OSError) and not is_write_failure(error):
+            raise
         raise kind(f"{out} cannot be written: {error}. Nothing was kept.") from error
+
+
+def is_write_failure(error: BaseException) -> bool:
+    """Whether it says that a disk is full or refuses to be written; libraries of weights say so in their own ways."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+    kind, text = type(error).__name__, str(error)
+    if kind == "SafetensorError":
+        return "IoError" in text or "I/O error" in text
+    return isinstance(error, RuntimeError) and ("PytorchStreamWriter" in text or "file write failed" in text)
 
 
 def umask() -> int:

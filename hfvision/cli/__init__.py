@@ -6,7 +6,9 @@ everything else on stderr. Exit codes: 0 done, 1 failed, 2 wrong usage. The modu
 so that `hfvision --help` answers at once; `run` imports what it calls.
 """
 
+import os
 import sys
+import traceback
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +18,7 @@ from hfvision import __version__
 from hfvision.errors import HfvisionError
 from hfvision.processes import is_main_process, rank
 from hfvision.termination import INTERRUPTED, TERMINATED, sigterm_exits
+from hfvision.writing import is_write_failure
 
 COMMANDS = {
     "predict": "Classify or segment images, or find objects in them, with a model from the Hub, a folder or hfvision.",
@@ -32,6 +35,16 @@ COMMANDS = {
     "hub": "Serve a Hub of your own that every Hugging Face client can push to, and look after it.",
     "doctor": "Show versions and hardware, and check that everything works together.",
 }
+# What torch says of a device that is not there or that it was not built for.
+NO_DEVICE = (
+    "not compiled with CUDA",
+    "No CUDA GPUs",
+    "NVIDIA driver",
+    "invalid device ordinal",
+    "MPS backend",
+    "device string",
+)
+DEBUG = "HFVISION_DEBUG"
 STOPPED: dict[Any, str] = {INTERRUPTED: "interrupted", TERMINATED: "ended by SIGTERM"}
 
 
@@ -45,8 +58,17 @@ def build_app() -> typer.Typer:
             typer.echo(f"hfvision {__version__}")
             raise typer.Exit
 
+    def debugging(wanted: bool) -> None:
+        if wanted:
+            os.environ[DEBUG] = "1"
+
     @app.callback()
-    def options(version: bool = typer.Option(False, "--version", callback=version, is_eager=True)) -> None: ...
+    def options(
+        version: bool = typer.Option(False, "--version", callback=version, is_eager=True),
+        trace: bool = typer.Option(
+            False, "--traceback", callback=debugging, help=f"Show where an error comes from; so does {DEBUG}=1."
+        ),
+    ) -> None: ...
 
     for name, summary in COMMANDS.items():
         module = import_module(f"hfvision.cli.{name}")
@@ -58,8 +80,9 @@ def build_app() -> typer.Typer:
 
 
 def main() -> None:
-    """The console script. A user's mistake ends in one message and exit code 1, never in a traceback; Ctrl-C (130) and
-    SIGTERM (143) end in one line, too.
+    """The console script. A user's mistake, a full disk or a missing device ends in one message and exit code 1, never
+    in a traceback; Ctrl-C (130) and SIGTERM (143) end in one line, too. What nobody foresaw is one line as well, which
+    says where it happened; `--traceback` and HFVISION_DEBUG=1 show all of it.
     """
     try:
         with sigterm_exits():
@@ -69,9 +92,39 @@ def main() -> None:
         text = f"{type(error).__name__}: {error}"
         shown = text if is_main_process() else f"process {rank()}: {text.splitlines()[0]}"
         print(shown, file=sys.stderr)
+        _debugged()
+        sys.exit(1)
+    except Exception as error:
+        _debugged()
+        print(f"hfvision: {described(error)}", file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as end:
         code = end.code if isinstance(end, SystemExit) else INTERRUPTED
         if code in STOPPED and is_main_process():
             print(f"hfvision: {STOPPED[code]}; nothing half-written was kept.", file=sys.stderr)
         sys.exit(code)
+
+
+def described(error: Exception) -> str:
+    """An exception that is no error of hfvision's own, in one line: what the system refused, or where a fault is."""
+    text = " ".join(str(error).split())
+    if is_write_failure(error):
+        return f"{text}. Free some room or write elsewhere; a training continues with --resume."
+    if isinstance(error, OSError):
+        return text
+    kind = type(error).__name__
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+        return f"out of memory: {text or 'the machine has no more'}. A smaller --batch-size needs less."
+    if any(said in text for said in NO_DEVICE):
+        return f"the device cannot be used: {text} --device cpu always works; hfvision doctor lists what there is."
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"unexpected {kind}: {text} ({os.path.basename(frame.filename)}, line {frame.lineno}). That is a fault of "
+        f"hfvision or of a library under it: {DEBUG}=1 shows all of it, for a report."
+    )
+
+
+def _debugged() -> None:
+    """Show the traceback of the exception at hand, where that is wanted."""
+    if os.environ.get(DEBUG, "0") not in ("", "0"):
+        traceback.print_exc()

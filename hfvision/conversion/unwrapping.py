@@ -25,6 +25,28 @@ ATTRIBUTES = ("model", "module", "net", "network", "_orig_mod", "teacher", "stud
 DEEPEST = 3  # attributes inside attributes
 NEAREST = 2  # formats that an error names
 SHOWN = 3  # keys that an error writes out
+# Of the names of tensors here, the first that is part of one, and what users call it.
+PARTS = {
+    "patch_embed": "the patch embedding",
+    "position": "position embeddings",
+    "cls_token": "the class token",
+    "mask_head": "the mask head",
+    "class_labels_classifier": "the classes of queries",
+    "bbox_predictor": "the boxes of queries",
+    "query_position": "queries",
+    "decode_head": "the decoder",
+    "auxiliary_head": "auxiliary heads",
+    "decoder": "the decoder",
+    "downsample": "the steps between stages",
+    "token_m": "the mixing of tokens",
+    "attention": "attention",
+    "attn": "attention",
+    "mlp": "MLPs",
+    "intermediate": "MLPs",
+    "norm": "norms",
+    "classifier": "the classifier",
+    "backbone": "the trunk",
+}
 HEADS = (SEMANTIC_SEGMENTATION, OBJECT_DETECTION, IMAGE_SEGMENTATION, IMAGE_CLASSIFICATION)
 
 
@@ -50,11 +72,35 @@ def unwrap(checkpoint: Checkpoint, family: str | None = None) -> tuple[Checkpoin
             said.append(f"{len(outside)} tensors outside of {prefix!r}: {_shown(outside)}")
         return replace(checkpoint, tensors=inside, left_out=(*checkpoint.left_out, *said)), inner, assumed
     if format is not None:  # the user named it; the rules say what does not fit
+        _check_is_near(format, checkpoint)
         return checkpoint, format, ()
     try:
         return checkpoint, recognise(checkpoint.tensors, family, checkpoint.entry), ()
     except ConversionError as error:
         raise ConversionError(f"{error}\n{_nearest_formats(list(checkpoint.tensors))}") from error
+
+
+def _check_is_near(format: Format, checkpoint: Checkpoint) -> None:
+    """Raises ConversionError for another family's file: one most of whose tensors have no place in the format."""
+    keys = list(checkpoint.tensors)
+    likeness = _likeness(format, keys)
+    if 2 * likeness.fitting >= len(keys):
+        return
+    parts = list(dict.fromkeys(filter(None, map(_in_words, likeness.lacking_targets))))
+    lacking = f" It has nothing that could be {', '.join(parts)}." if parts else ""
+    others = [one.name for one in candidates(keys, None, checkpoint.entry) if one is not format]
+    advice = f"Its tensors are named as in {' or '.join(others)}: --family {others[0]}, or none." if others else ""
+    advice = advice or f"{_nearest_formats(keys)}"
+    raise ConversionError(
+        f"{checkpoint.name} is no {format.family} checkpoint of the format {format.name} ({format.title}): "
+        f"{likeness.fitting or 'none'} of its {len(keys)} tensors are named as there, {_shown(likeness.strange)} are "
+        f"not.{lacking}\n    {advice}"
+    )
+
+
+def _in_words(target: str) -> str | None:
+    """The part of a model that a tensor belongs to, as users call it; None for one that has no such name."""
+    return next((words for part, words in PARTS.items() if part in target), None)
 
 
 def _format_of(keys: Iterable[str], family: str | None, entry: str | None) -> tuple[Format | None, tuple[str, ...]]:
@@ -93,6 +139,7 @@ class _Likeness:
     fitting: int  # keys that have a place
     strange: list[str]  # keys that have none
     lacking: list[str]  # patterns that every file of the format has
+    lacking_targets: list[str]  # what is made of those
 
     def line(self) -> str:
         text = f"{self.format.name} ({self.format.title}): {self.fitting} keys fit"
@@ -114,6 +161,7 @@ def _nearest_formats(keys: list[str]) -> str:
 def _likeness(format: Format, keys: list[str]) -> _Likeness:
     fitting: set[str] = set()
     lacking: list[str] = []
+    lacking_targets: list[str] = []
     for rule in _rules(format):
         if not isinstance(rule, Rule):
             continue
@@ -121,7 +169,9 @@ def _likeness(format: Format, keys: list[str]) -> _Likeness:
         fitting |= found
         if not found and not rule.optional:
             lacking += rule.sources
-    return _Likeness(format, len(fitting), [key for key in keys if key not in fitting], lacking)
+            lacking_targets += rule.targets
+    strange = [key for key in keys if key not in fitting]
+    return _Likeness(format, len(fitting), strange, lacking, lacking_targets)
 
 
 def _rules(format: Format) -> Sequence[AnyRule]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
 
-from hfvision.errors import CheckpointReadError, ConfigError
+from hfvision.errors import CheckpointReadError, ConfigError, one_line
 from hfvision.layers.patch_embedding import pair
 from hfvision.models.base import VisionModel
 from hfvision.registry import ARCHITECTURES, load
@@ -25,6 +25,8 @@ from hfvision.training.loop import process
 from hfvision.training.start import start_mimetic
 
 MODES_LOOKED_AT = 256  # images of a split whose modes are tried on the processor
+
+OTHER_TASK = "Unrecognized configuration class"  # how transformers begins what it says of a family without such models
 
 ModelSource = str | os.PathLike[str] | PreTrainedModel
 
@@ -70,7 +72,8 @@ def load_base(model: ModelSource, processor: Any, auto_class: Any, kind: str) ->
             loaded, loading = auto_class.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
             missing = set(loading["missing_keys"])
     except (OSError, ValueError) as error:
-        raise CheckpointReadError(f"cannot load {kind} from {name!r}: {error}") from error
+        said = _of_another_task(source, kind) if OTHER_TASK in str(error) else one_line(error)
+        raise CheckpointReadError(f"cannot load {kind} from {name!r}: {said}") from error
     trunk = sorted(key for key in missing if key.startswith(f"{loaded.base_model_prefix}."))
     if trunk:
         report(f"{len(trunk)} tensors of the trunk are not in {name!r} and start at random, {trunk[0]} for one.")
@@ -86,6 +89,13 @@ def load_base(model: ModelSource, processor: Any, auto_class: Any, kind: str) ->
         return Base(name, None, loaded, processor, "new", has_head=True, processor_by_default=by_default)
     has_head = len(missing) == len(trunk)
     return Base(name, source, loaded, processor, "file", has_head, tuple(sorted(missing)), by_default)
+
+
+def _of_another_task(source: str, kind: str) -> str:
+    """What a model is instead of the kind that is wanted."""
+    config = AutoConfig.from_pretrained(source)
+    names = " or ".join(config.architectures or []) or f"model of type {config.model_type}"
+    return f"it is a {names}, and its family has no such models. hfvision list shows the families of each task."
 
 
 def _default_processor(model: PreTrainedModel) -> Any:

@@ -29,7 +29,7 @@ from hfvision.data.remembering import remembered
 from hfvision.data.same_images import read_written, seen_of, with_seen
 from hfvision.data.segmentation import SegmentationData
 from hfvision.data.sources import Source
-from hfvision.errors import CheckpointReadError, ConfigError
+from hfvision.errors import CheckpointReadError, ConfigError, one_line
 from hfvision.licences.inheritance import RECORD_FILE
 from hfvision.registry import IMAGE_CLASSIFICATION, IMAGE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
 from hfvision.reporting import report
@@ -222,7 +222,7 @@ def _auto_class(source: str, name: str) -> str:
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise CheckpointReadError(f"cannot load a model from {name!r}: {error}") from error
+        raise CheckpointReadError(f"cannot load a model from {name!r}: {one_line(error)}") from error
     found = auto_class_of(config)
     measured = {IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION, OBJECT_DETECTION, IMAGE_SEGMENTATION, UNIVERSAL}
     if found not in measured:

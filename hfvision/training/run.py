@@ -26,6 +26,7 @@ import hfvision
 from hfvision.cards import ClassTable, Result, model_card, write_card
 from hfvision.data.remembering import remembered
 from hfvision.data.same_images import seen_of, with_seen, written
+from hfvision.errors import ConfigError
 from hfvision.licences import LicenceReport, inherit, of_parent, write_licence_files
 from hfvision.reading_options import ReadingOptions
 from hfvision.reporting import report
@@ -35,6 +36,7 @@ from hfvision.training.base import Base
 from hfvision.training.loop import Collate, EpochOfSamples, OldCheckpoints, QuietTrainer, Samples
 from hfvision.training.progress import Progress, in_words, no_bars, quiet_unless_main
 from hfvision.training.run_folder import RunFolder
+from hfvision.writing import write_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +155,8 @@ class Run:
         """Train, measure, write. On failure, Ctrl-C and SIGTERM what can be resumed stays, otherwise nothing does."""
         with self.arguments.main_process_first(local=False, desc="claiming the output folder"):
             if self.is_main:
-                self.folder.claim(self._plan(task), self.resume)
+                with write_errors(self.folder.path, ConfigError):
+                    self.folder.claim(self._plan(task), self.resume)
             finished, before = self.folder.result(), self.folder.before()
             checkpoint, is_shorter = self.folder.last_checkpoint(), self.folder.is_stretched()
         if finished is not None:
