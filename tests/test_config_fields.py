@@ -4,7 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import AutoConfig, AutoModelForImageClassification, VisionEncoderDecoderConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoModelForSemanticSegmentation,
+    VisionEncoderDecoderConfig,
+)
 
 import hfvision
 from hfvision.errors import UnknownNameError
@@ -120,3 +125,13 @@ def test_composites_of_transformers_take_our_configs_from_their_files(tmp_path):
 def test_models_of_the_catalogue_are_checked():
     with pytest.raises(UnknownNameError, match="did you mean 'hidden_size'"):
         hfvision.create("vit-base-patch16-224-augreg", hiden_size=3)
+
+
+def test_sizes_for_the_part_that_takes_images_pass_through_the_auto_class(tmp_path):
+    row = ARCHITECTURES["upernet"]
+    model = AutoModelForSemanticSegmentation.from_config(load(row.config)(**row.tiny))
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path, num_channels=5, channel_init="mean")
+    assert loaded.config.backbone_config.num_channels == 5
+    with pytest.raises(UnknownNameError, match="'num_channels', a field of"):
+        UperNetConfig.from_pretrained(tmp_path, num_channels=5)

@@ -27,6 +27,9 @@ LABEL_FIELDS = ("num_labels", "id2label", "label2id")
 FURTHER_FIELDS = ("out_features", "out_indices", "attn_implementation", "output_attentions")  # no dataclass fields
 # Names that only what was written by `to_dict` has: then the fields come from a file, if by another config's hands.
 STORED = {"transformers_version", "_name_or_path", "is_decoder", "add_cross_attention", "torchscript"}
+# Arguments of a model's `from_pretrained` that an Auto class shows the config first: they are of the part that takes
+# the images, see `VisionModel`.
+FOR_MODELS = {"image_size", "patch_size", "num_channels", "window_size", "channel_init", "position_rule"}
 MISSPELT = 0.8  # least similarity to a field, of names that nobody made up
 
 # Where the fields of the config that is being made come from; None while none is.
@@ -58,7 +61,7 @@ class CatalogConfig:
         return_unused = kwargs.pop("return_unused_kwargs", False)
         with _fields_from(file=_from_file.get() is not False):
             config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)  # type: ignore[misc]
-        _refuse_likely_mistakes(type(config), unused)
+        _refuse_likely_mistakes(type(config), unused.keys() - (FOR_MODELS if return_unused else set()))
         _number_names(config)  # those given beside the file
         return (config, unused) if return_unused else config
 
