@@ -46,6 +46,10 @@ class ImageValueError(HfvisionError, ValueError):
     """An image has values (NaN, infinities, an unstated range) that would give silently wrong results."""
 
 
+class OutputError(HfvisionError, OSError):
+    """A command's results cannot be printed: stdout is a file on a full disk, or closed."""
+
+
 class CheckpointReadError(HfvisionError, OSError):
     """A checkpoint file cannot be read, or only by executing what it contains."""
 

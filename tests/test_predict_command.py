@@ -2,6 +2,9 @@
 
 import csv
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -191,3 +194,23 @@ def test_overlays_say_the_names_of_the_answer(scenes):
     np.testing.assert_array_equal(np.asarray(drawn), np.asarray(plain))
     numbers = hfvision.segmentation_overlay(str(scenes / "x/scene.png"), answer["classes"], answer["colours"])
     assert np.asarray(numbers).shape != np.asarray(plain).shape or (np.asarray(numbers) != np.asarray(plain)).any()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_line_and_code_1(folder):
+    command = [sys.executable, "-m", "hfvision", "predict", str(folder / "a/one.png"), "--model", "vit-digits"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert last == "OutputError: the output cannot be written: No space left on device"
+
+
+def test_a_panoptic_answer_is_drawn_as_it_is(scenes):
+    import hfvision
+
+    image = str(scenes / "x/scene.png")
+    (answer,) = predict([image], "detr-panoptic-digit-scenes")
+    drawn = hfvision.panoptic_overlay(image, answer)
+    apart = hfvision.panoptic_overlay(image, answer["segmentation"], answer["segments_info"])
+    np.testing.assert_array_equal(np.asarray(drawn), np.asarray(apart))

@@ -118,7 +118,7 @@ def _pictures(image: str, answer: Any) -> dict[str, "Image"]:
     if not isinstance(answer, dict):
         return {"overlay": detection_overlay(image, answer)}
     if "segments_info" in answer:
-        overlay = panoptic_overlay(image, answer["segmentation"], answer["segments_info"])
+        overlay = panoptic_overlay(image, answer)
         return {"map": _coded(answer["segmentation"]), "overlay": overlay}
     overlay = segmentation_overlay(image, answer)
     return {"map": answer["map"], "overlay": overlay}

@@ -101,7 +101,7 @@ def _overlay(image: Any, answer: Any) -> Any:
     if not isinstance(answer, dict):
         return detection_overlay(image, answer)
     if "segments_info" in answer:
-        return panoptic_overlay(image, answer["segmentation"], answer["segments_info"])
+        return panoptic_overlay(image, answer)
     return segmentation_overlay(image, answer)
 
 

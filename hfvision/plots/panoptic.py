@@ -40,7 +40,7 @@ class _Segments:
 def panoptic_overlay(
     image: Any,
     segmentation: Any,
-    segments_info: Sequence[Mapping[str, Any]],
+    segments_info: Sequence[Mapping[str, Any]] | None = None,
     names: Names | None = None,
     colours: Colours | None = None,
     opacity: float = 0.6,
@@ -54,14 +54,17 @@ def panoptic_overlay(
 
     image: whatever `read_image` takes, grey or RGB. segmentation, segments_info: as `post_process_panoptic_
     segmentation` gives them, a map (H, W) of ids (0 and -1 where there is no segment, which is striped) and a dict
-    {"id", "label_id" or "category_id"} for each segment, perhaps with "score" and "label". Without `colours` each class
+    {"id", "label_id" or "category_id"} for each segment, perhaps with "score" and "label"; or one answer that holds
+    both, as the image-segmentation pipeline with output="map" and `predict` give it. Without `colours` each class
     has the one of `class_palette`. `tags` writes names and scores into the segments that have room. `size` (width,
     height) enlarges the picture, pixel by pixel.
 
     Raises ConfigError naming every argument that cannot work, and ImageReadError.
     """
     picture = picture_of(image)
-    segments = _read(segmentation, segments_info, "the segmentation")
+    if isinstance(segmentation, Mapping):
+        segmentation, segments_info = segmentation["segmentation"], segmentation["segments_info"]
+    segments = _read(segmentation, segments_info or [], "the segmentation")
     _check([picture], [segments], opacity)
     key = _key([segments], names, colours)
     drawn = _drawn(picture, segments, key, opacity, outlines, tags, size or picture.size)
