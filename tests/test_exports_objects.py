@@ -187,3 +187,12 @@ def test_file_names_of_another_machine_are_found_by_their_last_part_and_counted(
 def test_names_may_be_given_for_folders_with_own_classes(tmp_path, name):
     data = prepare_detection(export(name, tmp_path), evaluate_only=True, names=["dog", "cat"])
     assert data.names == ["dog", "cat"]
+
+
+def test_panoptic_maps_are_read_and_images_without_one_are_counted(tmp_path, reports):
+    folder = export("datumaro_masks/mask_coco", tmp_path)
+    data = prepare_detection(folder, panoptic=True)
+    assert (len(data.train), data.names, data.things) == (3, ["cat", "dog"], ())
+    assert "left out: 1 images without a map of segments (c3.png)" in reports.text
+    with pytest.raises(DatasetError, match=r'every category says "isthing": 0'):
+        prepare_detection(folder, layout="coco-panoptic")

@@ -68,7 +68,7 @@ def _no_folder(path: Path) -> None:
 
 OBJECTS = Kind(
     built_in=SCENE_SETS,
-    folder="a folder laid out as COCO, VOC or YOLO",
+    folder="a folder laid out as COCO, VOC, YOLO or another format of docs/data.md",
     read_folder=_no_folder,
 )
 

@@ -50,7 +50,9 @@ def detection(
     model: Model,
     dataset: Annotated[
         str,
-        typer.Option(help='Hub id, parquet file, folder in the form of COCO, VOC or YOLO, or "digit-scenes[-large]".'),
+        typer.Option(
+            help='Hub id, parquet file, folder of an annotation tool (COCO, VOC, YOLO, ...), or "digit-scenes".'
+        ),
     ],
     output: Output,
     overfit: Annotated[
