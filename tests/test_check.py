@@ -32,7 +32,10 @@ def test_a_good_data_set_is_accepted_with_its_report_and_nothing_is_said_besides
     data = load_digits() if task == "classification" else scenes
     found = check_dataset(data, task)
     assert found.accepted and found.refusal is None and not caplog.messages
-    assert json.loads(json.dumps(found.to_dict()))["accepted"]
+    document = json.loads(json.dumps(found.to_dict()))
+    assert document["accepted"] and document["report"]["task"] == task
+    train, *_ = document["report"]["splits"].values()
+    assert train["images"] == len(data["train"]) and len(train["classes"]) >= 10
 
 
 @pytest.mark.parametrize("task", TASKS)

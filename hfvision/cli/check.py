@@ -30,7 +30,7 @@ def run(
         typer.echo(note, err=True)
     if found.refusal is not None:
         typer.echo(f"DatasetError: {found.refusal}", err=True)
-    text = "Training would take it." if found.report is None else f"{found.report.text()}\nTraining would take it."
+    text = "" if found.report is None else f"{found.report.text()}\nTraining would take it."
     if found.accepted or as_json:
         emit(found.to_dict(), text, as_json)
     if not found.accepted:

@@ -63,7 +63,7 @@ def check_dataset(dataset: Source, task: str, **options: Any) -> DatasetCheck:
     report, refusal = None, None
     with kept_back() as said:
         try:
-            report = getattr(PREPARE[task](dataset, **options), "report", None)
+            report = PREPARE[task](dataset, **options).report
         except DatasetError as error:
             refusal = str(error)
     text = None if report is None else report.text()

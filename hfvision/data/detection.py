@@ -181,7 +181,7 @@ def prepare_detection(
     if problems:
         raise DatasetError(f"{name}: " + numbered("problem", problems))
     counts = np.bincount(parts[0].objects.classes[~parts[0].objects.crowd], minlength=len(labels))
-    task = "panoptic segmentation" if panoptic else "detection"
+    task = "panoptic" if panoptic else "detection"
     contents = report_of(name, task, sources, parts, pixels, dropped, labels, conclusions)
     contents.say()
     info = splits[train].data.info
