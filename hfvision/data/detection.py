@@ -87,12 +87,12 @@ def prepare_detection(
     Keywords are the fields of `ReadingOptions` that detection and panoptic segmentation have.
 
     Sources: a folder in one of `hfvision.data.detection_sources.FORMATS` (COCO, Pascal VOC, YOLO, CVAT, labelme, ...),
-    which `layout` names where several fit, or one of its annotation files; a Hub id, parquet files, a folder written by `save_to_disk` or
-    with a metadata file; a `Dataset` or dict of splits in memory; the name "digit-scenes" or "digit-scenes-large".
-    Columns are found by what they hold and by their names (see `hfvision.data.detection_columns`); `image_column`,
-    `objects_column` and `map_column` (of segment ids) name them. Evaluation takes the split `eval_split`, or else the
-    first of validation and test that has objects, or else a share `held_out` of the training images, chosen with a
-    fixed seed and reported.
+    which `layout` names where several fit, or one of its annotation files; a Hub id, parquet files, a folder written by
+    `save_to_disk` or with a metadata file; a `Dataset` or dict of splits in memory; the name "digit-scenes" or
+    "digit-scenes-large". Columns are found by what they hold and by their names (see
+    `hfvision.data.detection_columns`); `image_column`, `objects_column` and `map_column` (of segment ids) name them.
+    Evaluation takes the split `eval_split`, or else the first of validation and test that has objects, or else a share
+    `held_out` of the training images, chosen with a fixed seed and reported.
 
     `box_form` is xyxy, xywh or cxcywh and `relative` says that boxes are shares of the image, 0 to 1; without them a
     format's own rule holds, and of columns "bbox" is xywh and "boxes" xyxy. Classes are those that the source declares,
@@ -101,11 +101,11 @@ def prepare_detection(
     classes that have names already says their order; or a file of either.
 
     With `masks`, objects have masks; with `panoptic`, every segment is an object with a mask, stuff too, and `things`
-    names the classes that are countable where the source does not say it. Crowds are neither learned nor measured unless
-    `crowd` is "object"; VOC's difficult objects are crowds, too, unless `difficult` is "object". `voc_boxes` says
-    whether VOC's numbers are those of pixels, counted from 1, or edges. Boxes without area are dropped or kept (`empty`); boxes
-    that stick out by more than rounding are an error or are cut (`outside="clip"`). All that is in the report, which is said
-    once: `DetectionData.report`.
+    names the classes that are countable where the source does not say it. Crowds are neither learned nor measured
+    unless `crowd` is "object"; VOC's difficult objects are crowds, too, unless `difficult` is "object". `voc_boxes`
+    says whether VOC's numbers are those of pixels, counted from 1, or edges. Boxes without area are dropped or kept
+    (`empty`); boxes that stick out by more than rounding are an error or are cut (`outside="clip"`). All that is in the
+    report, which is said once: `DetectionData.report`.
 
     With `evaluate_only` nothing is trained on: the classes and all checks are of the split to measure with, and nothing
     is held out.
