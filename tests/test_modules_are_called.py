@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize, prune
 from transformers.utils.generic import ModelOutput
 
+from hfvision.errors import ConfigError
 from hfvision.layers import in_place
 from hfvision.models import detr_heads, detr_resnet, segformer_decoder
 from hfvision.models.bit import BitConvolution, as_stored
@@ -306,3 +307,30 @@ def test_an_adapter_on_a_standardized_convolution_adds_to_its_output():
     added = wrapped.lora_B["default"](wrapped.lora_A["default"](seen["x"])) * wrapped.scaling["default"]
     assert wrapped.lora_A["default"].standardize is as_stored and added.abs().max() > 1e-3
     torch.testing.assert_close(seen["sum"], seen["y"] + added)
+
+
+@torch.no_grad()
+def test_a_dropout_or_a_norm_that_alone_is_in_training_mode_is_heeded():
+    model = tiny_model("segformer", "AutoModelForSemanticSegmentation")
+    x, head = pixels(model.config), model.decode_head
+    before = model(x).logits
+    head.dropout.p = 0.5
+    assert torch.equal(model(x).logits, before)
+    head.dropout.train()  # Monte Carlo dropout
+    assert not torch.equal(model(x).logits, model(x).logits)
+    head.dropout.eval()
+    head.batch_norm.train()
+    mean = head.batch_norm.running_mean.clone()
+    assert not torch.allclose(model(x).logits, before) and not torch.equal(head.batch_norm.running_mean, mean)
+
+
+@PEFT
+@pytest.mark.parametrize("model_type", ["vit", "vit-hybrid", "swin", "segformer", "detr"])
+def test_images_of_other_channels_are_for_models_without_an_adapter_on_their_first_convolution(model_type):
+    model = tiny_model(model_type, "AutoModel")
+    convs = ((name, one) for name, one in model.named_modules() if isinstance(one, nn.Conv2d))
+    first = next(name for name, one in convs if one.in_channels == 3)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=[first])).get_base_model()
+    with pytest.raises(ConfigError, match="in the place of the first convolution stands a Conv2d"):
+        adapted.resize_input(num_channels=4)
+    assert adapted(pixels(adapted.config)) is not None
