@@ -3,8 +3,12 @@
 Imports nothing of hfvision, so that everything can import it.
 """
 
+import operator
+
 import torch
 from torch import Tensor
+
+_is_exporting = getattr(torch.compiler, "is_exporting", None)
 
 Side = int | Tensor  # a length: a number, or its stand-in while torch.jit.trace records
 
@@ -14,6 +18,20 @@ def sizes_are_symbols() -> bool:
     torch.jit.trace. A size then decides no branch: what holds for all sizes is computed.
     """
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]  # public all the same
+
+
+def may_guard_sizes() -> bool:
+    """Whether a compiler makes the graph for running alone, and another one for other sizes where it has to; what is
+    exported has to hold for all. False where torch (before 2.7) does not tell the two apart.
+    """
+    return _is_exporting is not None and torch.compiler.is_compiling() and not _is_exporting()
+
+
+def fix_size(x: Tensor) -> None:
+    """Let a compiler make a graph for images (B, C, H, W) of this height and width alone, for all batches."""
+    if may_guard_sizes():
+        for side in x.shape[-2:]:
+            operator.index(side)  # what it takes as wanting the number
 
 
 def values_are_hidden() -> bool:

@@ -155,11 +155,25 @@ class SegformerPatchEmbedding(nn.Module):
 
     def __init__(self, patch_size: int, stride: int, inputs: int, outputs: int) -> None:
         super().__init__()
+        self.patch_size, self.stride = patch_size, stride
         self.proj = nn.Conv2d(inputs, outputs, kernel_size=patch_size, stride=stride, padding=patch_size // 2)
         self.layer_norm = nn.LayerNorm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            x = self._to_whole_steps(x)
         return self.layer_norm(self.proj(x).permute(0, 2, 3, 1))
+
+    def _to_whole_steps(self, x: Tensor) -> Tensor:
+        """The zeros that a convolution with an odd kernel reads behind the last of its steps, ceil(h / stride) of them.
+
+        They change no answer. But a map's size then is that quotient and not (h - 1) // stride + 1, whose powers among
+        the strides of symbolic sizes inductor cannot divide by each other: it would not compile a second image size.
+        """
+        if self.patch_size % 2 == 0:
+            return x
+        down, across = ((side + self.stride - 1) // self.stride * self.stride - side for side in x.shape[-2:])
+        return nn.functional.pad(x, (0, across, 0, down))
 
 
 class SegformerStem(SegformerPatchEmbedding, InputPart):

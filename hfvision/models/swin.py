@@ -36,9 +36,9 @@ from hfvision.layers.patch_embedding import PatchEmbedding, by, grid_of, pair
 from hfvision.layers.position import Grid, fit_bias_table, resample_position_table
 from hfvision.models.base import InputGeometry, InputPart, LayerGroup, VisionModel
 from hfvision.models.catalog_config import CatalogConfig
-from hfvision.models.swin_windows import WindowPlan, halved, merging_plan, shrunk_windows, window_plan
+from hfvision.models.swin_windows import Windows, halved, merging_plan, shrunk_windows, window_plan
 from hfvision.reporting import report_once
-from hfvision.tracing import sizes_are_symbols
+from hfvision.tracing import fix_size, sizes_are_symbols
 
 
 @strict
@@ -152,6 +152,7 @@ class SwinEmbeddings(nn.Module, InputPart):
         interpolate_pos_encoding: bool | None = None,
     ) -> tuple[Tensor, Grid]:
         """Returns the tokens and the grid of these images. See SwinModel.forward."""
+        fix_size(pixel_values)  # windows of unknown sizes compile slowly, and to slow code
         patches = self.patch_embeddings(pixel_values)
         height, width = patches.shape[-2:]
         tokens = self.norm(patches.flatten(2).mT)  # (B, D, h, w) -> (B, h * w, D)
@@ -221,7 +222,7 @@ class SwinAttention(nn.Module):
         self.self = (SwinLastSelfAttention if is_last else SwinSelfAttention)(config, width, heads)
         self.output = Dense(width, width, nn.Dropout(config.hidden_dropout_prob))
 
-    def forward(self, x: Tensor, plan: WindowPlan, **kwargs: Unpack[TransformersKwargs]) -> Tensor:
+    def forward(self, x: Tensor, plan: Windows, **kwargs: Unpack[TransformersKwargs]) -> Tensor:
         batch = x.shape[0]
         bias = plan.bias(self.self, self.self.relative_position_bias_table, batch)
         mixed, _ = self.self(plan.cut(x), bias, **kwargs)
@@ -241,7 +242,7 @@ class SwinLayer(GradientCheckpointingLayer):
         self.output = Dense(inner, width, nn.Dropout(config.hidden_dropout_prob))
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor, plan: WindowPlan, **kwargs: Unpack[TransformersKwargs]) -> Tensor:
+    def forward(self, x: Tensor, plan: Windows, **kwargs: Unpack[TransformersKwargs]) -> Tensor:
         x = x + self.drop_path(self.attention(self.layernorm_before(x), plan, **kwargs))
         return x + self.drop_path(in_strips(self.layernorm_after(x), self.intermediate, self.output))
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from hfvision.layers.linear import is_observed
 from hfvision.layers.patch_embedding import pair
 from hfvision.layers.position import Grid
-from hfvision.tracing import greater, lesser, sizes_are_symbols
+from hfvision.models.swin_views import ViewedMerging, ViewedWindows, viewed_windows
+from hfvision.tracing import greater, lesser, may_guard_sizes, sizes_are_symbols
 
 APART = -100.0  # added to the score of two places that only the shift has brought together
 
@@ -78,6 +79,9 @@ class WindowPlan:
         return biases
 
 
+Windows = WindowPlan | ViewedWindows  # of a map, to cut it into and to join
+
+
 def _can_be_kept(table: Tensor) -> bool:
     """Not what gradients flow through, nor what is being traced; on a GPU, comparing would wait for all work there."""
     return (
@@ -120,17 +124,21 @@ class MergingPlan:
         return _gather(x, self.places, self.padded).reshape(x.shape[0], self.count, 4 * x.shape[-1])
 
 
-def window_plan(grid: Grid, window_size: int, shifted: bool, shrinks: bool, like: Tensor) -> WindowPlan:
+def window_plan(grid: Grid, window_size: int, shifted: bool, shrinks: bool, like: Tensor) -> Windows:
     """The plan for a map, on the device of `like`.
 
     With `shrinks`, a map that is not larger than the window on its smaller side has windows of that side, unshifted.
     """
+    if may_guard_sizes():
+        return viewed_windows(grid, window_size, shifted, shrinks, APART)
     plan: WindowPlan = _planned(_window_plan, like, grid, window_size, shifted, shrinks)
     return plan
 
 
-def merging_plan(grid: Grid, like: Tensor) -> MergingPlan:
+def merging_plan(grid: Grid, like: Tensor) -> MergingPlan | ViewedMerging:
     """The plan for a map, on the device of `like`."""
+    if may_guard_sizes():
+        return ViewedMerging(grid)
     plan: MergingPlan = _planned(_merging_plan, like, grid)
     return plan
 

@@ -14,6 +14,7 @@ SUITES = {
     "scaling": "inference of ever larger images: the time per token",
     "load": "import, and from_pretrained, in processes of their own",
     "optimized": "hfvision.optimize against float32: not equal, and it says by how much",
+    "compiled": "inference of compiled models, against uncompiled ones and transformers' compiled ones",
 }
 
 
