@@ -50,11 +50,11 @@ def lesser(one: Side, other: Side) -> Side:
     """The smaller of two lengths."""
     if isinstance(one, Tensor) or isinstance(other, Tensor):
         return torch.minimum(torch.as_tensor(one), torch.as_tensor(other))
-    return torch.sym_min(one, other)  # type: ignore[no-any-return]
+    return torch.sym_min(one, other)
 
 
 def greater(one: Side, other: Side) -> Side:
     """The larger of two lengths."""
     if isinstance(one, Tensor) or isinstance(other, Tensor):
         return torch.maximum(torch.as_tensor(one), torch.as_tensor(other))
-    return torch.sym_max(one, other)  # type: ignore[no-any-return]
+    return torch.sym_max(one, other)

@@ -41,7 +41,7 @@ from hfvision.models.base import InputGeometry, InputPart, LayerGroup, VisionMod
 from hfvision.models.catalog_config import CatalogConfig
 from hfvision.models.segformer_decoder import SegformerDecodeHead
 from hfvision.models.semantic import SemanticModel, SemanticOutput
-from hfvision.tracing import greater, sizes_are_symbols
+from hfvision.tracing import greater, may_guard_sizes, sizes_are_symbols
 from hfvision.upsampling import Size, Upsampling
 from hfvision.upsampling import upsample as upsampled
 
@@ -160,7 +160,7 @@ class SegformerPatchEmbedding(nn.Module):
         self.layer_norm = nn.LayerNorm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
+        if may_guard_sizes():
             x = self._to_whole_steps(x)
         return self.layer_norm(self.proj(x).permute(0, 2, 3, 1))
 
