@@ -270,7 +270,8 @@ class ViTHybridEmbeddings(ViTEmbeddings):
         stem, patches = self.patch_embeddings.stem, self.patch_embeddings
         kernel, patch_kernel, table = None, None, None
         if (channels := patches.image_channels) != geometry.num_channels:
-            kernel = with_channels(stem.standardize(kernel_of(stem)), geometry.num_channels, geometry.channel_init)
+            stored = kernel_of(stem)
+            kernel = with_channels(stem.standardize(stored), geometry.num_channels, geometry.channel_init)
             rule = called(geometry.channel_init)
             said = ", and its kernel is applied as stored from now on" if self.config.standardized_stem else ""
             changes.append(f"the stem's {channels} channels became {geometry.num_channels} ({rule}){said}")
