@@ -133,16 +133,14 @@ def test_semantic_segmentation_by_valid_pixels_where_ignored_ones_are_labeled_as
 
 
 @pytest.mark.parametrize(
-    "criterion",
+    ("model_type", "criterion"),
     [
-        SegmentationLoss(),
-        SegmentationLoss(average="all"),
-        SegmentationLoss(class_weights=(1, 2, 0.5, 0, 3)),
-        SegmentationLoss(terms="0.5*cross_entropy+focal"),
+        *((model_type, SegmentationLoss()) for model_type in DENSE),
+        ("segformer", SegmentationLoss(average="all")),
+        ("segmenter", SegmentationLoss(class_weights=(1, 2, 0.5, 0, 3))),
+        ("segformer", SegmentationLoss(terms="0.5*cross_entropy+focal")),
     ],
-    ids=["valid", "all", "weighted", "terms"],
 )
-@pytest.mark.parametrize("model_type", DENSE)
 def test_semantic_segmentation_by_what_the_loss_divides_by(model_type, criterion, tmp_path):
     model = tiny_model(model_type, SEMANTIC_SEGMENTATION)
     model.pixel_loss = criterion
