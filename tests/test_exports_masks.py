@@ -132,6 +132,15 @@ def test_names_that_are_given_take_the_places_of_those_declared(tmp_path):
     assert prepare_segmentation(folder, names=labels).names == NAMES
 
 
+def test_kittis_objects_may_be_numbered_beyond_256(tmp_path, reports):
+    folder = export("datumaro_masks/mask_kitti_segmentation", tmp_path)
+    for path in folder.glob("*/instance/*.png"):
+        stored = np.asarray(Image.open(path)).astype(np.int64)
+        Image.fromarray(np.where(stored, stored + 1000, 0).astype(np.uint16)).save(path)
+    assert pixels(prepare_segmentation(folder)) == TRUTH
+    assert "instance/ tells which" in reports.text
+
+
 def test_a_layout_alone_brings_no_classes_of_a_benchmark(tmp_path, reports):
     folder = export("labelme/voc_sem", tmp_path)
     (folder / "class_names.txt").unlink()

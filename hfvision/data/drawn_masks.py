@@ -24,7 +24,6 @@ from hfvision.errors import DatasetError
 from hfvision.geometry import decode_segmentation
 from hfvision.objects.id_maps import read_id_map
 
-INSTANCES = 256  # objects of a class that KITTI's maps tell apart
 EMPTY_DRAWING = json.dumps({"objects": [], "relative": False})
 IGNORED = -1  # the number of pixels that do not count, in a drawing
 DRAWING = datasets.Value("large_string")  # the feature of a column of masks that are drawn: JSON
@@ -67,9 +66,10 @@ def draw(text: str, size: tuple[int, int], ignore_index: int) -> npt.NDArray[Any
     drawing = json.loads(text)
     mask = np.zeros(size, np.int64)
     if "map" in drawing:
-        ids = read_id_map(drawing["map"], size)
-        mask = ids // INSTANCES + 1 if drawing["instances"] else _of_segments(ids, drawing["segments"])
-        mask[ids == 0] = 0
+        mask = _of_segments(read_id_map(drawing["map"], size), drawing["segments"])
+    if "classes" in drawing:
+        classes, objects = (read_id_map(drawing[kind], size).astype(np.int64) for kind in ("classes", "instances"))
+        mask = np.where((classes != 0) | (objects != 0), classes + 1, 0)
     for number, stored in drawing.get("objects", []):
         try:
             mask[decode_segmentation(segmentation_of(stored, size, drawing["relative"]), size)] = number
@@ -79,9 +79,13 @@ def draw(text: str, size: tuple[int, int], ignore_index: int) -> npt.NDArray[Any
     return mask
 
 
-def instance_drawing(path: str) -> str:
-    """The text of a map whose values are 256 times the class, counted from 0, plus the object, as KITTI has them."""
-    return json.dumps({"map": path, "instances": True})
+def instance_drawing(classes: str, instances: str) -> str:
+    """The text of a map of classes that count from 0, where a map of objects tells the first class from no class.
+
+    The class itself is not read off the map of objects: 256 times the class plus the object runs over where objects are
+    numbered through all images.
+    """
+    return json.dumps({"classes": classes, "instances": instances})
 
 
 def _of_segments(ids: npt.NDArray[Any], segments: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:
@@ -124,7 +128,7 @@ def _drawings(part: StoredSplit, number: Mapping[str, int], faults: Faults) -> I
         if SEGMENTS in stored:
             ids = [] if table.ids is None else np.asarray(table.ids)[rows].tolist()
             segments = list(zip(ids, classes, strict=True))
-            yield json.dumps({"map": stored[SEGMENTS]["path"], "instances": False, "segments": segments})
+            yield json.dumps({"map": stored[SEGMENTS]["path"], "segments": segments})
         else:
             outlines, places = stored[MASKS], table.places[rows].tolist()
             objects = [[classes[place], outlines[places[place]]] for place in _order(table.crowd[rows])]

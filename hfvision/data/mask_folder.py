@@ -90,7 +90,7 @@ def read_mask_folder(found: MaskFolder) -> datasets.DatasetDict:
             split: datasets.Dataset.from_dict(
                 {
                     "image": [_cell(image) for image, _ in pairs],
-                    "mask": [_mask_cell(mask, found.instances) for _, mask in pairs],
+                    "mask": [_mask_cell(mask, found.instances.get(mask)) for _, mask in pairs],
                 },
                 features=features,
                 split=datasets.NamedSplit(split),
@@ -134,5 +134,5 @@ def _cell(path: Path | None) -> dict[str, Any] | None:
     return None if path is None else {"bytes": None, "path": str(path)}
 
 
-def _mask_cell(path: Path | None, instances: bool) -> Any:
-    return instance_drawing(str(path)) if path is not None and instances else _cell(path)
+def _mask_cell(path: Path | None, instances: Path | None) -> Any:
+    return _cell(path) if path is None or instances is None else instance_drawing(str(path), str(instances))

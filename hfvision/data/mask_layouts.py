@@ -117,16 +117,20 @@ def kitti_masks(folder: Path) -> MaskFolder | None:
         return None
     declared = declared_classes(folder)
     without_background = declared is not None and not any(one.is_background for one in declared[0])
-    instances = without_background and all((root / KITTI_INSTANCES).is_dir() for root in roots)
-    masks = KITTI_INSTANCES if instances else KITTI_MASKS
+    instances: dict[Path | None, Path] = {}
     splits: dict[str, Pairs] = {}
     for root in roots:
-        pairs = pairs_of(files_in(root / KITTI_IMAGES), files_in(root / masks))
-        splits.setdefault(split_of(root.name), []).extend(pairs)
+        masks = files_in(root / KITTI_MASKS)
+        splits.setdefault(split_of(root.name), []).extend(pairs_of(files_in(root / KITTI_IMAGES), masks))
+        if without_background:
+            objects = files_in(root / KITTI_INSTANCES)
+            instances |= {path: objects[name] for name, path in masks.items() if name in objects}
+    if len(instances) < sum(mask is not None for pairs in splits.values() for _, mask in pairs):
+        instances = {}
     known = Benchmark(LabelMap.named("cityscapes-19"), "cityscapes-19", r"\d{6}_\d\d$")
     said = (
-        f"no background is declared, so 0 in {KITTI_MASKS}/ is both the first class and none: classes are read from "
-        f"{KITTI_INSTANCES}/"
+        f"no background is declared, so 0 in {KITTI_MASKS}/ is both the first class and none: "
+        f"{KITTI_INSTANCES}/ tells which, where objects are numbered from 1"
     )
     return MaskFolder(
         "KITTI segmentation",

@@ -1,7 +1,7 @@
 """Images and masks found in folders and brought together by their names; what the readers of layouts share."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from hfvision.data.cells import shown
@@ -34,7 +34,8 @@ class MaskFolder:
     benchmark: Benchmark | None = None
     class_root: Path | None = None  # folder of the files that declare classes, where it is another
     first_number: int = 0  # in masks, of the first of the declared names, where no name is that of the background
-    instances: bool = False  # the masks hold 256 times the class, counted from 0, plus the object
+    # mask -> map of objects, where 0 in a mask is both the first class and none; {} where it is one of them
+    instances: Mapping[Path | None, Path] = field(default_factory=dict)
     lists_images: bool = False  # an image without a mask is one where nothing is marked
     conclusions: tuple[str, ...] = ()
 

@@ -112,7 +112,7 @@ def _of_layout(path: Path, options: ReadingOptions, names: Sequence[str] | None)
         classes.label_map,
         classes.names,
         (*found.conclusions, *classes.conclusions),
-        is_drawn=found.instances,
+        is_drawn=bool(found.instances),
     )
     return _without_unmarked(opened, options) if found.lists_images else opened
 
