@@ -9,13 +9,12 @@ image is (0, 0, W, H).
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
-from typing_extensions import Self
 
 from hfvision.errors import ConfigError, UnknownNameError, numbered
 from hfvision.geometry import Rle, convert_boxes, decode_rle, encode_rle, masks_to_boxes

@@ -19,7 +19,7 @@ def describe_machine(device: str) -> dict[str, Any]:
     """Names and versions, ready for JSON."""
     info = _cpuinfo()
     described: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": info.get("model name") or platform.processor() or platform.machine(),
         "vendor": info.get("vendor_id", ""),
         "flags": [flag for flag in FLAGS if flag in f"{info.get('flags', '')} {info.get('Features', '')}".split()],

@@ -4,9 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from typing_extensions import Self
+from typing import Any, Literal, Self
 
 from hfvision.bench.case import Goal, Setting
 from hfvision.errors import ConfigError

@@ -2,7 +2,7 @@
 adapter between the names of modules here and in plain transformers 5."""
 
 import json
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +12,13 @@ from hfvision.cli.output import JsonOption, emit
 from hfvision.errors import ConfigError
 
 
-class Direction(str, Enum):
+class Direction(StrEnum):
     huggingface = "huggingface"
     original = "original"
     transformers5 = "transformers5"
 
 
-class PositionRule(str, Enum):
+class PositionRule(StrEnum):
     corner_aligned = "corner_aligned"
     bicubic = "bicubic"
     bilinear = "bilinear"

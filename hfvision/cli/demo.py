@@ -1,7 +1,7 @@
 """`hfvision demo [TASK]`: models that ship with hfvision, made and used before your eyes."""
 
 from dataclasses import asdict
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hfvision.training.demo_segmentation import SegmentationDemoResult
 
 
-class Task(str, Enum):
+class Task(StrEnum):
     """What there are demos of."""
 
     classification = "classification"

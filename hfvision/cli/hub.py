@@ -7,7 +7,7 @@ running server, and need no token but the right to read the hub's folder. `seed`
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -184,7 +184,7 @@ def add_token(
     from hfvision.hub.accounts import Grant, create_token
 
     grants = tuple(Grant(*line.rpartition("=")[::2]) for line in scope or ())
-    expires = None if days is None else datetime.now(timezone.utc) + timedelta(days=days)
+    expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
     with opened(root) as hub:
         text = create_token(hub, user, name, "fineGrained" if grants else role, grants, expires)
     emit({"user": user, "name": name, "token": text}, text, as_json)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -116,7 +116,7 @@ def convert(
                 "format": format.title,
                 "catalogue": recognition.line(),
                 "converted by": f"hfvision {hfvision.__version__}",
-                "date": datetime.now(timezone.utc).date().isoformat(),
+                "date": datetime.now(UTC).date().isoformat(),
             },
             notes=[
                 *plan.notes,

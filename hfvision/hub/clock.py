@@ -1,7 +1,7 @@
 """Times as the database keeps them: whole milliseconds since 1970 UTC."""
 
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 
 def now_ms() -> int:
@@ -9,11 +9,11 @@ def now_ms() -> int:
 
 
 def to_datetime(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def to_ms(moment: datetime) -> int:
     """Of a moment that knows its time zone; one that does not is taken as UTC."""
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
+        moment = moment.replace(tzinfo=UTC)
     return round(moment.timestamp() * 1000)

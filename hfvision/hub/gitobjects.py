@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 FILE_MODE = "100644"
 TREE_MODE = "40000"
@@ -93,7 +93,7 @@ def decode_commit(data: bytes) -> CommitObject:
         parents=tuple(fields.get("parent", ())),
         author=name,
         email=email.rstrip(">"),
-        date=datetime.fromtimestamp(int(seconds), timezone.utc),
+        date=datetime.fromtimestamp(int(seconds), UTC),
         message=message.rstrip("\n"),
     )
 

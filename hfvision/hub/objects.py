@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from sqlalchemy import Connection, case, literal, null, select
 
@@ -114,7 +114,7 @@ def insert_commit(
         parents=(parent,) if parent else (),
         author=author,
         email=email,
-        date=datetime.now(timezone.utc).replace(microsecond=0),
+        date=datetime.now(UTC).replace(microsecond=0),
         message=message,
     )
     data = encode_commit(commit)

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from sqlalchemy import Connection, delete, func, select
 
@@ -138,7 +138,7 @@ def _stray(hub: Hub, connection: Connection, stored: list[Stored], limit: int) -
     """Keys of old objects that no row knows: uploads cut off before they were linked, parts, expired xorbs."""
     rows = set(connection.scalars(select(lfs.c.sha256)))
     sessions = set(connection.scalars(select(session.c.id)))
-    expired = datetime.fromtimestamp(time.time() - hub.settings.link_seconds - hub.settings.grace_seconds, timezone.utc)
+    expired = datetime.fromtimestamp(time.time() - hub.settings.link_seconds - hub.settings.grace_seconds, UTC)
     for one in stored:
         folder, _, name = one.key.partition("/")
         if to_ms(one.modified) >= limit:

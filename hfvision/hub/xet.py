@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import IO, Any
 
 from hfvision.hub import large_files, xet_format
@@ -47,7 +47,7 @@ def grant(hub: Hub, repo_id: int, caller: Caller, scope: str) -> tuple[str, Acce
     """A token's text and what it allows, for `settings.link_seconds`. The CAS address ends in /cas/<access.space>."""
     now = time.time()
     account = caller.account.id if caller.account else 0
-    month = datetime.fromtimestamp(now, timezone.utc).strftime("%Y%m")
+    month = datetime.fromtimestamp(now, UTC).strftime("%Y%m")
     space = f"{hub.instance_id}-{month}-{account}"
     access = Access(repo_id, account, scope, int(now) + hub.settings.link_seconds, space)
     body = base64.urlsafe_b64encode(json.dumps(asdict(access)).encode()).decode().rstrip("=")

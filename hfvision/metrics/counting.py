@@ -5,10 +5,9 @@ exactly, and memory does not grow with the samples.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from typing_extensions import Self
 
 from hfvision.errors import ConfigError
 

@@ -17,11 +17,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from hfvision.errors import ConfigError, HfvisionError, numbered
 from hfvision.geometry import BoxForm

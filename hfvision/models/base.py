@@ -3,12 +3,11 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from typing_extensions import Self
 
 from hfvision.errors import ConfigError
 from hfvision.layers.drop_path import set_linear_rates

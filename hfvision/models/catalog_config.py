@@ -12,11 +12,10 @@ from dataclasses import fields
 from difflib import get_close_matches
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
-from typing_extensions import Self
 
 from hfvision.catalog import CatalogRow, row
 from hfvision.errors import ConfigError, UnknownNameError, numbered

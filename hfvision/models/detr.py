@@ -11,7 +11,7 @@ Shapes: B images, C channels, H x W pixels, h x w places of the trunk's last map
 """
 
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.detr.modeling_detr import DetrDecoderOutput, DetrModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
-from typing_extensions import Self, Unpack
+from typing_extensions import Unpack
 
 from hfvision.errors import ConfigError, ImageShapeError, MissingPartError
 from hfvision.layers.attention import token_mask

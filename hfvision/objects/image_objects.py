@@ -6,10 +6,10 @@ Shapes: n objects, H x W pixels.
 """
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from typing_extensions import Self
 
 from hfvision.errors import ConfigError, DatasetError
 from hfvision.geometry import box_area, clip_boxes, nearest_places

@@ -9,12 +9,11 @@ Shapes: n objects, H x W pixels of the image, h x w of the picked ones.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
-from typing_extensions import Self
 
 from hfvision.errors import DatasetError
 from hfvision.geometry import decode_segmentation, rle_area

@@ -1,6 +1,6 @@
 """Image processors for classification: named as the checkpoints name them, with their defaults."""
 
-from typing import Any
+from typing import Any, Self
 
 from transformers.utils.constants import (
     IMAGENET_STANDARD_MEAN,
@@ -8,7 +8,6 @@ from transformers.utils.constants import (
     OPENAI_CLIP_MEAN,
     OPENAI_CLIP_STD,
 )
-from typing_extensions import Self
 
 from hfvision.processing.base import ImageProcessor
 from hfvision.processing.options import ImageOptions

@@ -6,10 +6,9 @@ queries of an image that are kept.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
-from typing_extensions import Self
 
 from hfvision.errors import ConfigError, numbered
 from hfvision.upsampling import Size

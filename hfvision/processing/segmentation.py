@@ -1,7 +1,7 @@
 """Image processors for semantic segmentation: an image and its label map together, and answers back at photo size."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from transformers import BatchFeature
 from transformers.utils.constants import (
@@ -10,7 +10,6 @@ from transformers.utils.constants import (
     IMAGENET_STANDARD_MEAN,
     IMAGENET_STANDARD_STD,
 )
-from typing_extensions import Self
 
 from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.processing.base import ImageProcessor

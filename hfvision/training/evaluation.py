@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +195,7 @@ def evaluate(
         metrics={**how.counter.last, "loss": found["eval_loss"]},
         class_figure=how.class_figure,
         per_class=dict(zip(data.names, how.counter.per_class, strict=True)) if how.class_figure else {},
-        date=datetime.now(timezone.utc).date().isoformat(),
+        date=datetime.now(UTC).date().isoformat(),
         weights=weights_digest(Path(source)) if Path(source).is_dir() else digest(base.model, ()),
         versions={part.__name__: part.__version__ for part in (hfvision, transformers, torch)},
         device=str(base.model.device),

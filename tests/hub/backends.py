@@ -136,7 +136,7 @@ def new_bucket(environment: dict[str, str]) -> str:
 
     name = "hub-" + secrets.token_hex(6)
     host = environment["AWS_ENDPOINT_URL"].removeprefix("http://")
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     stamp, day, nothing = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d"), hashlib.sha256(b"").hexdigest()
     names = "host;x-amz-content-sha256;x-amz-date"
     heads = f"host:{host}\nx-amz-content-sha256:{nothing}\nx-amz-date:{stamp}\n"

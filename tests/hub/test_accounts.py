@@ -1,7 +1,7 @@
 """Accounts, tokens and what they let through, on SQLite and PostgreSQL; settings and the commands."""
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import select
@@ -50,7 +50,7 @@ def test_a_token_is_known_by_its_hash_alone(hub):
 
 
 def test_tokens_expire(hub, owner):
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     old = accounts.create_token(hub, "owner", "old", expires=now - timedelta(seconds=1))
     new = accounts.create_token(hub, "owner", "new", expires=now + timedelta(hours=1))
     with pytest.raises(BadToken):

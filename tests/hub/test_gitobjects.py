@@ -4,7 +4,7 @@ import os
 import random
 import shutil
 import subprocess
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
 
@@ -85,7 +85,7 @@ def test_trees_and_commits_hash_as_git_hashes_them(git, tmp_path):
     git("add", "-A")
     root = trees.edit(None, **editor_files)
     assert root == git("write-tree").decode().strip()
-    date = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+    date = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     commit = CommitObject(root, (), "Jo Ö", "jo@example.org", date, "Title\n\nText é\nmore")
     who = {
         f"GIT_{role}_{what}": value
@@ -104,7 +104,7 @@ def test_git_accepts_every_object_that_is_written(git, tmp_path):
     root = trees.edit(None, a__b=BLOB, c=BLOB)
     for data in trees.stored.values():
         git("hash-object", "-w", "-t", "tree", "--stdin", data=data)
-    evil = CommitObject(root, (), "a <b>\n c", "x>\ny", datetime(2026, 1, 1, tzinfo=timezone.utc), "m\0essage")
+    evil = CommitObject(root, (), "a <b>\n c", "x>\ny", datetime(2026, 1, 1, tzinfo=UTC), "m\0essage")
     oid = git("hash-object", "-w", "-t", "commit", "--stdin", data=encode_commit(evil)).decode().strip()
     git("update-ref", "refs/heads/main", oid)
     git("fsck", "--strict")

@@ -1,7 +1,7 @@
 """Pages that change something: settings, requests for access, tokens; who may, and what a form cannot do."""
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from html import unescape
 
 import pytest
@@ -174,7 +174,7 @@ def test_only_a_session_that_writes_everywhere_sees_tokens(server, nobody, readi
 
 
 def test_a_token_ends_no_later_than_the_one_that_made_it(server, nobody):
-    soon = datetime.now(timezone.utc) + timedelta(hours=5)
+    soon = datetime.now(UTC) + timedelta(hours=5)
     lent = accounts.create_token(server.hub, "you", "lent", expires=soon)
     nobody.post("/login", data={"token": lent})
     for name, days in (("forever", ""), ("longer", "30")):

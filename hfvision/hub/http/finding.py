@@ -1,6 +1,6 @@
 """From a request to its repository: the kind in the path, the right to see or change it, redirects after a move."""
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from urllib.parse import quote, unquote_to_bytes
 
 from starlette.concurrency import run_in_threadpool
@@ -96,8 +96,8 @@ def moved_to(request: Request, repo: Repo) -> str:
 def iso(moment: datetime) -> str:
     """A time as clients parse it: UTC, milliseconds, Z."""
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+        moment = moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
 def page_size(request: Request, most: int, usual: int | None = None) -> int:

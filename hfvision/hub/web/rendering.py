@@ -1,7 +1,7 @@
 """Templates and the headers that every page carries."""
 
 import secrets
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -149,8 +149,8 @@ def date_text(moment: datetime) -> str:
 def ago_text(moment: datetime) -> str:
     """How long ago, in the largest unit that fits."""
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    seconds = max(0, int((datetime.now(timezone.utc) - moment).total_seconds()))
+        moment = moment.replace(tzinfo=UTC)
+    seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
     units = (("day", DAY), ("hour", HOUR), ("minute", MINUTE))
     for name, length in units:
         if seconds >= length:

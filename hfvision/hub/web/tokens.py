@@ -4,7 +4,7 @@ Only a session of a token that writes, and everywhere, gets here; and what it ma
 so that a token which was lent for a while does not turn into one for ever.
 """
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -63,7 +63,7 @@ def _made(visit: Visit, sent: dict[str, str]) -> str:
         count = whole_number(days, 5)
         if count is None or not 1 <= count <= LONGEST:
             raise BadRequest(f"A token lasts 1 to {LONGEST} days, or without a number for ever; got {days[:40]!r}.")
-        ends.append(datetime.now(timezone.utc) + timedelta(days=count))
+        ends.append(datetime.now(UTC) + timedelta(days=count))
     mine = accounts.list_tokens(visit.hub, visit.caller.name)
     ends += [row.expires for row in mine if row.id == visit.caller.token_id and row.expires is not None]
     return accounts.create_token(visit.hub, visit.caller.name, name, role, expires=min(ends, default=None))
