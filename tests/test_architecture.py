@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.strictness import WARNINGS_ARE_ERRORS
+
 PACKAGE = Path(__file__).parents[1] / "hfvision"
 
 # For each part, the parts that it may import besides itself. A part is a module or folder directly in hfvision.
@@ -97,7 +99,9 @@ def test_only_the_registry_touches_private_parts_of_transformers_mappings():
 
 def test_importing_hfvision_brings_neither_torch_nor_transformers():
     code = "import hfvision, sys; print([m for m in ('torch', 'transformers', 'numpy', 'PIL') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, *WARNINGS_ARE_ERRORS, "-c", code], capture_output=True, text=True, check=True
+    )
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 

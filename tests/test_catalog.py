@@ -17,6 +17,7 @@ from hfvision.errors import ConfigError, UnknownNameError
 from hfvision.labels import label_set, label_sets
 from hfvision.registry import ARCHITECTURES, class_name, load
 from tests.manifests import meta_tensors
+from tests.strictness import WARNINGS_ARE_ERRORS
 
 MANIFESTS = Path(__file__).parent / "data" / "manifests"
 
@@ -215,7 +216,9 @@ def test_the_processor_of_a_row_prepares_images_as_its_file_was_evaluated():
 def test_reading_the_catalogue_brings_neither_torch_nor_transformers():
     heavy = "[m for m in ('torch', 'transformers', 'numpy') if m in sys.modules]"
     code = f"from hfvision.catalog import rows; import sys; rows(); print({heavy})"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, *WARNINGS_ARE_ERRORS, "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[]\n"
 
 

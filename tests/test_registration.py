@@ -18,11 +18,12 @@ from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel
 import hfvision
 from hfvision.registry import ARCHITECTURES, PIPELINES, load
 from tests.models import pixels, tiny_config, tiny_model
+from tests.strictness import WARNINGS_ARE_ERRORS
 
 
 def run(code, *arguments):
     """What the code printed; fails if it wrote anything to stderr."""
-    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, arguments)]
+    command = [sys.executable, *WARNINGS_ARE_ERRORS, "-c", textwrap.dedent(code), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout.strip()
