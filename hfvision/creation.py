@@ -3,9 +3,9 @@
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hfvision.arithmetic import ArithmeticCounter
 from hfvision.catalog import TASKS, CatalogRow, row
 from hfvision.errors import ConfigError, UnknownNameError
 from hfvision.models.catalog_config import LABEL_FIELDS
@@ -73,11 +73,10 @@ def costs_of(name: str) -> Costs:
     with torch.device("meta"):
         model: Any = create(name).eval()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    model.requires_grad_(False)  # the counter follows modules by hooks on gradients
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with ArithmeticCounter() as counter, torch.no_grad():
         channels = type(model).input_config(model.config).num_channels
         model(torch.empty(1, channels, *found.input_size, device="meta"))
-    return Costs(parameters, counter.get_total_flops())
+    return Costs(parameters, counter.flop)
 
 
 def _model(found: CatalogRow, task: str | None) -> str:

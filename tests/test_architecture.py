@@ -42,7 +42,8 @@ MAY_IMPORT = {
     "processing": {*GROUND, "geometry", "objects", "upsampling"},
     "metrics": {"errors", "geometry"},
     "registry": REGISTRY,
-    "creation": REGISTRY,
+    "arithmetic": set(),
+    "creation": {*REGISTRY, "arithmetic"},
     "__main__": {"cli"},
     "_import_hook": {"registry"},
     "data": {*REGISTRY, "reading_options"},
@@ -61,7 +62,7 @@ MAY_IMPORT = {
     "publishing": {*TOOLS, "cards", "licences"},
     "conversion": {*TOOLS, "cards"},
     "training": {*TOOLS, "cards", "licences"},
-    "bench": {*TOOLS, "conversion", "optimizing", "__version__"},
+    "bench": {*TOOLS, "arithmetic", "conversion", "optimizing", "__version__"},
     "cli": {
         *{*TOOLS, "bench", "cards", "conversion", "doctor", "hub", "licences", "mirroring", "publishing", "seeding"},
         *{"termination", "training", "__version__"},

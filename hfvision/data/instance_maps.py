@@ -62,7 +62,7 @@ def read_instance_maps(folder: Path, find: Callable[[Path], MaskFolder | None], 
             if image is None:
                 rows.faults.add("maps without an image", "" if path is None else path.name)
                 continue
-            _read(rows, image, path, folder, found.instances, classes.label_map, declared)
+            _read(rows, image, path, folder, bool(found.instances), classes.label_map, declared)
         splits[split] = rows.stored(f"{found.layout}, maps of objects", categories=declared)
     return splits
 

@@ -405,7 +405,7 @@ def buffers(config: Mapping[str, Any]) -> dict[str, Callable[[], Tensor]]:
 
 def relative_position_index(window: int) -> Tensor:
     """(N, N): the row of the table for each query and key."""
-    plan = window_plan((window, window), window, shifted=False, shrinks=True, like=torch.empty(0))
+    plan: Any = window_plan((window, window), window, shifted=False, shrinks=True, like=torch.empty(0))
     return plan.offsets.reshape(window**2, window**2).clone()
 
 
