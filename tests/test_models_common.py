@@ -127,12 +127,15 @@ def test_a_saved_model_comes_back_identical_through_the_auto_class(model, tmp_pa
     loaded = auto_class.from_pretrained(tmp_path)
     assert type(loaded) is type(model)
     assert auto_class.from_config(model.config).__class__ is type(model)
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), **EXACT)
     x = pixels(model.config)
-    torch.testing.assert_close(main_output(loaded(x)), main_output(model(x)), **EXACT)
+    # Equal weights at other addresses: some processors' kernels sum in an order that depends on the alignment.
+    torch.testing.assert_close(main_output(loaded(x)), main_output(model(x)), rtol=1e-6, atol=1e-6)
 
 
 def test_every_parameter_gets_a_gradient(trainable):
-    loss_on(trainable, pixels(trainable.config)).backward()
+    size = (96, 64) if takes_any_size(trainable) else None  # attention to a single place has no gradient
+    loss_on(trainable, pixels(trainable.config, size=size)).backward()
     assert [name for name, p in read_parameters(trainable) if p.grad is None or not p.grad.any()] == []
 
 
