@@ -78,7 +78,6 @@ ON_INSTANCES = {
     "_preprocess_params": f"{TRANSFORMERS}, Pipeline: options of the construction are not seen in a call",
     "_postprocess_params": f"{TRANSFORMERS}, Pipeline: options of the construction are not seen in a call",
     "_weight_conversions": f"{TRANSFORMERS}, models after loading: a detector's new head is saved under v5's names",
-    "_hf_hook": "accelerate 1.10 to 1.15: an offloaded ResNet folds its norms before its weights are there",
     "_orig_mod": f"{TORCH}, compiled modules: their checkpoints keep the prefix and are not recognised",
     "_commit_hash": f"{TRANSFORMERS}: only left out where a config is compared",
 }

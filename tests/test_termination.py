@@ -26,9 +26,14 @@ def send(number=signal.SIGTERM):
 
 @pytest.fixture(autouse=True)
 def handlers_are_put_back():
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    """From Python's own handlers on, whatever started the tests has set: background jobs ignore SIGINT."""
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    left = {number: signal.getsignal(number) for number in usual}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert left == usual
 
 
 @pytest.mark.parametrize("writer", [lambda out: new_file(out, ConfigError), new_folder], ids=["file", "folder"])

@@ -27,7 +27,6 @@ from hfvision.processing.label_reading import read_labels
 from hfvision.processing.reading import read_image
 
 OBJECTS = "SegmentationObject"
-INSTANCES = 256  # objects of a class that KITTI's maps tell apart
 IGNORED = 255  # no class; and the number of borders in VOC's maps of objects
 BORDER = 224 + 256 * 224 + 65536 * 192  # the same as a color
 
@@ -62,7 +61,7 @@ def read_instance_maps(folder: Path, find: Callable[[Path], MaskFolder | None], 
             if image is None:
                 rows.faults.add("maps without an image", "" if path is None else path.name)
                 continue
-            _read(rows, image, path, folder, bool(found.instances), classes.label_map, declared)
+            _read(rows, image, path, folder, found.instances, classes.label_map, declared)
         splits[split] = rows.stored(f"{found.layout}, maps of objects", categories=declared)
     return splits
 
@@ -72,7 +71,7 @@ def _read(
     image: Path,
     path: Path | None,
     folder: Path,
-    is_kitti: bool,
+    instances: Mapping[Path | None, Path],
     label_map: LabelMap | None,
     names: Mapping[int, str],
 ) -> None:
@@ -80,9 +79,10 @@ def _read(
     if path is None:
         rows.add_image(image)
         return
+    is_kitti = bool(instances)
     try:
-        ids = _numbers(path if is_kitti else _object_map(folder, path))
-        classes = ids // INSTANCES + 1 if is_kitti else _train_ids(path, label_map)
+        ids = _numbers(instances[path] if is_kitti else _object_map(folder, path))
+        classes = _numbers(path) + 1 if is_kitti else _train_ids(path, label_map)  # KITTI's count from 0
         if ids.shape != classes.shape:
             raise DatasetError(f"the map of objects has {ids.shape} pixels, that of classes {classes.shape}")
     except (HfvisionError, ValueError) as error:
