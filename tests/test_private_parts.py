@@ -45,7 +45,8 @@ READ = (
          "_parameters _buffers _modules _compiled_call_impl",
          "an AttributeError at the first forward: nothing else tells whether a module is watched, and guessing would "
          "skip hooks"),
-    part(TORCH, "torch.nn.modules.module", "_has_any_global_hook", "an AttributeError at the first forward, as above"),
+    part(TORCH, "torch.nn.modules.module", "_global_forward_hooks _global_forward_pre_hooks _global_backward_hooks "
+         "_global_backward_pre_hooks", "an AttributeError at the first forward, as above"),
     part(TORCH, "torch", "_C", "an AttributeError at the first forward"),
     part(TORCH, "torch:_C", "_are_functorch_transforms_active _len_torch_dispatch_stack",
          "an AttributeError at the first forward: without them transforms and tracers would meet operators that they "

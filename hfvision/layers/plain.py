@@ -38,7 +38,7 @@ def stands_plain(*modules: nn.Module) -> bool:
     Each is exactly of a class that fast paths know, with that class's forward, without hooks, its own or those of all
     modules, without parametrizations, compiled by itself no more than wrapped, and its tensors are plain ones.
     """
-    if torch_module._has_any_global_hook():
+    if _all_are_hooked():
         return False
     for module in modules:
         if _forwards.get(type(module)) is not type(module).forward or _is_altered(module):
@@ -50,6 +50,16 @@ def stands_plain(*modules: nn.Module) -> bool:
             if type(buffer) not in PLAIN_TENSORS:
                 return False
     return True
+
+
+def _all_are_hooked() -> bool:
+    """Whether there are hooks of all modules."""
+    return bool(
+        torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )
 
 
 def _is_altered(module: nn.Module) -> bool:
