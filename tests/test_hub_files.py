@@ -311,6 +311,7 @@ PIPELINES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:'mode' parameter:DeprecationWarning")  # Pillow 11.3, of transformers' own pipeline
 @pytest.mark.parametrize("name", PIPELINES)
 def test_a_pipeline_of_early_files_answers_as_that_of_transformers(name, tmp_path):
     task, file = PIPELINES[name]
