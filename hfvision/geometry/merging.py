@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hfvision.errors import ConfigError, numbered
+from hfvision.geometry.arrays import descending, to_numpy
 from hfvision.geometry.boxes import as_floating, box_ios, box_iou
 
 Rule = Literal["nms", "nmm"]
@@ -43,11 +44,11 @@ def merge_detections(
     match. Tensors come back as tensors on their device, numpy arrays as arrays. Raises ConfigError, naming every fault,
     for lengths that differ, values that are not finite and options that do not exist.
     """
-    arrays = [np.asarray(one.detach().cpu() if isinstance(one, Tensor) else one) for one in (boxes, scores, labels)]
+    arrays = [to_numpy(one) for one in (boxes, scores, labels)]
     corners = as_floating(arrays[0] if arrays[0].size else np.zeros((0, 4), np.float32))
     _check(corners, arrays[1], arrays[2], iou, rule, match)
     classes = arrays[2] if class_aware else np.zeros(len(corners), np.int64)
-    ranks = np.argsort(-arrays[1], kind="stable")
+    ranks = descending(arrays[1])
     pairs = _matches(corners[ranks], classes[ranks], match, iou)
     groups = [ranks[group] for group in _greedy(len(corners), pairs)]
     kept = np.array([group[0] for group in groups], np.int64)

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from hfvision.errors import DatasetError
+from hfvision.geometry.arrays import to_numpy
 
 Rle = dict[str, Any]
 GROUP = 5  # bits of a character
@@ -29,7 +30,7 @@ def encode_rle(mask: ArrayLike | Tensor, compressed: bool = True) -> Rle:
 
     Raises DatasetError for an array of another shape.
     """
-    pixels = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
+    pixels = to_numpy(mask)
     if pixels.ndim != 2:
         raise DatasetError(f"a mask has the shape (height, width); got {pixels.shape}. Encode masks one by one.")
     flat = np.ascontiguousarray((pixels if pixels.dtype == bool else pixels != 0).T).ravel()

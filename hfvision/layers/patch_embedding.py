@@ -205,6 +205,18 @@ def _sources(
     return sources
 
 
+def _bilinear_resize(old: int, new: int) -> Tensor:
+    """(new, old) float64: the antialiased bilinear resize of a line of pixels as a matrix. torch's own, in float64, is
+    wrong for lines of a single pixel.
+    """
+    step = old / new
+    reach = max(step, 1.0)
+    centers = (torch.arange(new, dtype=torch.float64) + 0.5) * step
+    distances = (torch.arange(old, dtype=torch.float64) + 0.5 - centers.unsqueeze(1)).abs()
+    weights = (1 - distances / reach).clamp(min=0)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
 @torch.no_grad()
 def with_patch_size(kernel: Tensor, patch_size: tuple[int, int]) -> Tensor:
     """(D, C, p_h, p_w) -> (D, C, p_h', p_w'): the kernel that answers to resized patches as the old one to the old.
@@ -212,9 +224,7 @@ def with_patch_size(kernel: Tensor, patch_size: tuple[int, int]) -> Tensor:
     The pseudo-inverse resize of Beyer et al. 2022, "FlexiViT", arXiv 2212.08013, section 3.4: with R the bilinear
     resize of a patch as a matrix, the new kernel is pinv(R^T) w, so <R x, w'> = <x, w> wherever that has a solution.
     """
-    old_size = (kernel.shape[-2], kernel.shape[-1])
-    unit_patches = torch.eye(old_size[0] * old_size[1], dtype=torch.float64).reshape(-1, 1, *old_size)
-    resized = nn.functional.interpolate(unit_patches, size=patch_size, mode="bilinear", antialias=True)
-    resize = resized.flatten(1).mT  # (new pixels, old pixels)
+    down, across = (_bilinear_resize(old, new) for old, new in zip(kernel.shape[-2:], patch_size, strict=True))
+    resize = torch.kron(down, across)  # (new pixels, old pixels)
     flat = kernel.flatten(2).double().cpu() @ torch.linalg.pinv(resize)  # (D, C, old) @ (old, new)
     return flat.reshape(*kernel.shape[:2], *patch_size).to(kernel)

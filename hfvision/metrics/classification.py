@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hfvision.errors import ConfigError, numbered
+from hfvision.geometry.arrays import to_numpy
 from hfvision.metrics.counting import CountingMetric
 
 
@@ -50,7 +51,7 @@ class ClassificationMetric(CountingMetric):
         Raises ConfigError, naming every fault, for shapes that do not fit, classes outside 0..K-1 and scores that are
         no numbers; then nothing of the batch is counted.
         """
-        scores, truth = np.asarray(predictions), np.asarray(references)
+        scores, truth = to_numpy(predictions), to_numpy(references)
         self._check(scores, truth)
         truth = truth.astype(np.int64)
         rows = np.arange(len(truth))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hfvision.errors import ConfigError, numbered
 from hfvision.geometry import box_area, box_iou
+from hfvision.geometry.arrays import descending
 from hfvision.metrics.counting import CountingMetric
 from hfvision.metrics.detection_records import RecordReader
 
@@ -85,7 +86,7 @@ class BoxConfusion(CountingMetric):
         for prediction, reference in zip(predictions, references, strict=True):
             record = self.reader.read(prediction, reference)
             kept = record.scores >= self.threshold
-            order = np.argsort(-record.scores[kept], kind="stable")
+            order = descending(record.scores[kept])
             assert record.detected.boxes is not None and record.true.boxes is not None
             self._count(
                 record.detected.labels[kept][order],

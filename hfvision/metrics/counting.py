@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from hfvision.errors import ConfigError
+from hfvision.geometry.arrays import to_numpy
 
 
 class Metric(ABC):
@@ -43,7 +44,7 @@ class Metric(ABC):
 
     def add(self, *, predictions: Any, references: Any) -> None:
         """One sample; the names are those that `evaluate` passes."""
-        self.update(np.asarray(predictions)[None], np.asarray(references)[None])
+        self.update(to_numpy(predictions)[None], to_numpy(references)[None])
 
     def compute(self, *, predictions: Any = None, references: Any = None) -> dict[str, Any]:
         """`result`, after counting what is passed; then forget, as `evaluate`'s modules do."""

@@ -8,10 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hfvision.errors import ConfigError
 from hfvision.geometry import BoxForm, Rle, convert_boxes, encode_rle, rle_area
+from hfvision.geometry.arrays import to_numpy
 from hfvision.geometry.rle import compressed_rle
 
 Region = Literal["boxes", "masks"]
@@ -74,7 +74,7 @@ class RecordReader(NamedTuple):
         return ImageRecord(_id(reference), detected, scores, true, _areas(reference, true), crowd)
 
     def _objects(self, given: Mapping[str, Any], name: str, what: str) -> Objects:
-        labels = _array(given[name])
+        labels = to_numpy(given[name])
         if labels.ndim != 1 or (labels.size and not np.issubdtype(labels.dtype, np.integer)):
             raise ConfigError(f"{name} are whole numbers (n,); got {labels.dtype} {labels.shape} in {what}")
         labels = labels.astype(np.int64)
@@ -85,7 +85,7 @@ class RecordReader(NamedTuple):
         return Objects(labels, boxes, masks)
 
     def _boxes(self, given: Any, count: int, what: str) -> NDArray[np.float64]:
-        came = _array(given).astype(np.float64)
+        came = to_numpy(given).astype(np.float64)
         came = came.reshape(0, 4) if came.size == 0 else came
         if came.shape != (count, 4):
             raise ConfigError(f"{count} labels need boxes ({count}, 4); got {came.shape} in {what}")
@@ -139,7 +139,7 @@ def measured_areas(objects: Objects, region: Region) -> NDArray[np.float64]:
 def _column(given: Mapping[str, Any], name: str, count: int, default: float | None = None) -> NDArray[np.float64]:
     if name not in given and default is not None:
         return np.full(count, default)
-    values = _array(given[name]).astype(np.float64)
+    values = to_numpy(given[name]).astype(np.float64)
     if values.shape != (count,):
         raise ConfigError(f"{count} labels need {name} ({count},); got {values.shape}")
     return values
@@ -147,11 +147,4 @@ def _column(given: Mapping[str, Any], name: str, count: int, default: float | No
 
 def _id(reference: Mapping[str, Any]) -> int | str | None:
     image_id = reference.get("image_id")
-    return image_id if image_id is None or isinstance(image_id, str) else int(_array(image_id).reshape(-1)[0])
-
-
-def _array(given: Any) -> NDArray[Any]:
-    if isinstance(given, Tensor):
-        given = given.detach().cpu()
-        given = given.float() if given.is_floating_point() else given  # numpy knows no bfloat16
-    return np.asarray(given)
+    return image_id if image_id is None or isinstance(image_id, str) else int(to_numpy(image_id).reshape(-1)[0])

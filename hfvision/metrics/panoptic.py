@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hfvision.errors import ConfigError, numbered
+from hfvision.geometry.arrays import to_numpy
 from hfvision.metrics.counting import CountingMetric
 
 VOID = (0, -1)  # ids of pixels without a segment, unless a segment has them
@@ -103,7 +103,7 @@ class PanopticMetric(CountingMetric):
             faults.append(f"{what} lacks {', '.join(missing)}; it has {', '.join(map(str, given)) or 'nothing'}")
             return nothing
         ids = given["segmentation"]
-        ids = np.asarray(ids.detach().cpu() if isinstance(ids, Tensor) else ids)
+        ids = to_numpy(ids)
         if np.issubdtype(ids.dtype, np.floating) and (ids == np.floor(ids)).all():
             ids = ids.astype(np.int64)  # transformers' post-processing gives float maps where nothing was found
         if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):

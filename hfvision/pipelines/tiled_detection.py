@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from hfvision.errors import ConfigError, numbered
+from hfvision.geometry.arrays import descending
 from hfvision.geometry.merging import merge_detections
 from hfvision.pipelines.raster_sources import Source, naming_window
 from hfvision.pipelines.windows import Side, Tiling, make_tiling
@@ -198,7 +199,7 @@ def merged(full: Found, pieces: Found, far: Found, rule: Any, share: float) -> F
         if len(pieces.scores) == before:
             break
     both = Found.joined([full, pieces])
-    return both.take(np.argsort(-both.scores, kind="stable"))
+    return both.take(descending(both.scores))
 
 
 def _joined(found: Found, ranks: Array, **options: Any) -> Found:
