@@ -206,8 +206,8 @@ def _sources(
 
 
 def _bilinear_resize(old: int, new: int) -> Tensor:
-    """(new, old) float64: the antialiased bilinear resize of a line of pixels as a matrix. torch's own, in float64, is
-    wrong for lines of a single pixel.
+    """(new, old) float64: the antialiased bilinear resize of a line of pixels as a matrix. Made from the
+    definition: torch's own, in float64, was reported to be wrong for lines of a single pixel.
     """
     step = old / new
     reach = max(step, 1.0)
