@@ -33,7 +33,7 @@ CLASSES = {"classification": ["a", "b"], "segmentation": ["class 0", "class 1", 
 SAID = {  # once
     "classification": "classes, read for classification",
     "segmentation": "maps, read for segmentation",
-    "detection": "images in split 'train' have no objects",
+    "detection": "read for detection",
 }
 MPI = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500", "PMI_RANK": "0", "PMI_SIZE": "2"}
 
