@@ -1,6 +1,7 @@
 """Every test runs without a network, on one thread (tiny models only lose by sharing work), from a fixed seed."""
 
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -23,3 +24,11 @@ if os.environ.get(linear.VARIABLE) == "onednn":
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _compiled_anew():
+    """Code that models share (transformers' wrappers) is compiled once for each of them, up to a limit of eight, which
+    the models of other tests in the same process must not use up."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()

@@ -50,7 +50,6 @@ def smallest_model(model_type):
 def _kept_graphs(monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    torch.compiler.reset()
 
 
 @torch.no_grad()

@@ -230,7 +230,6 @@ def test_activation_checkpointing_changes_no_gradient(trainable):
 
 @torch.no_grad()
 def test_compiles_as_one_graph(model):
-    torch.compiler.reset()  # code that models share is compiled once for each, up to a limit
     x = pixels(model.config)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(main_output(compiled(x)), main_output(model(x)), **ROUNDING)
