@@ -101,7 +101,7 @@ def train_classification(
         check_images_fit(base, part.split, len(part), part.read)
     teaching = None if distillation is None else distillation.loss_for(base.model)
     weights = class_weights_of(class_weights, data.names, np.bincount(data.train.labels, minlength=len(data.names)))
-    loss = LabelLoss(base.model, weights, label_smoothing) if weights is not None or label_smoothing else None
+    loss = LabelLoss(weights, label_smoothing) if weights is not None or label_smoothing else None
     prepare: Any = recipe
     if isinstance(recipe, ClassificationAugmentation):
         prepare = StandardImagePreparation(base.processor, recipe)
