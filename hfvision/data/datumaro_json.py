@@ -31,7 +31,7 @@ READ = ("bbox", "polygon", "ellipse", "mask")
 def find_datumaro_files(path: Path) -> dict[str, Path]:
     """Split -> annotation file."""
     files = [path] if path.is_file() else sorted((path / "annotations").glob("*.json"))
-    files = [file for file in files if file.suffix.lower() == ".json" and _is_datumaro(file)]
+    files = [file for file in files if file.suffix.lower() == ".json" and is_datumaro(file)]
     return {split_in_name(file.stem) or ("train" if len(files) == 1 else file.stem): file for file in files}
 
 
@@ -113,6 +113,7 @@ def _shape(found: Mapping[str, Any], kind: str, labels: Sequence[str]) -> Shape 
     return outline_shape(labels[number], points, **more)
 
 
-def _is_datumaro(path: Path) -> bool:
+def is_datumaro(path: Path) -> bool:
+    """Whether a JSON file says at its beginning that it is Datumaro's."""
     with open(path, "rb") as file:
         return MARK in file.read(HEAD)

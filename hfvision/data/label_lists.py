@@ -14,12 +14,12 @@ from typing import Any
 from hfvision.data.annotation_files import NamedFiles, read_json, text_lines
 from hfvision.data.class_files import declared_classes
 from hfvision.data.coco_folder import read_coco_json
+from hfvision.data.datumaro_json import is_datumaro
 from hfvision.data.labelled_files import LabelledFiles, Labels, files_of
 from hfvision.data.mask_pairs import split_of
 from hfvision.errors import DatasetError, numbered
 
 SYNSETS = "synsets.txt"
-DATUMARO_MARK = b'"dm_format_version"'
 VOC_MARKS = {"1": True, "-1": False, "0": False}  # 0 is difficult: neither counted for nor against
 
 Rows = list[tuple[str, Labels]]
@@ -116,7 +116,7 @@ def coco_labels(folder: Path) -> LabelledFiles | None:
 
 def datumaro_labels(folder: Path) -> LabelledFiles | None:
     """Datumaro's own files, where they label whole images and hold no objects."""
-    paths = [path for path in sorted((folder / "annotations").glob("*.json")) if _is_datumaro(path)]
+    paths = [path for path in sorted((folder / "annotations").glob("*.json")) if is_datumaro(path)]
     splits: dict[str, Rows] = {}
     faults: list[str] = []
     classes: list[str] = []
@@ -194,8 +194,3 @@ def _images_of(folder: Path, subset: str) -> NamedFiles:
 
 def _image_path(item: Mapping[str, Any]) -> str:
     return str((item.get("image") or {}).get("path") or item["id"])
-
-
-def _is_datumaro(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return DATUMARO_MARK in file.read(1000)

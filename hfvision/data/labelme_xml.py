@@ -75,7 +75,7 @@ def _read(rows: ObjectRows, path: Path, named: NamedFiles) -> None:
         return
     inside = path.relative_to(named.folder).parent.as_posix().removeprefix(ANNOTATIONS).strip("/")
     name = (root.findtext("filename") or "").strip()
-    beside = [parts for parts in (f"{IMAGES}/{inside}/{name}", f"{inside}/{name}")]
+    beside = (f"{IMAGES}/{inside}/{name}", f"{inside}/{name}")
     place = next((p for part in beside if (p := "/".join(filter(None, part.split("/")))) in named.names), None)
     place = place or named.find(name)
     if place is None or not is_image(Path(place).name):

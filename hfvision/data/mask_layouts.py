@@ -7,6 +7,7 @@ recognized by the names of its files or by its ids, see `hfvision.data.mask_clas
 
 from pathlib import Path
 
+from hfvision.data.annotation_files import text_lines
 from hfvision.data.class_files import ROBOFLOW_FILE, declared_classes, is_pixel_table
 from hfvision.data.image_folder import ONE_SUBSET, SPLITS, folders_in
 from hfvision.data.mask_pairs import (
@@ -14,7 +15,6 @@ from hfvision.data.mask_pairs import (
     MaskFolder,
     Pairs,
     files_in,
-    lines_of,
     listed_pairs,
     pairs_of,
     split_of,
@@ -47,7 +47,7 @@ def voc_masks(folder: Path) -> MaskFolder | None:
     lists = lists or {path.stem: path for path in sorted(listed.glob("*.txt"))}
     splits: dict[str, Pairs] = {}
     for name, path in lists.items():
-        names = [line.strip('"') for line in lines_of(path)]
+        names = [line.strip('"') for line in text_lines(path)]
         splits.setdefault(split_of(name), []).extend(listed_pairs(names, images, masks, path, "JPEGImages"))
     listed_images = {image for pairs in splits.values() for image, _ in pairs}
     unlisted = len(set(images.values()) - listed_images) if splits else 0
@@ -96,7 +96,7 @@ def camvid_masks(folder: Path) -> MaskFolder | None:
         images, masks = files_in(root), files_in(folder / f"{root.name}{CAMVID_ENDING}")
         list_file = folder / f"{root.name}.txt"
         if list_file.is_file():
-            names = [line.split()[0] for line in lines_of(list_file)]
+            names = [line.split()[0] for line in text_lines(list_file)]
             pairs = listed_pairs(names, images, masks, list_file, f"{root.name}/")
             if unlisted := len(set(images.values()) - {image for image, _ in pairs}):
                 said.append(f"images in {root.name}/ that {list_file.name} does not name are left out: {unlisted:,}")

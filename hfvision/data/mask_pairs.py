@@ -107,15 +107,6 @@ def listed_pairs(names: Sequence[str], images: Files, masks: Files, list_file: P
     return pairs
 
 
-def lines_of(path: Path) -> list[str]:
-    """The lines of a list that are not blank. Raises DatasetError."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"the list {path} cannot be read: {error}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
 def _keys(name: str) -> list[str]:
     """A listed name without suffix: as it stands, then ever less of its folders; back-slashes separate, too."""
     path = PurePosixPath(name.replace("\\", "/").lstrip("/"))

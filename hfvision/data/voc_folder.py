@@ -23,7 +23,7 @@ from hfvision.data.annotation_files import IMAGE_FOLDERS, NamedFiles, by_stem, n
 from hfvision.data.detection_classes import declared_objects, is_ignored
 from hfvision.data.image_folder import SPLITS, folders_in, is_image
 from hfvision.data.object_rows import ObjectRows
-from hfvision.data.object_table import Floats, Key, StoredSplit
+from hfvision.data.object_table import Floats, StoredSplit
 from hfvision.errors import DatasetError
 
 Difficult = Literal["crowd", "object"]
@@ -259,6 +259,3 @@ def _size(root: Any) -> tuple[int, int]:
         return int(root.findtext("size/height")), int(root.findtext("size/width"))
     except (TypeError, ValueError):
         return 0, 0
-
-
-__all__ = ["Difficult", "Key", "VocBoxes", "box_convention", "find_voc_files", "read_voc_files"]

@@ -46,11 +46,6 @@ class ConfusionMatrix:
             "counts": self.counts.tolist(),
         }
 
-    def shares(self) -> NDArray[np.float64]:
-        """Each row's counts over their sum; zeros where a class is never true."""
-        totals = self.counts.sum(axis=1, keepdims=True)
-        return np.divide(self.counts, totals, out=np.zeros(self.counts.shape), where=totals > 0)
-
 
 class BoxConfusion(CountingMetric):
     """Counts of paired boxes; see `CountingMetric` for how batches and processes add up."""

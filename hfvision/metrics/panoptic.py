@@ -102,8 +102,7 @@ class PanopticMetric(CountingMetric):
         if missing := [key for key in ("segmentation", "segments_info") if key not in given]:
             faults.append(f"{what} lacks {', '.join(missing)}; it has {', '.join(map(str, given)) or 'nothing'}")
             return nothing
-        ids = given["segmentation"]
-        ids = to_numpy(ids)
+        ids = to_numpy(given["segmentation"])
         if np.issubdtype(ids.dtype, np.floating) and (ids == np.floor(ids)).all():
             ids = ids.astype(np.int64)  # transformers' post-processing gives float maps where nothing was found
         if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
