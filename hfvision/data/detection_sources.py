@@ -32,7 +32,7 @@ from hfvision.data.panoptic_folder import find_panoptic_files, is_panoptic_file,
 from hfvision.data.scenes import SCENE_SETS
 from hfvision.data.sources import Kind, Source, open_source
 from hfvision.data.voc_folder import find_voc_files, read_voc_files
-from hfvision.data.webdataset import tar_objects
+from hfvision.data.webdataset import ARCHIVES, tar_objects
 from hfvision.data.yolo_folder import (
     find_darknet_file,
     find_yolo_images,
@@ -202,7 +202,6 @@ FORMATS: dict[str, Format] = {
 }
 # Where both fit, the second is a copy in part, or lies there by the rules of the first.
 FIRST = (("yolo-yaml", "yolo"), ("darknet", "yolo"))
-ARCHIVES = "webdataset"
 ANY = "objects"  # what segmentation calls all of them
 
 

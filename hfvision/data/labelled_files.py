@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import datasets
 
-from hfvision.data.cells import EXAMPLES, shown
+from hfvision.data.cells import shown
 from hfvision.data.dataset_report import LeftOut
 from hfvision.errors import DatasetError
 
@@ -73,10 +73,7 @@ def files_of(paths: Mapping[str, Path | None], where: str) -> tuple[dict[str, Pa
     """The names whose file is there, and one fault that counts the others."""
     found = {name: path for name, path in paths.items() if path is not None}
     lost = [name for name, path in paths.items() if path is None]
-    more = f" and {len(lost) - EXAMPLES} more" if len(lost) > EXAMPLES else ""
-    return found, [f"{where} lists {len(lost)} images that are not there: {', '.join(lost[:EXAMPLES])}{more}"] * bool(
-        lost
-    )
+    return found, [f"{where} lists {len(lost)} images that are not there: {shown(lost)}"] if lost else []
 
 
 def _left_out(rows: Sequence[tuple[str, Labels]], is_hidden: bool, drops: bool) -> Iterator[LeftOut]:

@@ -14,7 +14,7 @@ from hfvision.data.label_lists import coco_labels, datumaro_labels, imagenet_txt
 from hfvision.data.label_tables import csv_labels, roboflow_labels
 from hfvision.data.labelled_files import LabelledFiles, LabelledSource, labelled_source
 from hfvision.data.sources import Kind, Source, is_data_of_datasets, name_of, open_source
-from hfvision.data.webdataset import tar_labels
+from hfvision.data.webdataset import ARCHIVES, tar_labels
 from hfvision.errors import DatasetError
 from hfvision.reading_options import ReadingOptions
 
@@ -23,7 +23,7 @@ LABELLED = Kind(
     folder="a folder of class folders",
     read_folder=lambda path: None,
 )
-TABLE, ARCHIVES = "csv", "webdataset"
+TABLE = "csv"
 LAYOUTS: Mapping[str, Callable[[Path], LabelledFiles | None]] = {
     "imagenet-txt": imagenet_txt,
     "voc": voc_labels,

@@ -30,12 +30,11 @@ from hfvision.data.object_table import StoredSplit
 from hfvision.data.panoptic_folder import find_panoptic_files, read_panoptic_files
 from hfvision.data.scenes import SCENE_SETS
 from hfvision.data.sources import Kind, Source, is_data_of_datasets, name_of, open_source
-from hfvision.data.webdataset import tar_masks
+from hfvision.data.webdataset import ARCHIVES, tar_masks
 from hfvision.errors import DatasetError
 from hfvision.processing.label_map import LabelMap
 from hfvision.reading_options import ReadingOptions
 
-ARCHIVES = "webdataset"
 DRAWN_LAYOUTS = (OBJECT_LAYOUT, *(name for name, one in FORMATS.items() if one.has_masks))
 OTHER_LAYOUTS = (*DRAWN_LAYOUTS, ARCHIVES)
 IMAGE_COLUMNS = ("image", "images", "img", "picture", "pixel_values")

@@ -12,7 +12,7 @@ from typing import Any
 
 import datasets
 
-from hfvision.data.cells import EXAMPLES, shown
+from hfvision.data.cells import shown
 from hfvision.data.class_names import names_beside
 from hfvision.data.labelled_files import LabelledFiles, Labels
 from hfvision.data.sources import Source
@@ -20,6 +20,7 @@ from hfvision.data.tar_members import Member
 from hfvision.data.tar_samples import Sample, find_archives, read_samples
 from hfvision.errors import DatasetError
 
+ARCHIVES = "webdataset"  # the name of this layout
 CLASS_ENDINGS = ("cls", "cls.txt", "label", "label.txt", "txt")
 CLASS_FIELDS = ("label", "cls", "class", "class_name", "category")
 MASK_ENDINGS = ("seg.png", "mask.png", "segmentation.png", "label.png", "seg.tif", "mask.tif", "png")
@@ -147,8 +148,7 @@ def _names_beside(archives: Mapping[str, list[Path]]) -> list[str] | None:
 
 
 def _several(what: str, split: str, cases: list[str]) -> str:
-    more = f" and {len(cases) - EXAMPLES} more" if len(cases) > EXAMPLES else ""
-    return f"{what} in split {split!r} ({len(cases)}): {', '.join(cases[:EXAMPLES])}{more}"
+    return f"{what} in split {split!r} ({len(cases)}): {shown(cases)}"
 
 
 def _cell(member: Member | None) -> dict[str, Any] | None:
