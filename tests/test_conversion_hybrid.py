@@ -233,7 +233,6 @@ def tiny(backbone=(), **fields):
 
 
 REFUSED = {
-    "no bias": (tiny(qkv_bias=False), "stores query, key and value biases"),
     "stem as stored": (tiny(standardized_stem=False), "standardized_stem=False"),
     "middle of the backbone": (tiny(backbone={"out_features": ["stage1"]}), r"reads \['stage1'\] of 2 stages"),
 }

@@ -178,6 +178,16 @@ def test_a_variant_is_told_by_what_differs_from_the_nearest_row(change, said):
     assert plan.labels == ()  # what is certain of the row is not of its variant
 
 
+def without_biases(tensors):
+    return {key: tensor for key, tensor in tensors.items() if not key.endswith((".attn.q.bias", ".attn.kv.bias"))}
+
+
+def test_a_published_architecture_without_biases_is_told_as_that():
+    _, recognition = recognised("mit_b0", "segformer", change=without_biases)
+    assert recognition.row.name == "mit-b0" and not recognition.published
+    assert recognition.differences == ("it has no biases of queries, keys and values",)
+
+
 def test_the_report_the_record_and_the_card_name_the_row(tmp_path):
     write_npz(tmp_path / "w.npz", google_checkpoint())
     report = convert(tmp_path / "w.npz", tmp_path / "model")

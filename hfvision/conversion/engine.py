@@ -9,7 +9,7 @@ is the same `apply`.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TypeVar
@@ -24,6 +24,8 @@ Shape = tuple[int, ...]
 T = TypeVar("T")
 Restore = Callable[[Shape, torch.dtype], Tensor]
 
+ZEROS = "zeros: the checkpoint was trained without this bias, which computes the same"
+
 _HOLE = re.compile(r"\{(\w+)\}")
 
 
@@ -33,12 +35,17 @@ def _zeros(shape: Shape, dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True)
 class Rule:
-    """`source` becomes `target` through `op`. An optional rule may find nothing; any other must."""
+    """`source` becomes `target` through `op`. An optional rule may find nothing; any other must.
+
+    `or_zeros` marks biases that a training may leave out: of a checkpoint that has none of those of its table, the
+    targets are zeros, which compute the same. One that has some of them is damaged.
+    """
 
     source: str | tuple[str, ...]
     target: str | tuple[str, ...]
     op: Op = same
     optional: bool = False
+    or_zeros: bool = False
 
     def __post_init__(self) -> None:
         holes = {frozenset(_HOLE.findall(pattern)) for pattern in self.sources + self.targets}
@@ -96,6 +103,7 @@ class Converted:
     dropped: dict[str, str] = field(default_factory=dict)  # source key -> reason
     added: dict[str, str] = field(default_factory=dict)  # target -> reason
     inexact: set[str] = field(default_factory=set)  # source keys that the way back does not reproduce
+    absent: dict[str, Tensor] = field(default_factory=dict)  # keys of the original's biases that were left out -> zeros
 
     @property
     def used(self) -> set[str]:
@@ -183,11 +191,39 @@ def apply(
     ]
     explained: set[int] = set()  # unmatched rules that a missing target already tells of
     if expected is not None:
+        if biases := without_biases(rules, checkpoint):
+            made_by.update((target, [ZEROS]) for target in _fill_in(biases, expected, made_by.keys(), result))
+            explained.update(map(id, biases))
         problems += _against(expected, result, made_by, rules, explained)
     problems += [f"rule {', '.join(rule.sources)} matched nothing" for rule in unmatched if id(rule) not in explained]
     if problems:
         raise ConversionError(numbered("mismatch", problems))
     return result
+
+
+def without_biases(rules: Iterable[AnyRule], keys: Iterable[str]) -> list[Rule]:
+    """The rules of biases that a checkpoint was trained without: all that may be left out, if it has none of them."""
+    keys = list(keys)
+    biases = [rule for rule in rules if isinstance(rule, Rule) and rule.or_zeros]
+    return [] if any(groups(rule.sources, keys) for rule in biases) else biases
+
+
+def _fill_in(
+    biases: Iterable[Rule], expected: Mapping[str, Shape], made: Collection[str], result: Converted
+) -> list[str]:
+    """Put zeros in the place of biases that were left out, and remember which; gives their targets."""
+    filled = []
+    for rule in biases:
+        wanted = [target for target in expected if any(_match(part, target) is not None for part in rule.targets)]
+        for holes in groups(rule.targets, (target for target in wanted if target not in made)):
+            targets = [_fill(pattern, holes) for pattern in rule.targets]
+            zeros = {target: torch.zeros(expected[target]) for target in targets}
+            result.tensors.update(zeros)
+            result.added.update(dict.fromkeys(targets, ZEROS))
+            keys = (_fill(pattern, holes) for pattern in rule.sources)
+            result.absent.update(zip(keys, _as_tuple(rule.op.backward(*zeros.values())), strict=True))
+            filled += targets
+    return filled
 
 
 def _reshape(

@@ -13,6 +13,7 @@ from typing import Any
 
 from hfvision.catalog import CatalogRow, facts_of, rows, signature
 from hfvision.checkpoints import Checkpoint
+from hfvision.conversion.engine import without_biases
 from hfvision.conversion.formats import Format, Plan
 from hfvision.conversion.labelling import with_labels
 from hfvision.labels import label_set
@@ -37,6 +38,7 @@ WORDS = {
     "embed_dim": "width {} instead of {}",
     "num_queries": "{} queries instead of {}",
     "decoder_layers": "{} blocks in the decoder instead of {}",
+    "qkv_bias": "biases of queries, keys and values {} instead of {}",
 }
 IMAGE_FIELDS = {"image_size", "num_channels", "patch_size"}  # set by a user, they ask for other images than the row's
 
@@ -104,7 +106,8 @@ def identify(checkpoint: Checkpoint, format: Format, plan: Plan) -> Recognition:
             others = f"its sha256 does not begin with {row.sha256_prefix}, so the weights are others"
             return Recognition(named, BY_SHAPES, differences=(others,))
         return Recognition(_fitting(same, plan), BY_SHAPES)
-    others = "it stores other tensors that no model uses"
+    biases = without_biases(plan.rules, checkpoint.tensors)
+    others = "it has no biases of queries, keys and values" if biases else "it stores other tensors that no model uses"
     found = compare_sizes(plan, format.model_types, others, format.name)
     if found.rows and found.rows[0].format != format.name:
         return replace(found, differences=("its keys are others",))

@@ -40,6 +40,8 @@ def convert_tensors(tensors: Mapping[str, Tensor], format: Format, plan: Plan) -
         record["unused"] = {key: {"shape": list(t.shape), "dtype": dtype_name(t.dtype)} for key, t in dropped.items()}
     if mixed := {key: tensor.dtype for key, tensor in weights.items() if tensor.dtype != dtype}:
         record["dtypes"] = {key: dtype_name(stored) for key, stored in mixed.items()}
+    if converted.absent:
+        record["absent"] = sorted(converted.absent)
     if plan.changed:
         record["changed"] = list(plan.changed)
     if plan.kept:

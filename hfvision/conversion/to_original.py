@@ -1,7 +1,7 @@
 """A Hugging Face folder becomes a checkpoint of the original format again."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +51,7 @@ def convert_back(
             stack.enter_context(new_file(further, ConversionError)).write_text(text, encoding="utf-8")
         WRITERS[out.suffix](path, converted.tensors, None if plan.bare else format.entries[0])
         again = checkpoints.read(path).tensors
-        forth = apply(again, plan.rules).tensors
+        forth = apply({**again, **converted.absent}, plan.rules).tensors
         problems = [f"{key} was not written as converted" for key in unequal(converted.tensors, again)]
         used = {key: checkpoint.tensors[key] for key in converted.used}
         problems += [
@@ -77,11 +77,11 @@ def convert_back(
         tensors=len(checkpoint.tensors),
         used=len(converted.used),
         parameters=sum(tensor.numel() for tensor in converted.tensors.values()),
-        dropped=converted.dropped,
+        dropped={**converted.dropped, **dict.fromkeys(converted.absent, LEFT_OUT)},
         added={key: f"{_filling(converted.tensors[key])}: {why}" for key, why in converted.added.items()},
         left_out=checkpoint.left_out,
         changed=tuple(f"not undone: {line}" for line in _record(config).get("changed", ())),
-        notes=plan.notes,
+        notes=(*plan.notes, *_biases_kept(config, converted)),
         checked=(
             f"{len(again)} tensors in the file equal those converted",
             f"{len(used)} tensors converted forth again equal the folder's bit for bit",
@@ -121,16 +121,32 @@ def revert_tensors(tensors: Mapping[str, Tensor], config: Any, format: Format) -
             for key, stored in record.get("unused", {}).items()
         }
         dtypes = {key: _dtype(name) for key, name in record.get("dtypes", {}).items()}
+        absent = [str(key) for key in record.get("absent", ())]
         if sum(math.prod(was.shape) for was in unused.values()) > MOST_ZEROS:
             raise ValueError(f"more than {MOST_ZEROS:,} zeros to fill in")
     unused = _stored_besides(plan, unused, format, record, tensors)
     converted = apply(tensors, (*reverse(plan.rules, unused), *plan.extra))
+    _leave_out(absent, converted)
     for key in dtypes.keys() & converted.tensors.keys():
         tensor = converted.tensors[key]
         narrow = tensor.to(dtypes[key])
         if tensor.is_meta or torch.equal(narrow.to(tensor.dtype), tensor):  # not after training in the wider type
             converted.tensors[key] = narrow
     return converted, plan
+
+
+def _leave_out(keys: Iterable[str], converted: Converted) -> None:
+    """Write no biases that the source came without, unless one was trained since: the original has all or none."""
+    zeros = {key: converted.tensors[key] for key in keys if key in converted.tensors}
+    if not any(not tensor.is_meta and bool(tensor.any()) for tensor in zeros.values()):
+        converted.absent = zeros
+        converted.tensors = {key: tensor for key, tensor in converted.tensors.items() if key not in zeros}
+
+
+def _biases_kept(config: Any, converted: Converted) -> tuple[str, ...]:
+    """A line for biases that the source did not have and the file has now."""
+    kept = sum(key in converted.tensors for key in _record(config).get("absent", ()))
+    return (f"{kept} biases that the source came without were trained since, and are kept",) if kept else ()
 
 
 def _stored_besides(
@@ -185,6 +201,7 @@ def _reading_record() -> Iterator[None]:
         ) from error
 
 
+LEFT_OUT = "zeros, and the source came without such biases"
 MOST_ZEROS = 2**31  # a record that asks for more is damaged: the largest head published has 28 million numbers
 Writer = Callable[[Path, Mapping[str, Tensor], str | None], None]  # path, tensors, entry around them
 WRITERS: dict[str, Writer] = {

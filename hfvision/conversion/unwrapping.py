@@ -167,7 +167,7 @@ def _likeness(format: Format, keys: list[str]) -> _Likeness:
             continue
         found = {key for pattern in rule.sources for key in keys if groups((pattern,), [key])}
         fitting |= found
-        if not found and not rule.optional:
+        if not found and not rule.optional and not rule.or_zeros:
             lacking += rule.sources
             lacking_targets += rule.targets
     strange = [key for key in keys if key not in fitting]

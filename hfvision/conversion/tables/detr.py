@@ -103,11 +103,13 @@ def transformer_rules(model: str, pre_norm: bool) -> list[AnyRule]:
     ):
         theirs, ours = f"transformer.{part}.layers.{{i}}", f"{model}.{part}.layers.{{i}}"
         for name, attention in attentions.items():
-            parts = tuple(f"{ours}.{attention}.{one}_proj.{{p}}" for one in ("q", "k", "v"))
-            table += [
-                Rule(f"{theirs}.{name}.in_proj_{{p}}", parts, split(3)),
-                Rule(f"{theirs}.{name}.out_proj.{{p}}", f"{ours}.{attention}.out_proj.{{p}}"),
-            ]
+            for part in ("weight", "bias"):
+                parts = tuple(f"{ours}.{attention}.{one}_proj.{part}" for one in ("q", "k", "v"))
+                fused, joined = f"{theirs}.{name}.in_proj_{part}", f"{theirs}.{name}.out_proj.{part}"
+                table += [
+                    Rule(fused, parts, split(3), or_zeros=part == "bias"),
+                    Rule(joined, f"{ours}.{attention}.out_proj.{part}", or_zeros=part == "bias"),
+                ]
         table += [Rule(f"{theirs}.linear{step}.{{p}}", f"{ours}.fc{step}.{{p}}") for step in (1, 2)]
         table += [
             Rule(f"{theirs}.norm{step}.{{p}}", f"{ours}.{norm}.{{p}}") for step, norm in enumerate(norms, start=1)

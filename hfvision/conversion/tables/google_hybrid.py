@@ -55,7 +55,7 @@ def _channels(norm: Tensor) -> Tensor:
 norm_vector = Op("norm_vector", _channels, lambda vector: vector.reshape(1, 1, 1, -1))
 
 
-def rules(prefix: str, heads: int, depths: Sequence[int], positions: Op = same) -> tuple[AnyRule, ...]:
+def rules(prefix: str, heads: int, depths: Sequence[int], qkv_bias: bool, positions: Op = same) -> tuple[AnyRule, ...]:
     """The table. `prefix` is "vit." where the model has a head of its own around the trunk."""
     bit = f"{prefix}embeddings.patch_embeddings.backbone.bit"
     table: list[AnyRule] = [
@@ -71,7 +71,7 @@ def rules(prefix: str, heads: int, depths: Sequence[int], positions: Op = same) 
             for part in (1, 2, 3):
                 table.append(Rule(f"{theirs}/conv{part}/kernel", f"{ours}.conv{part}.weight", hwio_to_oihw))
                 table += _norm(f"{theirs}/gn{part}", f"{ours}.norm{part}")
-    return (*table, *google_vit.rules(prefix, heads, positions))
+    return (*table, *google_vit.rules(prefix, heads, qkv_bias, positions))
 
 
 def _norm(theirs: str, ours: str) -> list[AnyRule]:
@@ -138,8 +138,16 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
         model_type=GoogleViTHybridConfig.model_type,
         auto_class=CLASSIFICATION if keeps_head else "AutoModel",
         config=config,
-        rules=rules("vit." if keeps_head else "", config["num_attention_heads"], backbone.depths, positions)
-        + (HEAD if keeps_head else NO_HEAD),
+        rules=(
+            *rules(
+                "vit." if keeps_head else "",
+                config["num_attention_heads"],
+                backbone.depths,
+                config["qkv_bias"],
+                positions,
+            ),
+            *(HEAD if keeps_head else NO_HEAD),
+        ),
         preprocessing=PREPROCESSING
         | {"size": {"height": height, "width": width}}
         | {"image_mean": [0.5] * channels, "image_std": [0.5] * channels},
@@ -166,7 +174,12 @@ def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:
     return BackPlan(
         auto_class=CLASSIFICATION if has_head else "AutoModel",
         model_options={} if has_head else {"add_pooling_layer": pooler},
-        rules=rules(prefix, config.num_attention_heads, config.bit.depths) + (HEAD if has_head else NO_HEAD),
+        rules=(
+            *rules(prefix, config.num_attention_heads, config.bit.depths, config.qkv_bias),
+            *(HEAD if has_head else NO_HEAD),
+            *(() if config.qkv_bias else google_vit.NO_BIASES),
+        ),
+        extra=google_vit.stored_biases(config, FORMAT.name),
         notes=notes,
     )
 
@@ -178,10 +191,8 @@ def differences(config: Any, code: Mapping[str, Any]) -> tuple[str, ...]:
     return computed_otherwise(told)
 
 
-def check_back(config: Any, biases: bool = True) -> None:
+def check_back(config: Any) -> None:
     """Raises ConversionError for what neither the original's code nor timm's can do."""
-    if biases and not config.qkv_bias:
-        raise ConversionError("the original format always stores query, key and value biases; this model has none.")
     if not config.standardized_stem:
         raise ConversionError(
             "the stem of this model was made for other channels and its kernel is applied as it is stored "

@@ -12,15 +12,17 @@ Shapes: D width, p patch, C channels, N tokens, K labels, R width of pre_logits.
 
 import re
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from hfvision.conversion.engine import AnyRule, Drop, Rule
+from hfvision.conversion.engine import Add, AnyRule, Drop, Rule, groups
 from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
 from hfvision.conversion.ops import Op, hwio_to_oihw, join_heads, join_heads_bias, join_heads_out, same, transpose
+from hfvision.conversion.report import RECORD_FIELD
 from hfvision.conversion.shapes import (
     block_count,
     checked_size,
@@ -42,10 +44,11 @@ ATTENTION = f"{BLOCK}/MultiHeadDotProductAttention_1"
 CODE = {"layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh", "pooler_act": "tanh"}
 PREPROCESSING = {"do_resize": True, "resample": 2, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
 
+EMPTY_BIAS = "the original's code always has this bias, this model does not"
 ZERO_HEAD = "all zeros: published without its trained values, so the model ends at pre_logits"
 
 
-def rules(prefix: str, heads: int, positions: Op = same) -> tuple[AnyRule, ...]:
+def rules(prefix: str, heads: int, qkv_bias: bool, positions: Op = same) -> tuple[AnyRule, ...]:
     """The table. `prefix` is "vit." where the model has a head of its own around the trunk."""
     layer = f"{prefix}encoder.layer.{{i}}"
     table: list[AnyRule] = [
@@ -57,14 +60,14 @@ def rules(prefix: str, heads: int, positions: Op = same) -> tuple[AnyRule, ...]:
         Rule(f"{BLOCK}/LayerNorm_0/bias", f"{layer}.layernorm_before.bias"),
     ]
     for part in ("query", "key", "value"):
-        table += [
-            Rule(f"{ATTENTION}/{part}/kernel", f"{layer}.attention.attention.{part}.weight", join_heads(heads)),
-            Rule(f"{ATTENTION}/{part}/bias", f"{layer}.attention.attention.{part}.bias", join_heads_bias(heads)),
-        ]
+        ours = f"{layer}.attention.attention.{part}"
+        table.append(Rule(f"{ATTENTION}/{part}/kernel", f"{ours}.weight", join_heads(heads)))
+        if qkv_bias:
+            table.append(Rule(f"{ATTENTION}/{part}/bias", f"{ours}.bias", join_heads_bias(heads)))
     return (
         *table,
         Rule(f"{ATTENTION}/out/kernel", f"{layer}.attention.output.dense.weight", join_heads_out(heads)),
-        Rule(f"{ATTENTION}/out/bias", f"{layer}.attention.output.dense.bias"),
+        Rule(f"{ATTENTION}/out/bias", f"{layer}.attention.output.dense.bias", or_zeros=not qkv_bias),
         Rule(f"{BLOCK}/LayerNorm_2/scale", f"{layer}.layernorm_after.weight"),
         Rule(f"{BLOCK}/LayerNorm_2/bias", f"{layer}.layernorm_after.bias"),
         Rule(f"{BLOCK}/MlpBlock_3/Dense_0/kernel", f"{layer}.intermediate.dense.weight", transpose),
@@ -76,6 +79,23 @@ def rules(prefix: str, heads: int, positions: Op = same) -> tuple[AnyRule, ...]:
         Rule("pre_logits/kernel", f"{prefix}pooler.dense.weight", transpose, optional=True),
         Rule("pre_logits/bias", f"{prefix}pooler.dense.bias", optional=True),
     )
+
+
+_BIASES = tuple(f"{ATTENTION}/{part}/bias" for part in ("query", "key", "value"))
+NO_BIASES = tuple(Drop(bias, because=EMPTY_BIAS) for bias in _BIASES)  # what `stored_biases` has filled in
+
+
+def stored_biases(config: PreTrainedConfig, format: str) -> tuple[AnyRule, ...]:
+    """For a model without query, key and value biases, the zeros that the original's code wants in their place; none
+    where the model comes from a file of this format, which had none either.
+    """
+    record = getattr(config, RECORD_FIELD, None) or {}
+    if config.qkv_bias or record.get("format") == format:
+        return ()
+    shape = (config.num_attention_heads, config.hidden_size // config.num_attention_heads)
+    zeros = partial(torch.zeros, shape, dtype=config.dtype or torch.float32)
+    keys = (bias.format(i=block) for block in range(config.num_hidden_layers) for bias in _BIASES)
+    return tuple(Add(key, because=EMPTY_BIAS, make=zeros) for key in keys)
 
 
 HEAD = (
@@ -143,7 +163,7 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
         model_type="vit" if shared else "google_vit",
         auto_class=CLASSIFICATION if keeps_head else "AutoModel",
         config=config,
-        rules=rules("vit." if keeps_head else "", config["num_attention_heads"], positions)
+        rules=rules("vit." if keeps_head else "", config["num_attention_heads"], config["qkv_bias"], positions)
         + (HEAD if keeps_head else NO_HEAD),
         preprocessing=PREPROCESSING
         | {"size": {"height": height, "width": width}}
@@ -158,8 +178,6 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
 def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:
     """Raises ConversionError for a model that the original's code cannot be made to compute."""
     keys = list(keys)
-    if not config.qkv_bias:
-        raise ConversionError("the original format always stores query, key and value biases; this model has none.")
     google = isinstance(config, GoogleViTConfig)
     has_head, painter = (any(key.startswith(f"{head}.") for key in keys) for head in ("classifier", "decoder"))
     prefix = "vit." if has_head or painter else ""
@@ -172,8 +190,15 @@ def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:
     return BackPlan(
         auto_class=CLASSIFICATION if has_head else "AutoModelForMaskedImageModeling" if painter else "AutoModel",
         model_options={} if google or prefix else {"add_pooling_layer": pooler, "use_mask_token": bool(masks)},
-        rules=rules(prefix, config.num_attention_heads) + (HEAD if has_head else NO_HEAD),
-        extra=tuple(Drop(key, because="only for training on masked images, unknown to the original") for key in masks),
+        rules=(
+            *rules(prefix, config.num_attention_heads, config.qkv_bias),
+            *(HEAD if has_head else NO_HEAD),
+            *(() if config.qkv_bias else NO_BIASES),
+        ),
+        extra=(
+            *(Drop(key, because="only for training on masked images, unknown to the original") for key in masks),
+            *stored_biases(config, FORMAT.name),
+        ),
         notes=tuple(notes),
     )
 
@@ -196,7 +221,7 @@ def known_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         ),
         "patch_size": height if height == width else [height, width],
         "num_channels": channels,
-        "qkv_bias": True,
+        "qkv_bias": any(groups(_BIASES, tensors)),
         "representation_size": None,
     }
     if _has(tensors, "pre_logits"):

@@ -53,8 +53,12 @@ def rules(prefix: str, target: str, ratios: Iterable[int]) -> tuple[AnyRule, ...
             Rule(f"{prefix}patch_embed{stage + 1}.proj.{{p}}", f"{patches}.proj.{{p}}"),
             Rule(f"{prefix}patch_embed{stage + 1}.norm.{{p}}", f"{patches}.layer_norm.{{p}}"),
             Rule(f"{block}.norm1.{{p}}", f"{layer}.layer_norm_1.{{p}}"),
-            Rule(f"{block}.attn.q.{{p}}", f"{attention}.query.{{p}}"),
-            Rule(f"{block}.attn.kv.{{p}}", (f"{attention}.key.{{p}}", f"{attention}.value.{{p}}"), split(2)),
+            Rule(f"{block}.attn.q.weight", f"{attention}.query.weight"),
+            Rule(f"{block}.attn.q.bias", f"{attention}.query.bias", or_zeros=True),
+            Rule(f"{block}.attn.kv.weight", (f"{attention}.key.weight", f"{attention}.value.weight"), split(2)),
+            Rule(
+                f"{block}.attn.kv.bias", (f"{attention}.key.bias", f"{attention}.value.bias"), split(2), or_zeros=True
+            ),
             Rule(f"{block}.attn.proj.{{p}}", f"{layer}.attention.output.dense.{{p}}"),
         ]
         if ratio > 1:

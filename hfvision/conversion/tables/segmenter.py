@@ -53,7 +53,7 @@ LINEAR = (Rule("head.{p}", "decoder.classifier.{p}"),)
 MASK_TRANSFORMER = (
     Rule("proj_dec.{p}", "decoder.projection.{p}"),
     Rule("cls_emb", "decoder.class_tokens"),
-    *timm_vit.block_rules("decoder.layer.{i}", qkv_bias=True),
+    *timm_vit.block_rules("decoder.layer.{i}", qkv_bias=True, or_zeros=True),
     Rule("decoder_norm.{p}", "decoder.layernorm.{p}"),
     Rule("proj_patch", "decoder.patch_projection"),
     Rule("proj_classes", "decoder.class_projection"),

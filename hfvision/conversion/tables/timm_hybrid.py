@@ -118,7 +118,7 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
 def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:
     """Raises ConversionError for a model that the original's code cannot be made to compute."""
     keys = list(keys)
-    google_hybrid.check_back(config, biases=False)
+    google_hybrid.check_back(config)
     if config.classifier != "token" or config.representation_size is not None:
         raise ConversionError(
             f"the original reads the class token, with no layer before the head; this model has classifier "

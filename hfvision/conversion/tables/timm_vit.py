@@ -75,13 +75,13 @@ def rules(
     )
 
 
-def block_rules(layer: str, qkv_bias: bool) -> tuple[Rule, ...]:
-    """The table of the blocks, where `layer` names one of the model's."""
+def block_rules(layer: str, qkv_bias: bool, or_zeros: bool = False) -> tuple[Rule, ...]:
+    """The table of the blocks, where `layer` names one of the model's; `or_zeros` where that has biases at any rate."""
     attention = f"{layer}.attention.attention"
     table = [Rule("blocks.{i}.norm1.{p}", f"{layer}.layernorm_before.{{p}}")]
     for part in ("weight", "bias") if qkv_bias else ("weight",):
         parts = (f"{attention}.query.{part}", f"{attention}.key.{part}", f"{attention}.value.{part}")
-        table.append(Rule(f"blocks.{{i}}.attn.qkv.{part}", parts, split(3)))
+        table.append(Rule(f"blocks.{{i}}.attn.qkv.{part}", parts, split(3), or_zeros=or_zeros and part == "bias"))
     return (
         *table,
         Rule("blocks.{i}.attn.proj.{p}", f"{layer}.attention.output.dense.{{p}}"),
