@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig
 
@@ -25,6 +25,7 @@ class Plan:
     model_name: str | None = None  # the model class, where the auto class has several
     model_options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the model class
     assumed: tuple[str, ...] = ()  # what the tensors cannot tell, one line each
+    given: tuple[str, ...] = ()  # what was set and the tensors cannot confirm, "field = value" each
     changed: tuple[str, ...] = ()  # what cannot be undone exactly, one line each
     labels: tuple[str, ...] = ()  # names of the classes, where the checkpoint says them
     kept: Mapping[str, Any] = field(default_factory=dict)  # JSON, for the way back
@@ -65,6 +66,7 @@ class Format:
     entries: tuple[str | None, ...] = (None,)  # of torch files, that hold the weights (None: no entry around them);
     # the first is what the way back writes
     facts: Callable[[Checkpoint], Mapping[str, Any]] | None = None  # what is said beside the tensors; see `plan`
+    tells_heads: bool = False  # whether what the way back writes says numbers of attention heads, in shapes or beside
     license_name: str | None = None  # where the Hub has no identifier for the licence, which then is "other"
 
     @property
@@ -86,6 +88,21 @@ def settle(known: Mapping[str, Any], assumed: Mapping[str, Any], overrides: Mapp
     if wrong:
         raise ConversionError(f"{numbered('mismatch', wrong)}\nLeave out what the tensors say by themselves.")
     return {**assumed, **overrides, **known}
+
+
+class Unseen(NamedTuple):
+    """Config fields that no tensor shows, "field = value" each: those assumed, and those that were set."""
+
+    assumed: tuple[str, ...]
+    given: tuple[str, ...]
+
+
+def unseen(names: Iterable[str], config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Unseen:
+    """Tell those of the named fields that are assumed from those that were set; position tables confirm a set size."""
+    lines = {name: f"{name} = {config[name]!r}" for name in names if name in config}
+    assumed = tuple(line for name, line in lines.items() if name not in overrides)
+    given = tuple(line for name, line in lines.items() if name in overrides and name != "image_size")
+    return Unseen(assumed, given)
 
 
 def check_fields(names: Iterable[str], known: Iterable[str], what: str) -> None:

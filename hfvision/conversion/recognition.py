@@ -15,7 +15,9 @@ from hfvision.catalog import CatalogRow, facts_of, rows, signature
 from hfvision.checkpoints import Checkpoint
 from hfvision.conversion.engine import without_biases
 from hfvision.conversion.formats import Format, Plan
+from hfvision.conversion.heads import contradictions
 from hfvision.conversion.labelling import with_labels
+from hfvision.errors import ConversionError
 from hfvision.labels import label_set
 from hfvision.registry import ARCHITECTURES
 
@@ -92,8 +94,16 @@ class Recognition:
 
 
 def identify(checkpoint: Checkpoint, format: Format, plan: Plan) -> Recognition:
-    """Compare with every row of the catalogue that this format or one of its model types has."""
+    """Compare with every row of the catalogue that this format or one of its model types has.
+
+    Raises ConversionError for a published file whose number of heads was set to another than its authors'.
+    """
     if hashed := [one for one in rows() if one.sha256_prefix and checkpoint.sha256.startswith(one.sha256_prefix)]:
+        if wrong := [line for one in hashed for line in contradictions(plan, one)]:
+            raise ConversionError(
+                f"{'; '.join(wrong)}: {checkpoint.name} is that published file by its sha256, and would compute "
+                "something else. Leave it out."
+            )
         return Recognition(tuple(hashed), BY_HASH)
     own = signature({key: tensor.shape for key, tensor in checkpoint.tensors.items()})
     same = tuple(one for one in rows() if one.signature == own)
@@ -101,6 +111,8 @@ def identify(checkpoint: Checkpoint, format: Format, plan: Plan) -> Recognition:
         named = tuple(one for one in same if _is_file_of(checkpoint, one))
         if len(named) == 1:
             row = named[0]
+            if wrong := list(contradictions(plan, row)):
+                return Recognition(named, BY_SHAPES, differences=tuple(wrong))
             if row.sha256_prefix is None or not checkpoint.sha256:
                 return Recognition(named, BY_NAME)
             others = f"its sha256 does not begin with {row.sha256_prefix}, so the weights are others"

@@ -28,6 +28,7 @@ class ConversionReport:
     added: Mapping[str, str] = field(default_factory=dict)  # key of the result that has no source -> reason
     left_out: tuple[str, ...] = ()  # what the source file held besides tensors
     assumed: tuple[str, ...] = ()  # what the tensors cannot tell
+    given: tuple[str, ...] = ()  # what was set and the tensors cannot confirm
     changed: tuple[str, ...] = ()  # what cannot be undone exactly
     notes: tuple[str, ...] = ()
     checked: tuple[str, ...] = ()  # what was compared after writing
@@ -61,6 +62,8 @@ class ConversionReport:
         lines += [f"filled in: {keys}: {reason}" for reason, keys in _by_reason(self.added)]
         if self.assumed:
             lines.append(f"assumed, since the tensors cannot tell: {', '.join(self.assumed)}")
+        if self.given:
+            lines.append(f"set, and the tensors cannot confirm it: {', '.join(self.given)}")
         lists = {
             "left in the file": self.left_out,
             "from the catalogue": self.recognition.get("taken", ()),

@@ -15,6 +15,7 @@ from hfvision.cards import model_card, write_card
 from hfvision.catalog import facts_of
 from hfvision.conversion.engine import Converted, apply, reverse
 from hfvision.conversion.formats import Format, Plan, check_fields
+from hfvision.conversion.heads import head_notes
 from hfvision.conversion.labelling import Labels, with_labels
 from hfvision.conversion.recognition import Recognition, completed, identify, settled
 from hfvision.conversion.report import ConversionReport
@@ -146,6 +147,7 @@ def convert(
             added=converted.added,
             left_out=checkpoint.left_out,
             assumed=(*presumed, *plan.assumed),
+            given=plan.given,
             changed=plan.changed + dtype_changes(checkpoint.tensors, converted, dtype) + tied(checkpoint.tensors),
             notes=plan.notes,
             checked=checked,
@@ -180,7 +182,9 @@ def recognised_plan(
         recognition = replace(recognition, taken=tuple(taken))
     told = bool(facts.keys() - {"labels", "dilation"})  # how images are prepared
     plan, recognition = completed(recognition, plan, overrides, told, labels is not None)
-    if recognition.published:  # what was assumed is what its authors published
+    published = recognition.row if recognition.published else None
+    plan = replace(plan, notes=(*plan.notes, *head_notes(plan, format, published)))
+    if published is not None:  # what was assumed is what its authors published
         plan = replace(plan, assumed=())
     return (plan if labels is None else with_labels(plan, labels)), recognition
 

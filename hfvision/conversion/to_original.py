@@ -14,6 +14,7 @@ from hfvision import checkpoints
 from hfvision.catalog import facts_of
 from hfvision.conversion.engine import Converted, Unused, apply, reverse
 from hfvision.conversion.formats import BackPlan, Format
+from hfvision.conversion.heads import notes_of_the_way_back
 from hfvision.conversion.report import RECORD_FIELD, ConversionReport
 from hfvision.conversion.tables import recognise_folder
 from hfvision.conversion.tensors import config_errors, expected_shapes, unequal
@@ -64,6 +65,7 @@ def convert_back(
             )
         with uninterrupted():  # all files or none
             stack.pop_all().close()
+    told = [line for line in notes_of_the_way_back(config.to_dict(), format) if not _said(line, plan.notes)]
     model_class = class_name(ARCHITECTURES[config.model_type].model(plan.auto_class, plan.model_name))
     return ConversionReport(
         direction="to original",
@@ -81,7 +83,7 @@ def convert_back(
         added={key: f"{_filling(converted.tensors[key])}: {why}" for key, why in converted.added.items()},
         left_out=checkpoint.left_out,
         changed=tuple(f"not undone: {line}" for line in _record(config).get("changed", ())),
-        notes=(*plan.notes, *_biases_kept(config, converted)),
+        notes=(*plan.notes, *told, *_biases_kept(config, converted)),
         checked=(
             f"{len(again)} tensors in the file equal those converted",
             f"{len(used)} tensors converted forth again equal the folder's bit for bit",
@@ -133,6 +135,12 @@ def revert_tensors(tensors: Mapping[str, Tensor], config: Any, format: Format) -
         if tensor.is_meta or torch.equal(narrow.to(tensor.dtype), tensor):  # not after training in the wider type
             converted.tensors[key] = narrow
     return converted, plan
+
+
+def _said(line: str, notes: Iterable[str]) -> bool:
+    """Whether one of the notes is about the same config field."""
+    field = line.partition(" = ")[0].rpartition(" ")[2]
+    return any(f" {field} = " in note for note in notes)
 
 
 def _leave_out(keys: Iterable[str], converted: Converted) -> None:

@@ -23,7 +23,7 @@ from transformers.models.timm_backbone.configuration_timm_backbone import TimmBa
 
 from hfvision.checkpoints import Checkpoint
 from hfvision.conversion.engine import AnyRule, Rule, within
-from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
+from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle, unseen
 from hfvision.conversion.ops import split
 from hfvision.conversion.shapes import block_count, most_frequent
 from hfvision.errors import ConversionError
@@ -173,14 +173,15 @@ def plan(
     else:
         features = [f"stage{stage + 1}" for stage in range(len(trunk["depths"]))]
         settings["backbone_config"] = {**trunk, "model_type": "resnet", "out_features": features}
-    guessed = [field for field in (*CODE, "dilation") if field not in overrides and field not in known]
+    hidden = unseen([field for field in (*CODE, "dilation") if field not in known], config, overrides)
     return Plan(
         model_type="facebook_detr" if ours else "detr",
         auto_class=IMAGE_SEGMENTATION if masks else OBJECT_DETECTION,
         config=settings,
         rules=rules({**config, **trunk}, TIMM if by_timm else HUB, masks),
         preprocessing=EVALUATION,
-        assumed=tuple(f"{field} = {config[field]!r}" for field in guessed),
+        assumed=hidden.assumed,
+        given=hidden.given,
         labels=labels_of(config["num_labels"]),
         notes=(
             f"The architecture follows the code of {FORMAT.repository}: activation {config['activation_function']}.",

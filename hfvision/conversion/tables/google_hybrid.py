@@ -21,7 +21,7 @@ from transformers import BitConfig, PreTrainedConfig
 
 from hfvision.catalog import facts_of
 from hfvision.conversion.engine import AnyRule, Rule
-from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
+from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle, unseen
 from hfvision.conversion.ops import Op, hwio_to_oihw, same
 from hfvision.conversion.shapes import block_count, checked_size, position_grids, rank_of, resampling
 from hfvision.conversion.tables import google_vit
@@ -114,8 +114,8 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
     positions = same
     if source_grid != grid:
         rule: Any = position_rule or "corner_aligned"
-        positions, said = resampling(source_grid, grid, prefix_tokens, rule)
-        changed = (said,)
+        positions, how = resampling(source_grid, grid, prefix_tokens, rule)
+        changed = (how,)
 
     has_head = any(key.startswith("head/") for key in tensors)
     pre_logits = config["representation_size"] is not None
@@ -131,7 +131,7 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
         notes += ("The original file stores a head of zeros; it was left out.",)
     if not keeps_head and not pre_logits:
         notes += ("The original file has neither a head nor a pooler: read `last_hidden_state`.",)
-    guessed = [name for name in (*CODE, "image_size", "classifier") if name not in overrides]
+    said = unseen((*CODE, "image_size", "classifier"), config, overrides)
     height, width = pair(config["image_size"])
     channels = config["num_channels"]
     return Plan(
@@ -153,9 +153,10 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
         | {"image_mean": [0.5] * channels, "image_std": [0.5] * channels},
         model_options={} if keeps_head else {"add_pooling_layer": pre_logits},
         assumed=(
-            *(f"{name} = {config[name]!r}" for name in guessed),
+            *said.assumed,
             *(f"backbone_config.{name} = {value!r}" for name, value in BACKBONE.items()),
         ),
+        given=said.given,
         changed=changed,
         notes=notes,
     )
@@ -261,6 +262,7 @@ FORMAT = Format(
     container="npz",
     model_types=("google_vit_hybrid", "vit-hybrid"),
     fields=fields,
+    tells_heads=True,
     matches=matches,
     plan=plan,
     plan_back=plan_back,

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from hfvision.conversion.engine import AnyRule, Rule
-from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
+from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle, unseen
 from hfvision.conversion.ops import hwio_to_oihw, transpose
 from hfvision.conversion.shapes import block_count, checked_size, most_frequent, rank_of
 from hfvision.conversion.tables.google_vit import CLASSIFICATION, PREPROCESSING
@@ -77,7 +77,7 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
     has_head = "num_labels" in config
     height, width = pair(config["image_size"])
     channels = config["num_channels"]
-    guessed = [name for name in (*CODE, "image_size") if name not in overrides]
+    said = unseen((*CODE, "image_size"), config, overrides)
     return Plan(
         model_type=MlpMixerConfig.model_type,
         auto_class=CLASSIFICATION if has_head else "AutoModel",
@@ -86,7 +86,8 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
         preprocessing=PREPROCESSING
         | {"size": {"height": height, "width": width}}
         | {"image_mean": [0.5] * channels, "image_std": [0.5] * channels},
-        assumed=tuple(f"{name} = {config[name]!r}" for name in guessed),
+        assumed=said.assumed,
+        given=said.given,
         notes=(
             f"The architecture follows the code of {FORMAT.repository}: layer norm epsilon "
             f"{config['layer_norm_eps']}, activation {config['hidden_act']}.",

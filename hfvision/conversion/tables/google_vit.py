@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from hfvision.conversion.engine import Add, AnyRule, Drop, Rule, groups
-from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
+from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle, unseen
 from hfvision.conversion.ops import Op, hwio_to_oihw, join_heads, join_heads_bias, join_heads_out, same, transpose
 from hfvision.conversion.report import RECORD_FIELD
 from hfvision.conversion.shapes import (
@@ -135,8 +135,8 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
     positions = same
     if source_grid != grid:
         rule: Any = position_rule or "corner_aligned"
-        positions, said = resampling(source_grid, grid, prefix_tokens, rule)
-        changed = (said,)
+        positions, how = resampling(source_grid, grid, prefix_tokens, rule)
+        changed = (how,)
 
     zero_head = has_zero_head(tensors, known)
     pre_logits = config["representation_size"] is not None
@@ -154,9 +154,8 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
         notes += ("The original file stores a head of zeros; it was left out.",)
     if shared and not keeps_head and not pre_logits:
         notes += ("The original file has neither a head nor a pooler: read `last_hidden_state`.",)
-    guessed = [name for name in (*CODE, "image_size", "classifier") if name not in overrides]
-    if not pre_logits:
-        guessed = [name for name in guessed if name != "pooler_act"]
+    code = [name for name in CODE if pre_logits or name != "pooler_act"]
+    said = unseen((*code, "image_size", "classifier"), config, overrides)
     channels = known["num_channels"]
     height, width = pair(config["image_size"])
     return Plan(
@@ -169,7 +168,8 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
         | {"size": {"height": height, "width": width}}
         | {"image_mean": [0.5] * channels, "image_std": [0.5] * channels},
         model_options={"add_pooling_layer": pre_logits} if shared and not keeps_head else {},
-        assumed=tuple(f"{name} = {config[name]!r}" for name in guessed if name in config),
+        assumed=said.assumed,
+        given=said.given,
         changed=changed,
         notes=notes,
     )
@@ -266,6 +266,7 @@ FORMAT = Format(
     container="npz",
     model_types=("vit", "google_vit"),
     fields=fields,
+    tells_heads=True,
     matches=matches,
     plan=plan,
     plan_back=plan_back,

@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig
 
 from hfvision.conversion import mmseg
 from hfvision.conversion.engine import AnyRule, Drop, Rule
-from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
+from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle, unseen
 from hfvision.conversion.ops import split
 from hfvision.conversion.shapes import block_count, most_frequent, rank_of
 from hfvision.conversion.tables import timm_vit
@@ -130,7 +130,7 @@ def plan(
     auto_class = SEMANTIC_SEGMENTATION if inside else IMAGE_CLASSIFICATION if classifies else "AutoModel"
     heads = decoder(known["num_encoder_blocks"]) if inside else CLASSIFIER if classifies else ()
     preprocessing, prepared = _evaluation(config, facts) if inside else _pretraining(config)
-    labels = tuple(facts.get("labels", ()))
+    labels, said = tuple(facts.get("labels", ())), unseen(assumed, config, overrides)
     return Plan(
         model_type="segformer" if config["layer_norm_eps"] == PLAIN_EPS else "nvlabs_segformer",
         auto_class=auto_class,
@@ -138,7 +138,8 @@ def plan(
         rules=rules(prefix, "segformer." if heads else "", config["sr_ratios"]) + heads,
         preprocessing=preprocessing,
         processor=PROCESSOR if inside else timm_vit.PROCESSOR,
-        assumed=(*(f"{name} = {config[name]!r}" for name in assumed if name not in overrides), *prepared),
+        assumed=(*said.assumed, *prepared),
+        given=said.given,
         labels=labels if len(labels) == config.get("num_labels") else (),
         notes=(
             f"The architecture follows {FORMAT.repository}: norms in the blocks with epsilon "

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig
 
 from hfvision import checkpoints
 from hfvision.conversion.engine import AnyRule, Drop, Rule, Unused, within
-from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
+from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle, unseen
 from hfvision.conversion.ops import Op, same
 from hfvision.conversion.report import RECORD_FIELD
 from hfvision.conversion.shapes import checked_size, most_frequent, position_grids, resampling
@@ -109,9 +109,14 @@ def plan(
         changed.append(said)
     preprocessing, prepared = _evaluation(config, variant)
     said_by_variant = {"num_attention_heads": "n_heads", "image_size": "image_size"}
-    guessed = [
-        name for name in (*assumed, "image_size") if name not in overrides and said_by_variant.get(name) not in net
+    names = (name for name in (*assumed, "image_size") if name in overrides or said_by_variant.get(name) not in net)
+    hidden = unseen(names, config, overrides)
+    notes = [
+        f"The architecture follows the code of {FORMAT.repository}: layer norm epsilon {config['layer_norm_eps']}, "
+        f"activation {config['hidden_act']}, {config['num_attention_heads']} attention heads."
     ]
+    if config["num_attention_heads"] != net.get("n_heads", config["num_attention_heads"]):
+        notes.append(f"{VARIANT} beside the file says {net['n_heads']} attention heads.")
     labels = DATASETS.get(str(_section(variant, "dataset_kwargs").get("dataset")))
     label_map = LabelMap.named(labels) if labels else None
     if label_map is not None and label_map.num_labels == config["num_labels"]:
@@ -124,14 +129,12 @@ def plan(
         config=config,
         rules=rules(config, positions),
         preprocessing=preprocessing,
-        assumed=(*(f"{name} = {config[name]!r}" for name in guessed), *prepared),
+        assumed=(*hidden.assumed, *prepared),
+        given=hidden.given,
         changed=tuple(changed),
         labels=() if label_map is None else tuple(label_map.id2label.values()),
         kept={"variant": variant} if variant else {},
-        notes=(
-            f"The architecture follows the code of {FORMAT.repository}: layer norm epsilon {config['layer_norm_eps']}, "
-            f"activation {config['hidden_act']}, {config['num_attention_heads']} attention heads.",
-        ),
+        notes=tuple(notes),
     )
 
 
@@ -295,6 +298,7 @@ FORMAT = Format(
     entries=("model",),
     model_types=("segmenter",),
     fields=fields,
+    tells_heads=True,
     matches=matches,
     plan=plan,
     plan_back=plan_back,

@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig
 
 from hfvision.conversion import mmseg
 from hfvision.conversion.engine import AnyRule, Drop, Rule, within
-from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
+from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle, unseen
 from hfvision.conversion.ops import Op, same
 from hfvision.conversion.shapes import checked_size, most_frequent, position_grids, resampling
 from hfvision.conversion.tables import timm_vit
@@ -149,14 +149,14 @@ def plan(
     positions, changed = same, tuple[str, ...]()
     if source_grid != grid:
         rule: Any = position_rule or "bicubic"
-        positions, said = resampling(source_grid, grid, 1, rule)
-        changed = (said,)
+        positions, how = resampling(source_grid, grid, 1, rule)
+        changed = (how,)
     crop = pair(config["image_size"])
     usual = PUBLISHED_SIZES.get((config["num_labels"], crop[0]), (4 * min(crop), min(crop)))
     stride = (crop[0] * 2 // 3, crop[1] * 2 // 3)
     preprocessing, prepared = mmseg.evaluation(usual, crop, stride, config["num_channels"], facts)
     labels = tuple(facts.get("labels", ()))
-    guessed = [name for name in (*assumed, "image_size") if name not in overrides]
+    said = unseen((*assumed, "image_size"), config, overrides)
     notes = [
         f"The architecture follows the code of {FORMAT.repository}: layer norm epsilon {config['layer_norm_eps']}, "
         f"activation {config['hidden_act']}, {config['num_attention_heads']} attention heads, {decoder!r} decoder."
@@ -172,7 +172,8 @@ def plan(
         config=config,
         rules=rules(decoder, config["qkv_bias"], positions),
         preprocessing=preprocessing,
-        assumed=(*(f"{name} = {config[name]!r}" for name in guessed), *prepared),
+        assumed=(*said.assumed, *prepared),
+        given=said.given,
         changed=changed,
         labels=labels if len(labels) == config["num_labels"] else (),
         notes=tuple(notes),

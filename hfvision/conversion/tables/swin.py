@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from hfvision.conversion.engine import Add, AnyRule, Drop, Rule
-from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
+from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle, unseen
 from hfvision.conversion.ops import Op, same, split
 from hfvision.conversion.report import RECORD_FIELD
 from hfvision.conversion.shapes import block_count, checked_size, most_frequent, position_grids, rank_of, resampling
@@ -124,13 +124,12 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
     check_buffers(tensors, {**config, "image_size": stored_size.pixels, "window_size": max(windows)})
     protocol = "swin-no-crop" if min(pair(config["image_size"])) >= UNCROPPED else "swin"
     plan = plan_for(tensors, config, windows, position_rule, HEAD, True, preprocessing_of(protocol, config), FORMAT)
-    guessed = [name for name in CODE if name not in overrides]
-    if not stored_size.told and "image_size" not in overrides:
-        guessed.append("image_size")
+    names = [*CODE] if stored_size.told else [*CODE, "image_size"]
+    said = unseen(names, config, overrides)
     wanted, changed = pair(config["image_size"]), plan.changed
     if stored_size.told and pair(stored_size.pixels) != wanted:
         changed += (f"what the file stores for images of {by(pair(stored_size.pixels))} comes back for {by(wanted)}",)
-    return replace(plan, assumed=(*(f"{name} = {config[name]!r}" for name in guessed), *plan.assumed), changed=changed)
+    return replace(plan, assumed=(*said.assumed, *plan.assumed), given=said.given, changed=changed)
 
 
 def plan_for(

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import BitConfig, PreTrainedConfig
 
 from hfvision.conversion.engine import AnyRule, Drop, Rule
-from hfvision.conversion.formats import BackPlan, Format, Plan, settle
+from hfvision.conversion.formats import BackPlan, Format, Plan, settle, unseen
 from hfvision.conversion.ops import Op, same
 from hfvision.conversion.shapes import block_count, checked_size, rank_of, resampling
 from hfvision.conversion.tables import google_hybrid, timm_vit
@@ -91,13 +91,13 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
     positions = same
     if source_grid != grid:
         rule: Any = position_rule or "bicubic"
-        positions, said = resampling(source_grid, grid, 1, rule)
-        changed = (said,)
+        positions, how = resampling(source_grid, grid, 1, rule)
+        changed = (how,)
     has_head = "num_labels" in known
     preprocessing, prepared = timm_vit.preprocessing_of("timm-vit", config)
     if config["num_channels"] != 3:
         preprocessing["do_convert_rgb"] = False
-    guessed = [name for name in (*CODE, "num_attention_heads", "image_size") if name not in overrides]
+    said = unseen((*CODE, "num_attention_heads", "image_size"), config, overrides)
     return Plan(
         model_type=ViTHybridConfig.model_type,
         auto_class=CLASSIFICATION if has_head else "AutoModel",
@@ -106,7 +106,8 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
         + (ONE_HEAD if has_head else ()),
         preprocessing=preprocessing,
         model_options={} if has_head else {"add_pooling_layer": False},
-        assumed=(*(f"{name} = {config[name]!r}" for name in guessed), prepared),
+        assumed=(*said.assumed, prepared),
+        given=said.given,
         changed=changed,
         notes=(
             f"The architecture follows the code of {FORMAT.repository}: layer norm epsilon {config['layer_norm_eps']}, "

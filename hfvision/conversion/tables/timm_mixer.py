@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from hfvision.conversion.engine import AnyRule, Rule
-from hfvision.conversion.formats import BackPlan, Format, Plan, settle
+from hfvision.conversion.formats import BackPlan, Format, Plan, settle, unseen
 from hfvision.conversion.shapes import block_count, most_frequent, rank_of
 from hfvision.conversion.tables import google_mixer, timm_vit
 from hfvision.conversion.tables.timm_vit import CLASSIFICATION, ONE_HEAD
@@ -52,7 +52,7 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
     config["image_size"] = google_mixer.image_size_of(rows, config)
     has_head = "num_labels" in config
     preprocessing, prepared = timm_vit.preprocessing_of("timm-mixer", config)
-    guessed = [name for name in (*CODE, "image_size") if name not in overrides]
+    said = unseen((*CODE, "image_size"), config, overrides)
     return Plan(
         model_type=MlpMixerConfig.model_type,
         auto_class=CLASSIFICATION if has_head else "AutoModel",
@@ -60,7 +60,8 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
         rules=rules("mixer.") + ONE_HEAD if has_head else rules(""),
         preprocessing=preprocessing,
         processor=timm_vit.PROCESSOR,
-        assumed=(*(f"{name} = {config[name]!r}" for name in guessed), prepared),
+        assumed=(*said.assumed, prepared),
+        given=said.given,
         notes=(
             f"The architecture follows the code of {FORMAT.repository}: layer norm epsilon {config['layer_norm_eps']}, "
             f"activation {config['hidden_act']}.",

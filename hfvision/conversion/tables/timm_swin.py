@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from hfvision.conversion.formats import BackPlan, Format, Plan
+from hfvision.conversion.formats import BackPlan, Format, Plan, unseen
 from hfvision.conversion.tables import swin
 from hfvision.conversion.tables.timm_vit import preprocessing_of
 from hfvision.errors import ConversionError
@@ -43,10 +43,8 @@ def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_r
         preprocessing["size"] = {"shortest_edge": height}
         said += ", with all of the short side kept"
     plan = swin.plan_for(tensors, config, windows, position_rule, HEAD, False, (preprocessing, said), FORMAT)
-    guessed = [name for name in swin.CODE if name not in overrides]
-    if not size.told and "image_size" not in overrides:
-        guessed.append("image_size")
-    return replace(plan, assumed=(*(f"{name} = {config[name]!r}" for name in guessed), *plan.assumed))
+    hidden = unseen(swin.CODE if size.told else (*swin.CODE, "image_size"), config, overrides)
+    return replace(plan, assumed=(*hidden.assumed, *plan.assumed), given=hidden.given)
 
 
 def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from hfvision.conversion.engine import AnyRule, Drop, Rule
-from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle
+from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle, unseen
 from hfvision.conversion.ops import Op, same, split
 from hfvision.conversion.shapes import (
     block_count,
@@ -140,15 +140,15 @@ def plan_for(
     positions = same
     if source_grid != grid:
         rule: Any = position_rule or "bicubic"
-        positions, said = resampling(source_grid, grid, prefix_tokens, rule)
-        changed = (said,)
+        positions, how = resampling(source_grid, grid, prefix_tokens, rule)
+        changed = (how,)
     has_head, two_heads = _has(tensors, "head."), distilled and _has(tensors, "head_dist.")
     if not class_token:
         config["classifier"] = "gap"
     model_type = "deit" if distilled else "vit" if class_token else "google_vit"
     heads: tuple[AnyRule, ...] = () if not (has_head or two_heads) else TWO_HEADS if two_heads else ONE_HEAD
     preprocessing, prepared = preprocessing_of(protocol, config)
-    guessed = [name for name in (*CODE, "num_attention_heads", "image_size") if name not in overrides]
+    said = unseen((*CODE, "num_attention_heads", "image_size"), config, overrides)
     return Plan(
         model_type=model_type,
         auto_class=CLASSIFICATION if heads else "AutoModel",
@@ -165,7 +165,8 @@ def plan_for(
         preprocessing=preprocessing,
         processor=PROCESSOR if preprocessing["do_center_crop"] else None,
         model_options={"add_pooling_layer": False} if class_token and not heads else {},
-        assumed=(*(f"{name} = {config[name]!r}" for name in guessed), prepared),
+        assumed=(*said.assumed, prepared),
+        given=said.given,
         changed=changed,
         notes=(
             f"The architecture follows the code of {repository}: layer norm epsilon {config['layer_norm_eps']}, "

@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig
 
 from hfvision.conversion import mmseg
 from hfvision.conversion.engine import Add, AnyRule, Drop, Rule, Shape, Unused, within
-from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settle
+from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settle, unseen
 from hfvision.conversion.ops import Op, same
 from hfvision.conversion.shapes import block_count, checked_size, most_frequent
 from hfvision.conversion.tables import swin
@@ -126,13 +126,14 @@ def plan(
             f"{config['pool_scales']}."
         )
     features = [f"stage{stage + 1}" for stage in range(len(trunk["depths"]))]
-    guessed = [name for name in (*CODE, "pool_scales") if name not in overrides]
+    names = [*CODE, "pool_scales"]
     grid = position_grid(inside)
     if "image_size" not in overrides and grid is None:
-        guessed.append("image_size")
+        names.append("image_size")
     model_type = "swin" if trunk.get("patch_norm", True) else "microsoft_swin"
     preprocessing, prepared = mmseg.evaluation(PHOTO, None, None, trunk["num_channels"], facts)
     labels, told = tuple(facts.get("labels", ())), trunk | config
+    said = unseen(names, told, overrides)
     return Plan(
         model_type="upernet",
         auto_class=SEMANTIC_SEGMENTATION,
@@ -140,7 +141,8 @@ def plan(
         rules=rules(trunk, same if grid is None else table_of_map(grid)),
         preprocessing=preprocessing,
         processor=PROCESSOR,
-        assumed=(*(f"{name} = {told[name]!r}" for name in guessed), *prepared),
+        assumed=(*said.assumed, *prepared),
+        given=said.given,
         labels=labels if len(labels) == config["num_labels"] else (),
         notes=(
             f"The architecture follows the code of {FORMAT.repository}: layer norm epsilon {told['layer_norm_eps']}, "
