@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "cards": {*TOOLS, "catalog", "licences"},
     "remote": {"registry"},
     "publishing": {*TOOLS, "cards", "licences"},
-    "conversion": {*TOOLS, "cards"},
+    "conversion": {*TOOLS, "cards", "licences"},
     "training": {*TOOLS, "cards", "licences"},
     "bench": {*TOOLS, "arithmetic", "conversion", "optimizing", "__version__"},
     "cli": {

@@ -122,15 +122,6 @@ def test_what_the_training_file_does_not_say_is_assumed(config, tmp_path):
     assert "images prepared by protocol 'mmseg' (hfvision.processing.protocols) inside 2048x512" in report.assumed
 
 
-def test_the_card_names_the_licence_of_the_published_weights(tmp_path):
-    converted("seg_64", tmp_path / "model")
-    card = (tmp_path / "model" / "README.md").read_text()
-    assert "license: other\nlicense_name: nvidia-source-code-license-segformer" in card
-    assert "pipeline_tag: image-segmentation" in card
-    convert(GOLDENS / "seg_64" / "checkpoint.pth", tmp_path / "own", license="mit")
-    assert "license: mit" in (tmp_path / "own" / "README.md").read_text().partition("license_name")[0]
-
-
 def test_stages_that_are_not_published_need_their_heads_and_strides(tmp_path):
     content = torch.load(GOLDENS / "backbone_features" / "checkpoint.pth", weights_only=True)
     two = {key: tensor for key, tensor in content.items() if re.match("(patch_embed|block|norm)[12]", key)}

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 FINE_TUNED, TRAINED = "Fine-tuned from", "Trained on"  # how sentences of the introduction begin
+UNSTATED = (
+    "No licence is stated for these weights, so nobody else may use them. Their maker can state one: "
+    "`hfvision card FOLDER --license apache-2.0`, for example."
+)
 LABELS_SHOWN = 20
 LABELLING_TASKS = ("image-classification", "image-segmentation", "object-detection")
 SIZES = {
@@ -143,10 +147,10 @@ def banners(licences: Iterable[Licence]) -> list[str]:
 
 
 def licence_section(report: LicenceReport) -> str:
-    """What holds, what it allows, what a copy carries, and which parents it comes from; "" where nothing is stated."""
+    """What holds, what it allows, what a copy carries, and which parents it comes from; or that nothing is stated."""
     licence = report.licence
     if not licence.stated and not report.parents:
-        return ""
+        return UNSTATED
     terms = f"[{licence.name}]({licence.url})" if licence.url else licence.name
     lines = [f"{terms}: {licence.allows}."]
     if carried := dict.fromkeys(what for one in report.all() for what in one.carry):

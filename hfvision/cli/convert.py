@@ -65,7 +65,10 @@ def run(
     ] = None,
     license: Annotated[
         str | None,
-        typer.Option(help="The weights' licence for the model card, by default that of the published files."),
+        typer.Option(
+            help="The weights' licence for the model card, apache-2.0 for one; by default that of a published file and "
+            "none for weights that are not known to be published."
+        ),
     ] = None,
     entry: Annotated[
         str | None, typer.Option(help="Which weights of a training file, model_ema for one; by default the model's.")

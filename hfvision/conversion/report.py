@@ -31,6 +31,7 @@ class ConversionReport:
     given: tuple[str, ...] = ()  # what was set and the tensors cannot confirm
     changed: tuple[str, ...] = ()  # what cannot be undone exactly
     notes: tuple[str, ...] = ()
+    licence: str = ""  # of the weights, whose it is and what to do if it is not; in words
     checked: tuple[str, ...] = ()  # what was compared after writing
     files: tuple[str, ...] = ()  # written, without their path
     entry: str | None = None  # of a training file, that held the weights
@@ -71,6 +72,8 @@ class ConversionReport:
             "note": self.notes,
             "checked": self.checked,
         }
+        if self.licence:
+            lines.append(f"licence: {self.licence}")
         lines += [f"{what}: {line}" for what, entries in lists.items() for line in entries]
         return "\n".join(lines)
 

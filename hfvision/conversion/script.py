@@ -22,6 +22,7 @@ def run(family: str, description: str | None, heads: Sequence[str] = ("num_atten
     parser.add_argument("--image-size", type=int, nargs="+", help="pixels: one side, or height and width")
     parser.add_argument("--heads", type=int, help="attention heads, where the tensors do not show them")
     parser.add_argument("--entry", help="which weights of a training file, model_ema for one")
+    parser.add_argument("--license", help="of the weights, for the model card; that of a published file is known")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
     args = parser.parse_args()
     overrides: dict[str, Any] = {}
@@ -29,12 +30,13 @@ def run(family: str, description: str | None, heads: Sequence[str] = ("num_atten
         overrides["image_size"] = args.image_size if len(args.image_size) > 1 else args.image_size[0]
     if args.heads:
         overrides |= dict.fromkeys(heads, args.heads)
-    options = {"family": family, "overwrite": args.overwrite}
+    options: dict[str, Any] = {"family": family, "overwrite": args.overwrite}
     try:
         if args.source.is_dir():
             report = convert_back(args.source, args.out, **options)
         else:
-            report = convert(args.source, args.out, overrides=overrides, entry=args.entry, **options)
+            options |= {"entry": args.entry, "license": args.license}
+            report = convert(args.source, args.out, overrides=overrides, **options)
     except HfvisionError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(report.text())

@@ -21,6 +21,7 @@ from hfvision.conversion.recognition import Recognition, completed, identify, se
 from hfvision.conversion.report import ConversionReport
 from hfvision.conversion.resave import SEEN, resave
 from hfvision.conversion.tensors import convert_tensors, dtype_changes, dtype_name, tied, unequal
+from hfvision.conversion.terms import licence_line, licence_note, terms_of
 from hfvision.conversion.unwrapping import unwrap
 from hfvision.conversion.verify import Arrays, compare_example, read_example
 from hfvision.conversion.writing import check_folder, new_folder, write_record
@@ -65,10 +66,10 @@ def convert(
     `family` names the format where the keys do not; `overrides` sets config fields that tensors cannot tell;
     `position_rule` says how position tables are resampled for another image_size, by default as the original does it;
     `labels` names the classes: a label set ("ade20k-150"), a list, a mapping from ids, or a JSON file with either; see
-    `labelling.with_labels`. `license` is the Hub's
-    identifier of the weights' licence, by default that of the files which the format's authors published. `entry`
-    chooses among the weights of a training file, "model_ema" for one; see `checkpoints.read`. `inputs` and `expected`
-    are what the original was given and what it answered: a .npy or .npz file or arrays by name, compared by `verify`.
+    `labelling.with_labels`. `license` is the Hub's identifier of the weights' licence; without it the card has that of
+    a published file, and of other weights says that none was stated. `entry` chooses among the weights of a training
+    file, "model_ema" for one; see `checkpoints.read`. `inputs` and `expected` are what the original was given and what
+    it answered: a .npy or .npz file or arrays by name, compared by `verify`.
 
     Raises CheckpointReadError, ConversionError, UnknownNameError (family, config field) and ConfigError; `out` is then
     as it was.
@@ -107,8 +108,7 @@ def convert(
         card = model_card(
             config,
             name=out.resolve().name,
-            license=license or format.license,
-            license_name=None if license else format.license_name,
+            license=terms_of(out.resolve().name, license, recognition),
             task=task,
             provenance={
                 "source file": name,
@@ -122,7 +122,7 @@ def convert(
             notes=[
                 *plan.notes,
                 *(f"Changed at conversion: {line}." for line in plan.changed),
-                *_license_note(license, format),
+                licence_note(recognition, format),
             ],
             preprocessing=plan.preprocessing,
         )
@@ -150,6 +150,7 @@ def convert(
             given=plan.given,
             changed=plan.changed + dtype_changes(checkpoint.tensors, converted, dtype) + tied(checkpoint.tensors),
             notes=plan.notes,
+            licence=licence_line(license, recognition, format),
             checked=checked,
             entry=checkpoint.entry,
             dtype=dtype_name(dtype),
@@ -203,10 +204,3 @@ def _check_written(folder: Path, converted: Converted, original: Mapping[str, Te
         f"{len(written.tensors)} tensors on disk equal those converted",
         f"{len(exact)} tensors converted back equal the original's bit for bit",
     )
-
-
-def _license_note(license: str | None, format: Format) -> list[str]:
-    published = (
-        f"The licence is that of the files published at {format.repository}; weights trained elsewhere keep theirs."
-    )
-    return [] if license else [published]

@@ -1,0 +1,101 @@
+"""Licences of converted weights: those of published files are known, others are asked for."""
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from typer.testing import CliRunner
+
+from hfvision.cards import check_card
+from hfvision.cards.model_card import UNSTATED
+from hfvision.cli import build_app
+from hfvision.conversion import convert, convert_back
+from hfvision.conversion.tables import FORMATS
+from hfvision.licences import licence_of
+from tests.originals import settings_of, tensors_of, write
+from tests.test_conversion import run_script
+from tests.test_recognition import manifests, stored
+
+NVIDIA = "nvidia-source-code-license-segformer"
+
+
+def front(folder):
+    return ModelCard.load(folder / "README.md").data
+
+
+@pytest.mark.parametrize("name", [format.name for format in FORMATS])
+def test_weights_that_nobody_published_get_no_licence_and_the_command_says_what_to_pass(name, tmp_path):
+    source = write(name, tensors_of(name), tmp_path)
+    report = convert(source, tmp_path / "model", family=name, overrides=settings_of(name))
+    assert front(tmp_path / "model").license == "unknown"
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert UNSTATED in card and "not known to be weights that" in card
+    assert not (tmp_path / "model" / "LICENSE").exists()
+    assert "licence: none stated" in report.text() and "--license" in report.licence
+    assert any("'unknown'" in problem for problem in check_card(tmp_path / "model"))
+    if report.format == "segformer":
+        assert NVIDIA in report.licence  # what holds if they come from published ones
+
+    convert(source, tmp_path / "model", family=name, overrides=settings_of(name), license="mit", overwrite=True)
+    assert front(tmp_path / "model").license == "mit"
+    assert UNSTATED not in (tmp_path / "model" / "README.md").read_text()
+
+
+def published(tmp_path, name="mit_b0.pth"):
+    """A file of a published one's name, keys and shapes."""
+    tensors = {key: torch.zeros(t.shape) for key, t in stored(manifests("segformer")["mit_b0"]).items()}
+    torch.save(tensors, tmp_path / name)
+    return tmp_path / name
+
+
+def test_a_published_file_has_its_authors_licence_and_the_report_says_what_tells_it(tmp_path):
+    report = convert(published(tmp_path), tmp_path / "model")
+    assert (front(tmp_path / "model").license_name, report.catalog_row) == (NVIDIA, "mit-b0")
+    assert (tmp_path / "model" / "LICENSE").is_file()
+    assert report.licence.startswith(f"{NVIDIA}, of the published file that its name, keys and shapes tell")
+    assert "pass --license" in report.licence
+    convert(tmp_path / "mit_b0.pth", tmp_path / "stated", license="mit")
+    assert licence_of(tmp_path / "stated").key == NVIDIA  # its authors' is stricter
+
+
+def test_weights_of_the_same_shapes_under_another_name_are_not_taken_for_published_ones(tmp_path):
+    report = convert(published(tmp_path, "ours.pth"), tmp_path / "model")
+    assert (front(tmp_path / "model").license, report.catalog_row) == ("unknown", None)
+    convert(tmp_path / "ours.pth", tmp_path / "stated", license="cc-by-4.0")
+    assert licence_of(tmp_path / "stated").key == "cc-by-4.0"
+
+
+def test_a_stated_licence_of_a_published_file_that_is_laxer_is_overruled_and_that_is_said(tmp_path):
+    command = ["convert", str(published(tmp_path)), str(tmp_path / "model"), "--license", "mit"]
+    done = CliRunner().invoke(build_app(), command)
+    assert done.exit_code == 0
+    assert f"licence: mit, as stated; {NVIDIA} of the published file is stricter, and holds" in done.stderr
+
+
+def test_the_command_asks_for_the_licence_and_takes_it_later(tmp_path):
+    source = write("deit", tensors_of("deit"), tmp_path)
+    command = ["convert", str(source), str(tmp_path / "model"), "--family", "deit", "--set", "num_attention_heads=4"]
+    done = CliRunner().invoke(build_app(), command)
+    assert done.exit_code == 0
+    assert "licence: none stated, since these are not known to be weights of facebookresearch/deit" in done.stderr
+    assert "apache-2.0. State that of these weights with --license" in done.stderr
+    assert CliRunner().invoke(build_app(), ["card", str(tmp_path / "model"), "--license", "mit"]).exit_code == 0
+    assert front(tmp_path / "model").license == "mit"
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "No licence is stated" not in card and "also holds for what was trained from them" in card
+
+
+def test_a_second_conversion_and_the_way_back_invent_no_licence(tmp_path):
+    source = write("google_vit", tensors_of("google_vit"), tmp_path)
+    convert(source, tmp_path / "model")
+    convert(tmp_path / "model", tmp_path / "again")
+    assert front(tmp_path / "again").license == "unknown"
+    convert_back(tmp_path / "again", tmp_path / "back.npz")
+    convert(tmp_path / "back.npz", tmp_path / "forth")
+    assert front(tmp_path / "forth").license == "unknown"
+
+
+def test_the_scripts_take_the_licence_too(tmp_path, monkeypatch, capsys):
+    source = write("deit", tensors_of("deit"), tmp_path)
+    arguments = [source, tmp_path / "model", "--heads", 4, "--license", "mit"]
+    assert "licence: mit, as stated" in run_script("convert_deit", arguments, monkeypatch, capsys)
+    assert front(tmp_path / "model").license == "mit"
