@@ -10,6 +10,10 @@ is still free by at least the IoU threshold. AP is the mean precision at 101 rec
 0.95 and the classes that have objects; AR is the mean recall. Crowds (`iscrowd`) are neither found nor missed. Small
 objects have less than 32 x 32 pixels, large ones more than 96 x 96.
 
+Cityscapes' figure of the same name (cityscapesscripts, evalInstanceLevelSemanticLabeling) is another: an overlap has to
+be above the threshold, the area under the curve is the sum of its steps without COCO's 101 recalls, objects below 100
+pixels are ignored, and unlabelled pixels excuse a detection as crowds do.
+
 Shapes: B images, n detections or objects of an image, K classes, H x W pixels.
 """
 
