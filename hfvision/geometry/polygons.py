@@ -3,6 +3,10 @@
 COCO rounds corners to a grid five times finer than the pixels and walks along the outline on it, one step of the longer
 side at a time. Wherever the walk crosses the middle of a pixel column, it notes the row; a pixel is inside if an odd
 number of crossings lie before it in its column. Several polygons of one object are drawn one by one and joined.
+
+So a pixel is inside if its centre is, up to a third of a pixel. Corners are points of the plane, (0, 0) being the upper
+left corner of the first pixel: what numbers pixels instead, as scikit-image does in `skimage.draw.polygon` and Pillow
+in `ImageDraw`, has the same outline half a pixel to the left and up. Pillow also paints every pixel of the outline.
 """
 
 from collections.abc import Sequence

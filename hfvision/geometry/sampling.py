@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 
 @lru_cache(maxsize=64)
 def nearest_places(length: int, wanted: int) -> NDArray[np.int64]:
-    """(wanted,): the old pixel under the centre of each new one, found by adding up steps as Pillow does."""
+    """(wanted,): the old pixel under the centre of each new one, found by adding up steps as Pillow does.
+
+    In its mode I;16 alone Pillow multiplies instead, and takes the other of two pixels at times where a centre falls on
+    their border. Here the neighbour is the same whatever holds the numbers.
+    """
     steps = np.full(wanted, length / wanted)
     steps[0] *= 0.5
     return np.minimum(np.add.accumulate(steps).astype(np.int64), length - 1)
