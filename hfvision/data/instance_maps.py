@@ -10,7 +10,6 @@ background.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,7 @@ from hfvision.data.object_table import StoredSplit
 from hfvision.data.shapes import add_shapes, mask_shape
 from hfvision.errors import DatasetError, HfvisionError
 from hfvision.processing.label_map import LabelMap
-from hfvision.processing.label_reading import read_labels
-from hfvision.processing.reading import read_image
+from hfvision.processing.label_reading import read_label_values, read_labels
 
 OBJECTS = "SegmentationObject"
 IGNORED = 255  # no class; and the number of borders in VOC's maps of objects
@@ -114,11 +112,11 @@ def _object_map(folder: Path, classes: Path) -> Path:
 
 
 def _train_ids(path: Path, label_map: LabelMap | None) -> NDArray[np.int64]:
-    values = read_labels(read_image(path), label_map)
+    values = read_labels(path, label_map)
     return (values if label_map is None else label_map.to_train_ids(values, IGNORED)).astype(np.int64)
 
 
 def _numbers(path: Path) -> NDArray[np.int64]:
     """(H, W) numbers of objects; of a picture in color R + 256 G + 65536 B."""
-    values: Any = np.asarray(read_image(path)).astype(np.int64)
+    values = read_label_values(path).astype(np.int64)
     return values if values.ndim == 2 else values[..., 0] + 256 * values[..., 1] + 65536 * values[..., 2]

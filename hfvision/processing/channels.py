@@ -187,10 +187,12 @@ def convert_bands(opened: Opened, channels: Channels, notes: Counter[str]) -> tu
         return image, channels
     channels = replace(channels, layout=LAST)
     colours = image.shape[2] - opened.spare
-    wanted = 3 if channels.wanted is None and opened.spare else channels.wanted
+    if channels.wanted is None and opened.spare and channels.convert_rgb is not False:
+        channels = replace(channels, wanted=3, why="colors come without what is no color")
+    wanted = channels.wanted
     if channels.given_bands is not None or not (opened.spare or colours == 3) or wanted == image.shape[2]:
         return image, channels
-    if wanted in (1, colours) and opened.spare:
+    if wanted in (1, 3) and opened.spare and channels.convert_rgb is not False:
         if not opened.is_alpha:
             notes["bands dropped"] += 1
         elif image[..., -1].min() < _most(image.dtype):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hfvision.errors import ImageShapeError, ImageValueError
 from hfvision.processing.label_map import Integers, LabelMap
-from hfvision.processing.reading import read_image
+from hfvision.processing.reading import read_image, stretch_of
 from hfvision.reporting import report_kind
 
 LABELS_AND_ALPHA = ("LA", "La", "PA")  # modes whose first band holds the labels
@@ -21,7 +21,9 @@ LABELS_AND_ALPHA = ("LA", "La", "PA")  # modes whose first band holds the labels
 def read_labels(source: Any, label_map: LabelMap | None = None) -> Integers:
     """(H, W) integers, or (H, W, 3) colours where the label map has some.
 
-    `source` is a path, a PIL image of any mode, an array or a tensor, (H, W) or (1, H, W). Raises ImageShapeError for
+    `source` is a path, a PIL image of any mode, an array or a tensor, (H, W) or (1, H, W). Of a grey file of 2 or 4
+    bits a pixel, and of others whose numbers Pillow stretches or turns round, they are the numbers in the file, and
+    that is reported; a PIL image that somebody else has read has Pillow's. Raises ImageShapeError for
     what has not one label for each pixel, ImageValueError for values that are not whole, and as `read_image`.
     """
     image = read_image(source)
@@ -61,7 +63,7 @@ def _of_picture(picture: Image.Image, has_colors: bool) -> npt.NDArray[Any]:
         return np.asarray(picture)[..., 0]
     if picture.mode in ("1", "L", "P", "I", "F") or picture.mode.startswith("I;16"):
         array = np.asarray(picture)
-        return array.astype(array.dtype.newbyteorder("="))
+        return _as_stored(array.astype(array.dtype.newbyteorder("=")), picture)
     if not has_colors:
         if picture.mode == "RGB" and _is_grey(colors := np.asarray(picture)):
             report_kind(
@@ -72,6 +74,21 @@ def _of_picture(picture: Image.Image, has_colors: bool) -> npt.NDArray[Any]:
             f"a label map holds one number for each pixel, a picture of mode {picture.mode} holds colours." + _ADVICE
         )
     return np.asarray(picture.convert("RGB"))
+
+
+def _as_stored(array: npt.NDArray[Any], picture: Image.Image) -> npt.NDArray[Any]:
+    """(H, W): the numbers in the file, which Pillow may have made levels of grey of."""
+    stretch = stretch_of(picture)
+    if stretch is None:
+        return array
+    report_kind(
+        "labels as stored",
+        "label maps in grey whose white is not 255, or is 0, are read as the numbers in the files: "
+        "Pillow alone would show them as levels of grey.",
+    )
+    numbers = np.rint(array / stretch.step).astype(np.int64)
+    numbers = numbers if stretch.white is None else stretch.white - numbers
+    return numbers.astype(np.uint8 if numbers.max(initial=0) < 256 else np.uint16)
 
 
 def _is_grey(colors: npt.NDArray[Any]) -> bool:

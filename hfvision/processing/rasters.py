@@ -1,17 +1,16 @@
 """Picture files with more than Pillow keeps: many bands, 16 bits of several channels, floats, GeoTIFF, NumPy arrays.
 
-Pillow refuses such a TIFF, or reads it with fewer bits or bands and says nothing. The tags of the file tell beforehand;
-rasterio (`pip install "hfvision[geo]"`) then reads all of it.
+Pillow refuses such files, or reads them with fewer bits or bands and says nothing. Their headers tell beforehand (see
+`hfvision.processing.headers`); rasterio (`pip install "hfvision[geo]"`) then reads all of it, in the numbers that are
+stored. Of a PPM, which needs no rasterio, the largest number is white, whatever it is: it becomes 65,535.
 
 Shapes: C bands of H x W pixels.
 """
 
 import io
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import IO, Any, NamedTuple
@@ -20,27 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hfvision.errors import ImageReadError
+from hfvision.processing.headers import Header, pixmap_numbers
 
 NUMPY = b"\x93NUMPY"
-PNG = b"\x89PNG\r\n\x1a\n"
-TIFF_HEADS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # how a file begins: its byte order
-BIG_TIFF = b"+"
-WIDTH, HEIGHT, BITS, MEANING, ORIENTATION, SAMPLES, PLANES, EXTRAS, FORMATS = (
-    256,
-    257,
-    258,
-    262,
-    274,
-    277,
-    284,
-    338,
-    339,
-)
-ENTRY_FORMATS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # type of a tag -> of `struct`, for those that count something
-MOST_NUMBERS = 1 << 16  # that one tag may hold: one for each band
-GREY, RGB, PALETTE, CMYK = (0, 1), 2, 3, 5  # meanings of samples
-UNSIGNED, SIGNED, FLOATING = 1, 2, 3  # formats of samples
-TRANSPARENT = (1, 2)  # kinds of extra samples
+PIXMAP, PLAIN = "PPM", b"P3"
+SIXTEEN_BITS = 65535
 INSTALL = 'pip install "hfvision[geo]"'
 TURNS: dict[int, tuple[bool, bool, bool]] = {  # EXIF orientation -> transpose, then flip rows, then flip columns
     **{2: (False, False, True), 3: (False, True, True), 4: (False, True, False)},
@@ -56,124 +39,17 @@ class Raster(NamedTuple):
     is_alpha: bool = False  # whether the last band says how opaque a pixel is
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a file says of its samples before any is decoded."""
-
-    size: tuple[int, int]  # (H, W) as stored
-    bits: tuple[int, ...]  # of each sample of a pixel
-    formats: tuple[int, ...]
-    meaning: int
-    extras: tuple[int, ...]
-    orientation: int = 1
-    kind: str = "TIFF"
-
-    @property
-    def upright_size(self) -> tuple[int, int]:
-        turned = TURNS.get(self.orientation, (False,))[0]
-        return (self.size[1], self.size[0]) if turned else self.size
-
-    @property
-    def spare(self) -> int:
-        """How many of the last bands are no colours."""
-        if self.meaning == RGB:
-            return len(self.bits) - 3
-        return int(self.meaning in GREY and len(self.bits) == 2 and self.has_alpha)
-
-    @property
-    def has_alpha(self) -> bool:
-        return bool(self.extras) and self.extras[-1] in TRANSPARENT
-
-    @property
-    def is_for_pillow(self) -> bool:
-        """Whether Pillow gives every sample as it is stored."""
-        bits, count = max(self.bits), len(self.bits)
-        if count == 1:
-            deep = {UNSIGNED: 16, SIGNED: 32, FLOATING: 32}.get(self.formats[0], 0)
-            signed = self.formats[0] != SIGNED or bits in (16, 32)
-            return self.meaning not in GREY or (bits <= deep and signed and (self.formats[0] != FLOATING or bits == 32))
-        if bits > 8 or any(form != UNSIGNED for form in self.formats):
-            return False
-        if self.meaning in GREY:
-            return count == 2 and self.has_alpha
-        if self.meaning == RGB:
-            return count == 3 or (count == 4 and self.has_alpha)
-        return count == (4 if self.meaning == CMYK else 3)
-
-    @property
-    def pillow_keeps_colours(self) -> bool:
-        """Whether what Pillow gives is right as far as it goes: 8 bits of red, green and blue."""
-        return self.meaning == RGB and all(form == UNSIGNED for form in self.formats)
-
-    def __str__(self) -> str:
-        numbers = {UNSIGNED: "whole", SIGNED: "signed", FLOATING: "floating-point"}.get(self.formats[0], "other")
-        bands = "1 band" if len(self.bits) == 1 else f"{len(self.bits)} bands"
-        return f"a {self.kind} of {bands} of {max(self.bits)}-bit {numbers} numbers"
-
-
-def header_of(file: IO[bytes]) -> Header | None:
-    """Of a TIFF, or of a PNG with 16 bits; None for other files and for damaged ones. The file is left where it was."""
-    start = file.tell()
-    try:
-        head = file.read(26)
-        if head[:4] in TIFF_HEADS:
-            return _tiff_header(file, start, head)
-        if head[:8] == PNG and head[24:25] == b"\x10" and head[25:26] == b"\x02":  # alpha of 16 bits is Pillow's
-            width, height = struct.unpack(">II", head[16:24])
-            return Header((height, width), (16,) * 3, (UNSIGNED,) * 3, RGB, (), kind="PNG")
-        return None
-    except (struct.error, ValueError, KeyError, OverflowError):  # Pillow has the word for what is damaged
-        return None
-    finally:
-        file.seek(start)
-
-
-def _tiff_header(file: IO[bytes], start: int, head: bytes) -> Header:
-    order, big = TIFF_HEADS[head[:4]], BIG_TIFF in head[2:4]
-    place = struct.unpack(order + "Q", head[8:16])[0] if big else struct.unpack(order + "I", head[4:8])[0]
-    file.seek(start + place)
-    (count,) = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
-    if count > MOST_NUMBERS:
-        raise ValueError(count)
-    entry, inline = (20, 8) if big else (12, 4)
-    table = file.read(entry * count)
-    tags: dict[int, tuple[int, ...]] = {}
-    for at in range(0, entry * count, entry):
-        tag, form, numbers = struct.unpack(order + ("HHQ" if big else "HHI"), table[at : at + entry - inline])
-        if (
-            tag not in (WIDTH, HEIGHT, BITS, MEANING, ORIENTATION, SAMPLES, EXTRAS, FORMATS)
-            or form not in ENTRY_FORMATS
-        ):
-            continue
-        if numbers > MOST_NUMBERS:
-            raise ValueError(numbers)
-        form = f"{order}{numbers}{ENTRY_FORMATS[form]}"
-        stored = table[at + entry - inline : at + entry]
-        if struct.calcsize(form) > inline:
-            file.seek(start + struct.unpack(order + ("Q" if big else "I"), stored)[0])
-            stored = file.read(struct.calcsize(form))
-        tags[tag] = struct.unpack(form, stored[: struct.calcsize(form)])
-    samples = tags.get(SAMPLES, (1,))[0]
-    bits, formats = tags.get(BITS, (1,)), tags.get(FORMATS, (UNSIGNED,))
-    return Header(
-        (tags[HEIGHT][0], tags[WIDTH][0]),
-        bits * samples if len(bits) == 1 else bits,
-        formats * samples if len(formats) == 1 else formats,
-        tags.get(MEANING, (1,))[0],
-        tags.get(EXTRAS, ()),
-        tags.get(ORIENTATION, (1,))[0],
-    )
-
-
 def has_rasterio() -> bool:
     return find_spec("rasterio") is not None
 
 
 def read_raster(file: IO[bytes] | str, name: str, header: Header | None = None) -> Raster:
-    """All bands of a file that rasterio opens, in the dtype that they are stored in.
+    """All bands of a file that rasterio opens, or of a PPM, in the dtype that they are stored in.
 
     Raises ImageReadError where rasterio is missing, and for damaged files.
     """
+    if header is not None and header.kind == PIXMAP and not isinstance(file, str):
+        return Raster(_read_pixmap(file, name, header))
     if not has_rasterio():
         what = f"is {header}" if header else "is one that rasterio reads"
         raise ImageReadError(f"{name} {what}, which Pillow cannot give: {INSTALL}")
@@ -189,6 +65,34 @@ def read_raster(file: IO[bytes] | str, name: str, header: Header | None = None) 
     if pixels.shape[2] == 1:
         return Raster(pixels[..., 0])
     return Raster(pixels, header.spare, header.has_alpha) if header else Raster(pixels)
+
+
+def needs_rasterio(header: Header) -> bool:
+    """Whether `read_raster` does, for a file that is not for Pillow."""
+    return header.kind != PIXMAP
+
+
+def _read_pixmap(file: IO[bytes], name: str, header: Header) -> npt.NDArray[np.uint16]:
+    """(H, W, 3): colors of 16 bits, as bytes or in decimal numbers."""
+    start = file.tell()
+    is_text = file.read(2) == PLAIN
+    _, _, white, begins = pixmap_numbers(file, start)
+    file.seek(begins)
+    content = file.read()
+    shape = (*header.size, len(header.bits))
+    count = int(np.prod(shape))
+    try:
+        numbers = np.array(content.split(maxsplit=count)[:count], np.int64) if is_text else _big_endian(content, count)
+        pixels = numbers.reshape(shape)
+    except (ValueError, OverflowError) as error:
+        raise ImageReadError(f"{name} is a damaged or truncated {header.kind}: {error}") from error
+    if pixels.size and not 0 <= pixels.min() <= pixels.max() <= white:
+        raise ImageReadError(f"{name} is a damaged {header.kind}: it holds {pixels.max():,} where white is {white:,}")
+    return ((pixels * SIXTEEN_BITS + white // 2) // white).astype(np.uint16)
+
+
+def _big_endian(content: bytes, count: int) -> npt.NDArray[np.int64]:
+    return np.frombuffer(content, ">u2", count).astype(np.int64)
 
 
 @contextmanager

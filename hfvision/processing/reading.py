@@ -2,8 +2,8 @@
 
 `read_image` decodes files completely, turned upright by their EXIF orientation, in the mode that they were stored in
 (palettes, 16 bits, alpha and CMYK included); arrays, tensors and PIL images pass through. Files with more than Pillow
-keeps (many bands, 16 bits of several channels, floats, GeoTIFF, .npy) become arrays. Whatever is wrong with a file ends
-in one `ImageReadError` that says what the file really is.
+keeps (many bands, 16 bits of several channels, floats, GeoTIFF, deep JPEG 2000, .npy) become arrays. Whatever is
+wrong with a file ends in one `ImageReadError` that says what the file really is.
 """
 
 import os
@@ -22,13 +22,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hfvision.errors import ImageReadError
 from hfvision.processing.files import DOWNLOAD_SECONDS, file_of, naming, reason, what_it_is
+from hfvision.processing.headers import Stretch, header_of
 from hfvision.processing.rasters import (
     INSTALL,
     NUMPY,
-    Header,
     array_shape,
     has_rasterio,
-    header_of,
+    needs_rasterio,
     raster_size,
     read_array,
     read_raster,
@@ -69,6 +69,9 @@ TURNED_TO = {  # orientation -> where the stored right and bottom edges lie when
 }
 SUBFILE, SMALLER, MASK = 254, 1, 4  # a TIFF's tag, and its bits, for a page that belongs to the first
 DRAFT = "hfvision_draft"  # in the `info` of a draft: a Draft
+STRETCH = "hfvision_stretch"  # in the `info` of a picture from a file whose numbers Pillow changes: a Stretch
+MOST_OF_AN_AVIF_HEADER = 1 << 16  # bytes
+DEEP_AVIF = 0x40  # of the third byte of an AVIF's settings: 10 or 12 bits
 
 RASTER_ONLY = (".vrt",)  # text, which only rasterio makes an image of
 IMAGE_SUFFIXES = (
@@ -169,12 +172,16 @@ def _decoded(file: IO[bytes], name: str, least: Least | None) -> Opened:
         return Opened(read_raster(name, name).pixels, was_read=True, is_channels_last=True)
     header = header_of(file)
     if header is not None and not header.is_for_pillow:
-        if has_rasterio() or not header.pillow_keeps_colours:
+        if not needs_rasterio(header) or has_rasterio() or not header.pillow_keeps_colours:
             _refuse_too_large(name, header.size)
             raster = read_raster(file, name, header)
             return Opened(raster.pixels, True, True, raster.spare, raster.is_alpha)
-        _report_loss(name, header)
+        _report_loss(name, str(header), header.left_by_pillow, f" All of it is read with {INSTALL}.")
+    elif header is None and is_deep_avif(file):
+        _report_loss(name, "an AVIF of more than 8 bits", "8")
     image = _identified(file, name)
+    if header is not None and header.stretch is not None:
+        image.info[STRETCH] = header.stretch
     if _has_pages(image):
         report_kind("animation", f"{name} has several frames or pages: the first is taken.")
     if least is not None and image.format == "JPEG":
@@ -182,11 +189,17 @@ def _decoded(file: IO[bytes], name: str, least: Least | None) -> Opened:
     return Opened(_upright(_loaded(image, name), name), was_read=True)
 
 
-def _report_loss(name: str, header: Header) -> None:
-    report_kind(
-        "bits or bands lost",
-        f"{name} is {header}, of which Pillow keeps 3 bands of 8 bits. All of it is read with {INSTALL}.",
-    )
+def _report_loss(name: str, what: str, kept: str, advice: str = "") -> None:
+    report_kind("bits or bands lost", f"{name} is {what}, of which Pillow keeps {kept}.{advice}")
+
+
+def is_deep_avif(file: IO[bytes]) -> bool:
+    """Whether an open file is an AVIF of 10 or 12 bits; it is left where it was."""
+    start = file.tell()
+    head = file.read(MOST_OF_AN_AVIF_HEADER)
+    file.seek(start)
+    settings = head.find(b"av1C") + 4
+    return head[4:12] in (b"ftypavif", b"ftypavis") and settings > 4 and bool(head[settings + 2] & DEEP_AVIF)
 
 
 def _identified(file: IO[bytes], name: str) -> Image.Image:
@@ -241,6 +254,12 @@ def draft_of(image: Image.Image) -> Draft | None:
     """What the image is a draft of; None where it is no draft."""
     draft: Draft | None = image.info.get(DRAFT)
     return draft
+
+
+def stretch_of(image: Image.Image) -> Stretch | None:
+    """How Pillow changed the numbers that the file of a picture stores; None where it did not, or nobody knows."""
+    stretch: Stretch | None = image.info.get(STRETCH)
+    return stretch
 
 
 def true_size(image: Image.Image) -> tuple[int, int]:
