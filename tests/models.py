@@ -95,6 +95,12 @@ def has_attention(model):
     return any("attentions" in (part._can_record_outputs or {}) for part in parts)
 
 
+def last_bits(values):
+    """How far two kernels that sum in another order may be apart: 1e-6, or that share of the largest where it is more
+    than one."""
+    return 1e-6 * max(1.0, float(values.abs().max()))
+
+
 def main_output(outputs):
     """The tensor that a model is for, whatever its kind."""
     for name in ("logits", "reconstruction", "last_hidden_state"):
