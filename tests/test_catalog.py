@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import hfvision
-from hfvision.catalog import BOOKKEEPING, FAMILIES, TASKS, facts_of, row, rows, signature
+from hfvision.catalog import BOOKKEEPING, FAMILIES, TASKS, facts_of, list_models, row, rows, signature
 from hfvision.conversion.tables import FORMATS
 from hfvision.creation import costs_of
 from hfvision.errors import ConfigError, UnknownNameError
@@ -268,3 +268,16 @@ def test_facts_of_a_config_leave_out_what_transformers_writes_beside_them_at_any
     stored = {"depths": [1], "auto_map": {}, "backbone_config": {"sizes": [2], "transformers_version": "5.23.0"}}
     assert facts_of(stored) == {"depths": [1], "backbone_config": {"sizes": [2]}}
     assert "auto_map" in stored
+
+
+def test_names_are_listed_by_patterns_task_family_and_whether_weights_are_published():
+    everything = list_models()
+    assert everything == sorted(one.name for one in rows())
+    published = list_models(pretrained=True)
+    assert set(published) == {one.name for one in rows() if one.published} < set(everything)
+    assert list_models("deit-tiny*", pretrained=True) == [name for name in published if name.startswith("deit-tiny")]
+    assert list_models(["mit-b0", "mit-b1"]) == list_models("mit-b[01]") == ["mit-b0", "mit-b1"]
+    assert {row(name).family for name in list_models(family="setr")} == {"setr"}
+    assert list_models("no such model") == []
+    with pytest.raises(UnknownNameError, match="Did you mean 'object-detection'"):
+        list_models(task="object-detecton")

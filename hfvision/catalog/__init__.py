@@ -10,7 +10,7 @@ Nothing is imported for it but Python's own library; the rows are read when the 
 """
 
 from hfvision.catalog.facts import BOOKKEEPING, facts_of
-from hfvision.catalog.table import FAMILIES, TASKS, CatalogRow, Figure, nearest, row, rows, signature
+from hfvision.catalog.table import FAMILIES, TASKS, CatalogRow, Figure, list_models, nearest, row, rows, signature
 
 __all__ = [
     "BOOKKEEPING",
@@ -19,6 +19,7 @@ __all__ = [
     "CatalogRow",
     "Figure",
     "facts_of",
+    "list_models",
     "nearest",
     "row",
     "rows",

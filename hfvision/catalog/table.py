@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,28 @@ def rows(task: str | None = None, family: str | None = None) -> tuple[CatalogRow
         one
         for one in every
         if (task is None or one.task == task) and (family is None or family in (one.family, one.model_type))
+    )
+
+
+def list_models(
+    filter: str | Sequence[str] = "*", *, task: str | None = None, family: str | None = None, pretrained: bool = False
+) -> list[str]:
+    """The names that `hfvision.create` takes, sorted; with `pretrained` those of which weights are published.
+
+    `filter` is a pattern with `*`, `?` and `[01]`, or several of them, of which a name fits one; that none fits is no
+    error. Raises UnknownNameError for a task or family that no model has.
+
+    >>> import hfvision
+    >>> hfvision.list_models("deit-tiny-*", pretrained=True)
+    ['deit-tiny-distilled-patch16-224', 'deit-tiny-patch16-224']
+    >>> hfvision.list_models(["mit-b0", "*b1*"], task="image-classification")
+    ['mit-b0', 'mit-b1']
+    """
+    patterns = [filter] if isinstance(filter, str) else list(filter)
+    return sorted(
+        one.name
+        for one in rows(task, family)
+        if (one.published or not pretrained) and any(fnmatchcase(one.name, pattern) for pattern in patterns)
     )
 
 
