@@ -45,6 +45,7 @@ class Checkpoint:
     config: dict[str, Any] = field(default_factory=dict)  # a folder's config.json
     entry: str | None = None  # of the training file, that held the weights; None: they were the file's content
     meta: Mapping[str, Any] = field(default_factory=dict)  # a torch file's entry "meta": text, numbers, lists of them
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of a training, that a torch file keeps in other entries
     path: Path | None = None  # of the file, for what lies beside it; None for a folder
 
 
@@ -76,11 +77,19 @@ def read(source: str | Path, entry: str | None = None) -> Checkpoint:
     if entry is not None and container != "torch":
         raise CheckpointReadError(f"{path} is a {container} file, which has no entry {entry!r} around its weights.")
     with _reading(path, f"a {container} file"):
-        tensors, left_out, entry, meta = reader(path)
+        tensors, left_out, entry, meta, settings = reader(path)
     if not tensors:
         raise CheckpointReadError(f"{path} holds no tensors; wanted the weights of a model.")
     return Checkpoint(
-        tensors, path.name, container, digest.hexdigest(), tuple(left_out), entry=entry, meta=meta, path=path
+        tensors,
+        path.name,
+        container,
+        digest.hexdigest(),
+        tuple(left_out),
+        entry=entry,
+        meta=meta,
+        settings=settings,
+        path=path,
     )
 
 

@@ -23,6 +23,9 @@ from hfvision.errors import CheckpointReadError
 # mmsegmentation (state_dict), DeepSpeed (module), self-distillation (teacher); averaged weights come last.
 WRAPPERS: tuple[str, ...] = ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network")
 WRAPPERS += ("weights", "teacher", "student", "ema", "ema_state_dict", "model_ema", "state_dict_ema")
+SETTINGS = ("cfg", "config", "args", "hyper_parameters")  # entries beside the weights that trainings keep settings in
+MOST_TEXT = 2**20  # characters of one of these
+DEEPEST_SETTINGS = 20  # lists and mappings inside others
 DEEPEST = 4  # entries inside entries
 PREFIXES = ("module.", "_orig_mod.")  # of all keys, where the model was saved inside torch's parallel or compiled one
 
@@ -41,6 +44,7 @@ class Contents(NamedTuple):
     left_out: Sequence[str] = ()
     entry: str | None = None
     meta: Mapping[str, Any] = MappingProxyType({})
+    settings: Mapping[str, Any] = MappingProxyType({})
 
 
 def read_torch(path: Path, entry: str | None) -> Contents:
@@ -63,6 +67,7 @@ def read_torch(path: Path, entry: str | None) -> Contents:
         inside = inside[place]
     if places and isinstance(content.get("meta"), Mapping):
         meta = _plain(content["meta"])
+    settings = {name: _plain(content[name]) for name in SETTINGS if places and _is_short(content.get(name))}
     tensors = {str(key): value.detach() for key, value in weights.items() if isinstance(value, Tensor)}
     left_out += [f"{key}, which is no tensor" for key, value in weights.items() if not isinstance(value, Tensor)]
     while tensors and (prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in tensors)), None)):
@@ -72,7 +77,7 @@ def read_torch(path: Path, entry: str | None) -> Contents:
         raise CheckpointReadError(
             f"{path} has sparse or quantized tensors: {', '.join(odd)}. Save them dense and unquantized."
         )
-    return Contents(tensors, left_out, ".".join(places) or None, meta)
+    return Contents(tensors, left_out, ".".join(places) or None, meta, settings)
 
 
 def _load(path: Path) -> tuple[Any, set[str]]:
@@ -131,12 +136,16 @@ def _nothing_found(path: Path, content: Any, met: set[str], entry: str | None) -
     return f"{path} has no entry {' or '.join(wanted)} with weights; it has {entries}. Save model.state_dict()."
 
 
-def _plain(value: Any) -> Any:
-    """Text, numbers, and lists and mappings of them; None in the place of anything else."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+def _is_short(value: Any) -> bool:
+    return isinstance(value, Mapping) or (isinstance(value, str) and len(value) <= MOST_TEXT)
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Text, numbers, and lists and mappings of them; None in the place of anything else, and too far inside."""
+    if isinstance(value, Mapping) and depth < DEEPEST_SETTINGS:
+        return {str(key): _plain(part, depth + 1) for key, part in value.items()}
+    if isinstance(value, list | tuple) and depth < DEEPEST_SETTINGS:
+        return [_plain(part, depth + 1) for part in value]
     return value if isinstance(value, str | int | float) else None
 
 

@@ -17,6 +17,7 @@ from hfvision.conversion.engine import Converted, apply, reverse
 from hfvision.conversion.formats import Format, Plan, check_fields
 from hfvision.conversion.heads import head_notes
 from hfvision.conversion.labelling import Labels, with_labels
+from hfvision.conversion.lookalikes import note_on_classes
 from hfvision.conversion.recognition import Recognition, completed, identify, settled
 from hfvision.conversion.report import ConversionReport
 from hfvision.conversion.resave import SEEN, resave
@@ -184,7 +185,8 @@ def recognised_plan(
     told = bool(facts.keys() - {"labels", "dilation"})  # how images are prepared
     plan, recognition = completed(recognition, plan, overrides, told, labels is not None)
     published = recognition.row if recognition.published else None
-    plan = replace(plan, notes=(*plan.notes, *head_notes(plan, format, published)))
+    notes = (*head_notes(plan, format, published), *(() if recognition.rows else note_on_classes(plan)))
+    plan = replace(plan, notes=(*plan.notes, *notes))
     if published is not None:  # what was assumed is what its authors published
         plan = replace(plan, assumed=())
     return (plan if labels is None else with_labels(plan, labels)), recognition

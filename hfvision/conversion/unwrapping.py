@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from hfvision.checkpoints import Checkpoint
+from hfvision.conversion import lookalikes
 from hfvision.conversion.engine import AnyRule, Rule, groups
 from hfvision.conversion.formats import Format
 from hfvision.conversion.tables import FORMATS, candidates, recognise
@@ -53,11 +54,13 @@ HEADS = (SEMANTIC_SEGMENTATION, OBJECT_DETECTION, IMAGE_SEGMENTATION, IMAGE_CLAS
 def unwrap(checkpoint: Checkpoint, family: str | None = None) -> tuple[Checkpoint, Format, tuple[str, ...]]:
     """The checkpoint under the original's own names, its format, and what of that is assumed, one line each.
 
-    Raises ConversionError that names the nearest formats, and what they lack, where none has these keys;
-    UnknownNameError for a family that is none.
+    Raises ConversionError for a family that has no place here (see `lookalikes`), and one that names the nearest
+    formats, and what they lack, where none has these keys; UnknownNameError for a family that is none.
     """
+    lookalikes.check_said(checkpoint)
     format, assumed = _format_of(checkpoint.tensors, family, checkpoint.entry)
     if format is not None and format.matches(checkpoint.tensors):
+        lookalikes.check_tensors(checkpoint)
         return checkpoint, format, assumed
     for prefix in _prefixes(checkpoint.tensors):
         inside = {
@@ -66,11 +69,13 @@ def unwrap(checkpoint: Checkpoint, family: str | None = None) -> tuple[Checkpoin
         inner, assumed = _format_of(inside, family, checkpoint.entry)
         if inner is None or not inner.matches(inside):
             continue
+        lookalikes.check_tensors(replace(checkpoint, tensors=inside))
         outside = [key for key in checkpoint.tensors if not key.startswith(prefix)]
         said = [f"{prefix!r} at the beginning of {'every key' if not outside else f'{len(inside)} keys'}"]
         if outside:
             said.append(f"{len(outside)} tensors outside of {prefix!r}: {_shown(outside)}")
         return replace(checkpoint, tensors=inside, left_out=(*checkpoint.left_out, *said)), inner, assumed
+    lookalikes.check_tensors(checkpoint)
     if format is not None:  # the user named it; the rules say what does not fit
         _check_is_near(format, checkpoint)
         return checkpoint, format, ()

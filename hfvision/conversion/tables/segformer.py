@@ -32,6 +32,7 @@ from hfvision.registry import IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION
 
 CODE = {"layer_norm_eps": 1e-6, "hidden_act": "gelu"}  # what the original's code fixes and no tensor shows
 PLAIN_EPS = 1e-5  # with which the Hub's format is computed
+PVT_RATIOS = [8, 8, 4, 4]  # of a PVT v2, widths of its MLPs to those of its stages; all of a MiT are 4
 HEADS, STRIDES = [1, 2, 5, 8], [4, 2, 2, 2]  # of all published models, for each stage
 PROCESSOR = "hfvision.processing.segmentation:SegmentationImageProcessor"
 UNUSED_CHANNELS = 128  # of the classifier that is stored and never called
@@ -92,6 +93,10 @@ def decoder(stages: int) -> tuple[AnyRule, ...]:
     )
 
 
+PVT = (
+    f"MLPs of {PVT_RATIOS} times the width are those of a PVT v2, which has a MiT's tensors: compare with its own "
+    "outputs (--input, --expected) before you rely on it."
+)
 CLASSIFIER = (Rule("head.{p}", "classifier.{p}"),)
 
 
@@ -130,6 +135,7 @@ def plan(
     auto_class = SEMANTIC_SEGMENTATION if inside else IMAGE_CLASSIFICATION if classifies else "AutoModel"
     heads = decoder(known["num_encoder_blocks"]) if inside else CLASSIFIER if classifies else ()
     preprocessing, prepared = _evaluation(config, facts) if inside else _pretraining(config)
+    like_pvt = config["mlp_ratios"] == PVT_RATIOS
     labels, said = tuple(facts.get("labels", ())), unseen(assumed, config, overrides)
     return Plan(
         model_type="segformer" if config["layer_norm_eps"] == PLAIN_EPS else "nvlabs_segformer",
@@ -145,6 +151,7 @@ def plan(
             f"The architecture follows {FORMAT.repository}: norms in the blocks with epsilon "
             f"{config['layer_norm_eps']}, activation {config['hidden_act']}, {config['num_attention_heads']} heads.",
             "The published weights are for research and evaluation only: NVIDIA Source Code License for SegFormer.",
+            *((PVT,) if like_pvt else ()),
         ),
     )
 

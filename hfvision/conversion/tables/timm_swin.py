@@ -36,6 +36,7 @@ def matches(keys: Iterable[str]) -> bool:
 def plan(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], position_rule: str | None) -> Plan:
     """Raises ConversionError for settings that the tensors contradict, and for parts and sizes that cannot be told."""
     config, windows, size = swin.settled(tensors, overrides, HEAD)
+    swin.check_buffers(tensors, {**config, "image_size": size.pixels, "window_size": max(windows)})
     check_shape(config)
     preprocessing, said = preprocessing_of("timm-deit", config)
     height, width = pair(config["image_size"])

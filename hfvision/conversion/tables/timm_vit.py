@@ -46,6 +46,8 @@ MOST_HEADS = 16  # of the published models from 1,024 wide on; below, heads are 
 FOREIGN = {
     "fc_norm.": "the mean of the tokens is normalised, and no format here has the norm after the mean",
     "reg_token": "register tokens have no place",
+    "register_tokens": "register tokens have no place",
+    "mask_token": "it was trained on masked images, whose token no image classifier has",
     "norm_pre.": "a norm before the blocks has no place",
     "attn_pool.": "pooling by attention has no place",
     ".ls1.": "layer scale has no place",
