@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hfvision.data import prepare_detection
 from hfvision.labels import label_set
 from hfvision.metrics import DetectionMetric, PanopticMetric, SegmentationMetric
 from hfvision.processing.label_map import LabelMap
 from hfvision.processing.label_reading import read_labels
+from tests.exports import image_of
 
 scripts = pytest.importorskip("cityscapesscripts.helpers.labels")
 from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as by_instance  # noqa: E402
 from cityscapesscripts.evaluation import evalPanopticSemanticLabeling as by_segment  # noqa: E402
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as by_pixel  # noqa: E402
+from cityscapesscripts.evaluation.instances2dict import instances2dict  # noqa: E402
 
 LABEL_MAP = LabelMap.named("cityscapes-19")
 IN_PICTURES = [label for label in scripts.labels if label.id >= 0]
@@ -63,6 +66,40 @@ def test_the_label_set_is_that_of_the_scripts():
         assert row.train_id == (None if label.ignoreInEval else label.trainId)
         if not label.ignoreInEval:
             assert label_set("cityscapes-19").colors[label.trainId] == label.color
+
+
+def test_the_objects_of_its_maps(tmp_path):
+    """Numbers from 1000 are single objects, classes below are groups where their objects are counted."""
+    generator, expected, truths = np.random.default_rng(4), {}, []
+    raw_ids = [label.id for label in IN_PICTURES]
+    for place in range(60):
+        split, name = "val" if place % 6 == 0 else "train", f"ulm_{place:06}_000019"
+        classes = scene(generator, raw_ids, 20)
+        numbers = generator.integers(0, 3, classes.shape) * (generator.random(classes.shape) < 0.3)
+        counted = np.isin(classes, [label.id for label in scripts.labels if label.hasInstances]) & (numbers > 0)
+        ids = np.where(counted, classes.astype(int) * 1000 + numbers, classes).astype(np.uint16)
+        for path, pixels in (
+            (tmp_path / "leftImg8bit" / split / f"{name}_leftImg8bit.png", np.asarray(image_of(*classes.shape[::-1]))),
+            (tmp_path / "gtFine" / split / f"{name}_gtFine_labelIds.png", classes),
+            (tmp_path / "gtFine" / split / f"{name}_gtFine_instanceIds.png", ids),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path, compress_level=1)
+        truths.append(str(path))
+    for path, instances in instances2dict(truths).items():
+        name = path.rsplit("/", 1)[1].replace("_gtFine_instanceIds", "_leftImg8bit")
+        expected[name] = sorted(
+            (label.name, one["pixelCount"], one["instID"] < 1000) for label in THINGS for one in instances[label.name]
+        )
+    data = prepare_detection(tmp_path, masks=True)
+    found = {}
+    for part in (data.train, data.evaluation):
+        for row in range(len(part)):
+            objects = part.read(row)[1]
+            names = [data.names[label] for label in objects.labels]
+            areas = objects.masks.areas().astype(int).tolist()
+            found[part.file_of(row)] = sorted(zip(names, areas, objects.crowd.tolist(), strict=True))
+    assert found == expected
 
 
 def evaluated_by_pixel(pairs):

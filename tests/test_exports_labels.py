@@ -5,11 +5,13 @@ The truth of the exports is in tests/data/exports/README.md.
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
 
 from hfvision.data import load_image_dataset, prepare_classification
+from hfvision.data.detection_sources import FORMATS
 from hfvision.data.labelled_sources import NAMES as LABEL_LAYOUTS
 from hfvision.data.mask_folder import LAYOUTS as MASK_LAYOUTS
 from hfvision.errors import DatasetError
@@ -226,8 +228,14 @@ def test_the_report_counts_unreadable_and_repeated_images(tmp_path):
     assert [(kind["count"], kind["what"]) for kind in left_out] == [(1, "unreadable image"), (1, "repeated image")]
 
 
-def test_the_docs_name_every_layout():
+def test_the_docs_name_every_layout_and_the_tool_of_each_format():
     text = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
-    for part, names in (("Semantic segmentation", MASK_LAYOUTS), ("Classification", LABEL_LAYOUTS)):
+    objects = "Detection, instance and panoptic segmentation"
+    for part, names in (("Semantic segmentation", MASK_LAYOUTS), ("Classification", LABEL_LAYOUTS), (objects, FORMATS)):
         section = text.partition(f"## {part}\n")[2].partition("\n## ")[0]
         assert [name for name in names if f"`{name}`" not in section] == []
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|") and "---" not in line]
+    tools = [row[1] for row in rows if row[0] not in ("format", "form")]
+    assert len(tools) > 30
+    known = r"\d+\.\d+|published form|by hand|by their specifications"
+    assert [tool for tool in tools if not re.search(known, tool)] == []
