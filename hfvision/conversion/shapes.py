@@ -40,6 +40,17 @@ def block_count(numbers: list[int]) -> int:
     return min(max(numbers, default=-1) + 1, 2 * len(set(numbers)))
 
 
+def check_stages(depths: list[int], part: str, key: str) -> None:
+    """Raises ConversionError for a `part` without stages, or with one that has no blocks, whose keys are as `key`."""
+    if not depths:
+        raise ConversionError(f"the file has no blocks of {part}: wanted keys such as {key}.")
+    if empty := [str(stage + 1) for stage, depth in enumerate(depths) if not depth]:
+        raise ConversionError(
+            f"the blocks of {part} have gaps: stage {' and '.join(empty)} of {len(depths)} has none; wanted keys such "
+            f"as {key}."
+        )
+
+
 def checked_size(size: Any) -> int | list[int]:
     """An image size that somebody set. Raises ConfigError."""
     numbers = size if isinstance(size, list | tuple) else [size, size]

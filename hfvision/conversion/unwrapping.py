@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
@@ -9,7 +10,7 @@ from hfvision.checkpoints import Checkpoint
 from hfvision.conversion import lookalikes
 from hfvision.conversion.engine import AnyRule, Rule, groups
 from hfvision.conversion.formats import Format
-from hfvision.conversion.tables import FORMATS, candidates, recognise
+from hfvision.conversion.tables import FORMATS, candidates, of_family, recognise
 from hfvision.errors import ConversionError
 from hfvision.registry import (
     ARCHITECTURES,
@@ -28,6 +29,7 @@ NEAREST = 2  # formats that an error names
 SHOWN = 3  # keys that an error writes out
 # Of the names of tensors here, the first that is part of one, and what users call it.
 PARTS = {
+    "backbone.bit": "the ResNet of a hybrid",
     "patch_embed": "the patch embedding",
     "position": "position embeddings",
     "cls_token": "the class token",
@@ -76,31 +78,49 @@ def unwrap(checkpoint: Checkpoint, family: str | None = None) -> tuple[Checkpoin
             said.append(f"{len(outside)} tensors outside of {prefix!r}: {_shown(outside)}")
         return replace(checkpoint, tensors=inside, left_out=(*checkpoint.left_out, *said)), inner, assumed
     lookalikes.check_tensors(checkpoint)
-    if format is not None:  # the user named it; the rules say what does not fit
-        _check_is_near(format, checkpoint)
-        return checkpoint, format, ()
+    if family is not None:  # the rules say what does not fit
+        return checkpoint, _near_format(family, checkpoint), ()
     try:
         return checkpoint, recognise(checkpoint.tensors, family, checkpoint.entry), ()
     except ConversionError as error:
         raise ConversionError(f"{error}\n{_nearest_formats(list(checkpoint.tensors))}") from error
 
 
-def _check_is_near(format: Format, checkpoint: Checkpoint) -> None:
-    """Raises ConversionError for another family's file: one most of whose tensors have no place in the format."""
+def _near_format(family: str, checkpoint: Checkpoint) -> Format:
+    """The format that the user named, of several the nearest, whose keys these are not all.
+
+    Raises ConversionError for another family's file: one of which most tensors have no place there, or that has the
+    keys of another format.
+    """
     keys = list(checkpoint.tensors)
-    likeness = _likeness(format, keys)
-    if 2 * likeness.fitting >= len(keys):
-        return
+    likeness = max((_likeness(format, keys) for format in of_family(family)), key=lambda one: one.fitting)
+    format = likeness.format
+    others = [name for name in _formats_of(checkpoint) if name != format.name]
+    if 2 * likeness.fitting >= len(keys) and not others:
+        return format
     parts = list(dict.fromkeys(filter(None, map(_in_words, likeness.lacking_targets))))
     lacking = f" It has nothing that could be {', '.join(parts)}." if parts else ""
-    others = [one.name for one in candidates(keys, None, checkpoint.entry) if one is not format]
     advice = f"Its tensors are named as in {' or '.join(others)}: --family {others[0]}, or none." if others else ""
     advice = advice or f"{_nearest_formats(keys)}"
     raise ConversionError(
         f"{checkpoint.name} is no {format.family} checkpoint of the format {format.name} ({format.title}): "
-        f"{likeness.fitting or 'none'} of its {len(keys)} tensors are named as there, {_shown(likeness.strange)} are "
-        f"not.{lacking}\n    {advice}"
+        f"{likeness.fitting or 'none'} of its {len(keys)} tensors are named as there{_not(likeness.strange)}.{lacking}"
+        f"\n    {advice}"
     )
+
+
+def _formats_of(checkpoint: Checkpoint) -> list[str]:
+    """The names of the formats whose keys these are, as they stand or inside of what a training has put around them."""
+    if found := candidates(checkpoint.tensors, None, checkpoint.entry):
+        return [one.name for one in found]
+    try:
+        return [unwrap(checkpoint)[1].name]
+    except ConversionError:
+        return []
+
+
+def _not(strange: Sequence[str]) -> str:
+    return f", {_shown(strange)} are not" if strange else ""
 
 
 def _in_words(target: str) -> str | None:
@@ -179,6 +199,7 @@ def _likeness(format: Format, keys: list[str]) -> _Likeness:
     return _Likeness(format, len(fitting), strange, lacking, lacking_targets)
 
 
+@cache
 def _rules(format: Format) -> Sequence[AnyRule]:
     """The table for a small model of the format, the one with the most parts."""
     row = ARCHITECTURES[format.model_types[0]]

@@ -63,7 +63,7 @@ def candidates(keys: Iterable[str], family: str | None = None, entry: str | None
     Raises UnknownNameError for an unknown family.
     """
     keys = list(keys)
-    possible = _of_family(family)
+    possible = of_family(family)
     if family is not None and len(possible) == 1:
         return list(possible)
     found = [one for one in possible if one.matches(keys)]
@@ -80,7 +80,7 @@ def recognise_folder(config: Mapping[str, Any], family: str | None = None, suffi
     """
     model_type = config.get("model_type")
     record = config.get("hfvision_conversion") or {}
-    found = [candidate for candidate in _of_family(family) if model_type in candidate.model_types]
+    found = [candidate for candidate in of_family(family) if model_type in candidate.model_types]
     recorded = [candidate for candidate in found if candidate.name == record.get("format")]
     found = found if family is not None else recorded or found
     if len(found) > 1:
@@ -92,7 +92,8 @@ def recognise_folder(config: Mapping[str, Any], family: str | None = None, suffi
     raise ConversionError(f"{count} a place for model_type {model_type!r}; known formats (--family):{known}")
 
 
-def _of_family(family: str | None) -> tuple[Format, ...]:
+def of_family(family: str | None) -> tuple[Format, ...]:
+    """The formats of a family, or the one of that name; None: all. Raises UnknownNameError."""
     chosen = tuple(one for one in FORMATS if family is None or family in (one.name, one.family))
     if not chosen:
         known = ", ".join(f"{one.family} ({one.name}: {one.title})" for one in FORMATS)

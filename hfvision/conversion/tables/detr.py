@@ -25,7 +25,7 @@ from hfvision.checkpoints import Checkpoint
 from hfvision.conversion.engine import AnyRule, Rule, within
 from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle, unseen
 from hfvision.conversion.ops import split
-from hfvision.conversion.shapes import block_count, most_frequent
+from hfvision.conversion.shapes import block_count, check_stages, most_frequent
 from hfvision.errors import ConversionError
 from hfvision.labels import label_set
 from hfvision.models.detr_resnet import TIMM_RESNETS, resnet_sizes
@@ -251,8 +251,7 @@ def trunk_sizes(inside: Mapping[str, Tensor]) -> dict[str, Any]:
     numbers = [tuple(map(int, found.groups())) for key in body if (found := re.match(r"layer(\d+)\.(\d+)\.", key))]
     stages = block_count([stage - 1 for stage, _ in numbers])
     depths = [block_count([block for at, block in numbers if at == stage + 1]) for stage in range(stages)]
-    if not stages or not all(depths):
-        raise ConversionError(f"the blocks of the trunk have gaps: {depths} blocks in stages 1 to {stages}.")
+    check_stages(depths, "the trunk", "backbone.0.body.layer1.0.conv1.weight")
     bottleneck = any(".conv3." in key for key in body)
     end = 3 if bottleneck else 2  # the last convolution of a block, and its norm
     widths = {f".conv{end}.weight": (4, 0), f".bn{end}.bias": (1, 0)}

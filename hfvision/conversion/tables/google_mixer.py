@@ -125,6 +125,7 @@ def image_size_of(rows: int, config: Mapping[str, Any]) -> int | list[int]:
                 "resize the images."
             )
         return size
+    rows = rows or 1  # all that could tell is missing, which the rules report
     side = isqrt(rows)
     if side * side != rows:
         raise ConversionError(

@@ -182,12 +182,16 @@ def plan_back(config: PreTrainedConfig, keys: Iterable[str]) -> BackPlan:
 def known_sizes(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
     """What the shapes say; what is misshapen or missing, the rules then name."""
     numbers = [int(match[1]) for key in tensors if (match := re.match(rf"{re.escape(prefix)}patch_embed(\d+)\.", key))]
+    if not numbers:
+        raise ConversionError(
+            f"the file has no patch embeddings: wanted keys such as {prefix}patch_embed1.proj.weight."
+        )
     stages = [_stage(tensors, prefix, number) for number in range(1, min(max(numbers), 2 * len(set(numbers))) + 1)]
     known: dict[str, Any] = {"num_encoder_blocks": len(stages)}
     known |= {field: [stage[field] for stage in stages] for field in stages[0]}
     known["num_channels"] = known.pop("inputs")[0]
     head = {"head.bias": (1, 0), "linear_pred.bias": (1, 0)}
-    if any(key.endswith(tuple(head)) for key in tensors):
+    if prefix or any(key.endswith(tuple(head)) for key in tensors):
         known["num_labels"] = most_frequent(tensors, head, 1)
     if prefix:
         known["decoder_hidden_size"] = most_frequent(tensors, {"linear_fuse.bn.bias": (1, 0)}, 256)

@@ -27,7 +27,15 @@ from hfvision.conversion.engine import Add, AnyRule, Drop, Rule
 from hfvision.conversion.formats import BackPlan, Format, Plan, computed_otherwise, settable, settle, unseen
 from hfvision.conversion.ops import Op, same, split
 from hfvision.conversion.report import RECORD_FIELD
-from hfvision.conversion.shapes import block_count, checked_size, most_frequent, position_grids, rank_of, resampling
+from hfvision.conversion.shapes import (
+    block_count,
+    check_stages,
+    checked_size,
+    most_frequent,
+    position_grids,
+    rank_of,
+    resampling,
+)
 from hfvision.conversion.tables.timm_vit import PROCESSOR, preprocessing_of
 from hfvision.errors import ConversionError, numbered
 from hfvision.layers.patch_embedding import by, pair
@@ -275,8 +283,7 @@ def known_sizes(tensors: Mapping[str, Tensor], head: str) -> tuple[dict[str, Any
     numbers = [tuple(map(int, match.groups())) for key in tensors if (match := _BLOCK.match(key))]
     stages = block_count([stage for stage, _ in numbers])
     depths = [block_count([block for at, block in numbers if at == stage]) for stage in range(stages)]
-    if not stages or not all(depths):
-        raise ConversionError(f"the blocks of the stages have gaps: {depths} blocks in stages 1 to {stages}.")
+    check_stages(depths, "the stages", "layers.0.blocks.0.norm1.weight")
     channels, height, width, embed_dim = 3, 4, 4, 96
     kernel = "patch_embed.proj.weight"
     if rank_of(tensors, kernel) == 4 and tensors[kernel].numel():
