@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from hfvision import reporting
 from hfvision.data import prepare_classification, prepare_detection, prepare_segmentation
 from hfvision.errors import ConfigError, DatasetError
 from hfvision.models.detr_config import DetrConfig
@@ -154,3 +156,74 @@ def test_a_mask_of_several_bands_is_no_mask(tmp_path):
     raster(folder / "masks" / "train" / "0.tif", bands(2))
     with pytest.raises(DatasetError, match=r"0\.tif|a label map is \(H, W\)"):
         prepare_segmentation(folder)
+
+
+def colors(path, pixels, depth):
+    """A file of red, green, blue and alpha: a PNG of 8 bits, or a PNG or GeoTIFF of 16 with every level times 257."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if depth == 8:
+        Image.fromarray(pixels).save(path.with_suffix(".png"))
+        return
+    profile = {"height": SIDE, "width": SIDE, "count": 4, "dtype": "uint16"}
+    options = {"driver": "PNG"} if path.suffix == ".png" else {"driver": "GTiff", "photometric": "RGB", "alpha": "yes"}
+    with rasterio.open(path, "w", **profile, **options) as file:
+        file.write(pixels.transpose(2, 0, 1).astype(np.uint16) * 257)
+
+
+def color_sets(folder, suffix, depth):
+    """The same pictures for each task."""
+    generator = np.random.default_rng(4)
+    for split in ("train", "val"):
+        for number in range(2):
+            pixels = generator.integers(0, 256, (SIDE, SIDE, 4), dtype=np.uint8)
+            for path in (
+                folder / "classes" / split / "ab"[number] / f"{number}{suffix}",
+                folder / "masks" / "images" / split / f"{number}{suffix}",
+                folder / "boxes" / split / f"{number}{suffix}",
+            ):
+                colors(path, pixels, depth)
+            raster(folder / "masks" / "masks" / split / f"{number}.tif", generator.integers(0, 3, (1, SIDE, SIDE)))
+    (folder / "masks" / "classes.txt").write_text("water\nfield\ntown\n")
+    boxed_names = [f"{number}{suffix}" for number in range(2)]
+    for split in ("train", "val"):
+        images = [{"id": n, "file_name": name, "height": SIDE, "width": SIDE} for n, name in enumerate(boxed_names)]
+        box = {"category_id": 1, "bbox": [4, 4, 10, 12], "area": 120, "iscrowd": 0}
+        content = {
+            "images": images,
+            "annotations": [{"id": n, "image_id": n, **box} for n in range(2)],
+            "categories": [{"id": 1, "name": "ship"}],
+        }
+        (folder / "boxes" / "annotations").mkdir(exist_ok=True)
+        (folder / "boxes" / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_colors_of_16_bits_with_alpha_train_as_those_of_8(tmp_path, suffix, caplog):
+    """Where the processor takes three channels, alpha is dropped and that is said; in every task."""
+    reporting.forget()
+    shallow, deep = color_sets(tmp_path / "8", ".png", 8), color_sets(tmp_path / "16", suffix, 16)
+    side = {"height": SIDE, "width": SIDE}
+    tasks = {
+        "classes": (prepare_classification, ViTImageProcessor(size=side)),
+        "masks": (prepare_segmentation, SegformerImageProcessor(size=side)),
+        "boxes": (prepare_detection, DetrImageProcessor(size={"shortest_edge": SIDE, "longest_edge": SIDE})),
+    }
+    for folder, (prepare, processor) in tasks.items():
+        images = []
+        for root in (shallow, deep):
+            found = prepare(root / folder).train.read(0)
+            images.append(found if folder == "classes" else found[0])
+        assert images[1].dtype == np.uint16 and images[1].shape == (SIDE, SIDE, 4)
+        expected, got = (processor(images=image, return_tensors="np")["pixel_values"] for image in images)
+        np.testing.assert_array_equal(got, expected)
+        cut = processor(images=images[1][4:30, 2:20], return_tensors="np")["pixel_values"]  # as an augmentation would
+        np.testing.assert_array_equal(
+            cut, processor(images=images[0].crop((2, 4, 20, 30)), return_tensors="np")["pixel_values"]
+        )
+    assert "Alpha channels were dropped" in caplog.text
+    three = ViTForImageClassification(ViTConfig(**ARCHITECTURES["vit"].tiny | {"image_size": SIDE, "patch_size": 8}))
+    processor = ViTImageProcessor(size=side)
+    train_classification(three, deep / "classes", tmp_path / "out", processor=processor, settings=ONE_STEP)
+    assert evaluate(tmp_path / "out", deep / "classes", record=False).samples == 2

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from hfvision.data.tar_members import with_content
 from hfvision.errors import DatasetError, ImageReadError
-from hfvision.processing.reading import read_image
+from hfvision.processing.reading import Bands, open_image
 from hfvision.reporting import report
 
 FINGERPRINT_IMAGES = 64  # of each split
@@ -29,12 +29,16 @@ class Digest(Protocol):
 
 
 def decoded(value: Any, feature: Any) -> Any:
-    """The image of a cell as PIL (upright, whatever EXIF says) or array. Raises ImageReadError."""
+    """The image of a cell as PIL (upright, whatever EXIF says) or array; one from a file with bands is `Bands`.
+
+    Raises ImageReadError.
+    """
     if value is None:
         raise ImageReadError("there is no image")
     if not isinstance(feature, datasets.Image):
         return np.asarray(value, dtype=feature.dtype)
-    image = read_image(with_content(value))
+    opened = open_image(with_content(value))
+    image = Bands.of(opened) if opened.has_bands else opened.image
     return image.convert(feature.mode) if feature.mode and isinstance(image, Image) else image
 
 

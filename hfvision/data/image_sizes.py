@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from hfvision.data.tar_members import with_content
-from hfvision.processing.reading import image_size, read_image
+from hfvision.processing.reading import Bands, image_size, read_image
 
 MOST_CHANNELS = 4  # of an array whose first axis is taken for its channels
 
@@ -32,4 +32,6 @@ def size_of_array(shape: tuple[int, ...]) -> tuple[int, int]:
 
 def size_of(image: Any) -> tuple[int, int]:
     """H, W of a decoded image."""
+    if isinstance(image, Bands) and image.opened.has_bands:
+        return int(image.shape[0]), int(image.shape[1])
     return (image.height, image.width) if isinstance(image, Image.Image) else size_of_array(np.shape(image))

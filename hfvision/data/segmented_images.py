@@ -21,6 +21,7 @@ from hfvision.data.mask_values import MaskCoding
 from hfvision.data.same_images import Digests
 from hfvision.errors import DatasetError, HfvisionError, ImageShapeError, ImageValueError
 from hfvision.processing.label_reading import read_labels
+from hfvision.processing.reading import Bands
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class SegmentedImages:
 
 
 def _sizes(image: Any) -> list[tuple[int, int]]:
-    """Height and width; both readings of an array of three axes, whose layout the processor is told."""
-    if isinstance(image, Image):
-        return [(image.height, image.width)]
+    """Height and width; both readings of an array of three axes whose layout only the processor is told."""
+    if isinstance(image, Image | Bands):
+        return [size_of(image)]
     return [image.shape] if image.ndim == 2 else [image.shape[:2], image.shape[1:]]

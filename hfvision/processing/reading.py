@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -50,6 +50,38 @@ class Opened:
     is_channels_last: bool = False  # whether an array is known to be (H, W, C): it comes from a file with bands
     spare: int = 0  # how many of an array's last channels are no colours: alpha, or more than red, green and blue
     is_alpha: bool = False  # whether the last channel says how opaque a pixel is
+
+    @property
+    def has_bands(self) -> bool:
+        """Whether the image is an array known to be (H, W, C)."""
+        return self.is_channels_last and len(np.shape(self.image)) == 3  # type: ignore[arg-type]
+
+
+class Bands(np.ndarray[Any, np.dtype[Any]]):
+    """An array (H, W, C) that knows what its file says of its bands, so that processors take it as they take the file.
+
+    What is cut out of it knows it, too, as long as it has all of the bands.
+    """
+
+    file_says: Opened | None
+
+    @classmethod
+    def of(cls, opened: Opened) -> "Bands":
+        """The image of a file with bands."""
+        bands: Bands = np.asarray(opened.image).view(cls)
+        bands.file_says = opened
+        return bands
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.file_says = getattr(source, "file_says", None)
+
+    @property
+    def opened(self) -> Opened:
+        """The pixels of this array as those of the file."""
+        plain, whole = np.asarray(self), self.file_says
+        if whole is None or plain.ndim != 3 or plain.shape[2] != np.shape(whole.image)[2]:  # type: ignore[arg-type]
+            return Opened(plain)
+        return replace(whole, image=plain)
 
 
 class Draft(NamedTuple):
@@ -106,6 +138,8 @@ def open_image(source: ImageSource, *, timeout: float | None = DOWNLOAD_SECONDS,
     """`read_image`, with what the file says of the channels of an array."""
     if isinstance(source, Opened):
         return source
+    if isinstance(source, Bands):
+        return source.opened
     if isinstance(source, np.ndarray | torch.Tensor):
         return Opened(source)
     if isinstance(source, Image.Image):

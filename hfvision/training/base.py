@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
 from hfvision.errors import CheckpointReadError, ConfigError, one_line
 from hfvision.layers.patch_embedding import pair
 from hfvision.models.base import VisionModel
+from hfvision.processing.reading import Bands
 from hfvision.registry import ARCHITECTURES, load
 from hfvision.reporting import report
 from hfvision.starters import resolve
@@ -171,6 +172,8 @@ def check_images_fit(base: Base, split: str, count: int, read: Callable[[int], A
     for row in range(min(MODES_LOOKED_AT, count)):
         image = read(row)
         kind = getattr(image, "mode", None) or (image.ndim, image.shape[0])
+        if isinstance(image, Bands) and image.opened.has_bands:
+            kind = f"{image.shape[2]} bands" + " with alpha" * image.opened.is_alpha
         if kind in tried:
             continue
         tried.add(kind)
