@@ -12,6 +12,8 @@ go through `resize_tensor`, which repeats its arithmetic as two matrix products 
 Which pass comes first shows in 8-bit results, by a level here and there and by more at hard edges: Pillow 13 starts
 with the columns where their reduction in pixels is more than twice that of the rows; earlier versions never do.
 
+Other libraries antialias otherwise (scikit-image blurs with a Gaussian before it interpolates): their pictures differ.
+
 Source: the algorithm (not the code) of Pillow 13's `Resample.c` and `Geometry.c`, MIT-CMU licence.
 
 Shapes: C bands, H x W pixels before, h x w after; sizes are always (height, width).
