@@ -96,6 +96,7 @@ def test_published_maps_hold_the_objects_that_are_counted(tmp_path, layout, repo
     np.testing.assert_array_equal(objects.masks.areas(), [(b[2] - b[0]) * (b[3] - b[1]) for _, b in boxes])
     assert "objects of the background or of no class" in reports.text  # the caravan
     assert "its files are named so" in reports.text
+    assert "label_map" not in reports.text  # which detection does not have
 
 
 @pytest.mark.parametrize("layout", ["labelIds", "kitti"])

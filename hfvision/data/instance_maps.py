@@ -45,6 +45,7 @@ IGNORED = 255  # no class; and the number of borders in VOC's maps of objects
 BORDER = 224 + 256 * 224 + 65536 * 192  # the same as a color
 COUNTED = range(11, 19)  # train ids of Cityscapes whose objects are counted: person, rider, car to bicycle
 PER_CLASS_OF_CITYSCAPES, PER_CLASS_OF_KITTI = 1000, 256
+OTHERWISE = "; a file of names beside the data says otherwise"
 UNCOUNTED = (
     f"its files *{INSTANCE_IDS}.png number no object, but only classes (Datumaro writes them so): all pixels of a "
     "class in an image are one crowd"
@@ -107,7 +108,7 @@ def read_instance_maps(folder: Path, numbering: Numbering, masks: bool) -> dict[
     found = numbering.find(folder)
     if found is None:
         raise DatasetError(f"{folder} has no maps of classes beside its maps of objects.")
-    classes = classes_of(found, folder)
+    classes = classes_of(found, folder, advice=OTHERWISE)
     names = dict(enumerate(classes.names or []))
     if classes.label_map is not None:
         names = {number: names.get(number, name) for number, name in classes.label_map.id2label.items()}

@@ -51,9 +51,14 @@ class StoredValues:
 
 
 def classes_of(
-    found: MaskFolder, root: Path, given: Sequence[str] | None = None, ignore_index: int = 255
+    found: MaskFolder,
+    root: Path,
+    given: Sequence[str] | None = None,
+    ignore_index: int = 255,
+    advice: str = "; label_map=... says otherwise",
 ) -> MaskClasses:
-    """The classes of a folder; those `given` by name take the places of the declared ones.
+    """The classes of a folder; those `given` by name take the places of the declared ones. `advice` ends the conclusion
+    that they are those of a published data set.
 
     Raises DatasetError for a file of classes that cannot be read.
     """
@@ -76,7 +81,11 @@ def classes_of(
     if given is not None:
         classes = usual_names([DeclaredClass(name) for name in given], "names")
         return _of_declared(classes, values, found, "names=...", ignore_index, from_file=False)
-    return MaskClasses() if found.benchmark is None else _of_benchmark(found.benchmark, found, values, ignore_index)
+    return (
+        MaskClasses()
+        if found.benchmark is None
+        else _of_benchmark(found.benchmark, found, values, ignore_index, advice)
+    )
 
 
 def stored_values(masks: Sequence[Path], most: int = MOST_MASKS) -> StoredValues:
@@ -168,7 +177,9 @@ def _of_declared(
     return MaskClasses(LabelMap(tuple(rows)), names, tuple(said))
 
 
-def _of_benchmark(benchmark: Benchmark, found: MaskFolder, values: StoredValues, ignore_index: int) -> MaskClasses:
+def _of_benchmark(
+    benchmark: Benchmark, found: MaskFolder, values: StoredValues, ignore_index: int, advice: str
+) -> MaskClasses:
     """The classes of the published data set that has this layout, where its files or its ids are there."""
     label_map = benchmark.label_map
     ids = {label.id: label.train_id for label in label_map.labels}
@@ -184,9 +195,7 @@ def _of_benchmark(benchmark: Benchmark, found: MaskFolder, values: StoredValues,
         named = label_map.id2label
         classes = [named[number] for number in range(label_map.num_labels)]
         why = benchmark.because if names_fit else "its ids are there"
-        said = (
-            f"the classes are those of {benchmark.option}, since {why}: {shown(classes)}; label_map=... says otherwise"
-        )
+        said = f"the classes are those of {benchmark.option}, since {why}: {shown(classes)}{advice}"
         return MaskClasses(label_map, classes, (said,))
     said = (
         f"it is laid out as {found.layout}, but neither its files nor its ids are those of the published data set, so "
