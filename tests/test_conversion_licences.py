@@ -3,9 +3,10 @@
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from transformers import AutoModelForSemanticSegmentation
 from typer.testing import CliRunner
 
-from hfvision.cards import check_card
+from hfvision.cards import check_card, write_folder_card
 from hfvision.cards.model_card import UNSTATED
 from hfvision.cli import build_app
 from hfvision.conversion import convert, convert_back
@@ -40,10 +41,11 @@ def test_weights_that_nobody_published_get_no_licence_and_the_command_says_what_
     assert UNSTATED not in (tmp_path / "model" / "README.md").read_text()
 
 
-def published(tmp_path, name="mit_b0.pth"):
+def published(tmp_path, name="mit_b0.pth", family="segformer", manifest="mit_b0"):
     """A file of a published one's name, keys and shapes."""
-    tensors = {key: torch.zeros(t.shape) for key, t in stored(manifests("segformer")["mit_b0"]).items()}
-    torch.save(tensors, tmp_path / name)
+    zeros = {key: torch.zeros(t.shape, dtype=t.dtype) for key, t in stored(manifests(family)[manifest]).items()}
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    torch.save(zeros, tmp_path / name)
     return tmp_path / name
 
 
@@ -99,3 +101,31 @@ def test_the_scripts_take_the_licence_too(tmp_path, monkeypatch, capsys):
     arguments = [source, tmp_path / "model", "--heads", 4, "--license", "mit"]
     assert "licence: mit, as stated" in run_script("convert_deit", arguments, monkeypatch, capsys)
     assert front(tmp_path / "model").license == "mit"
+
+
+def test_weights_trained_since_keep_the_terms_of_the_published_file_and_not_its_figures(tmp_path, caplog):
+    folder, name = tmp_path / "model", "segmenter-tiny-mask-16-ade20k"
+    source = published(tmp_path, "ade20k/seg_tiny_mask/checkpoint.pth", "segmenter", "Ti16_mask_ade20k")
+    report = convert(source, folder)
+    assert (report.catalog_row, bool(front(folder).eval_results)) == (name, True)
+    model = AutoModelForSemanticSegmentation.from_pretrained(folder)
+    with torch.no_grad():
+        model.decoder.layernorm.bias.add_(1)
+    model.save_pretrained(folder)
+    write_folder_card(folder)
+    card = (folder / "README.md").read_text()
+    assert (front(folder).license, front(folder).eval_results) == ("mit", None)
+    assert "quoted from" not in card and f"are not those that were converted from {name} any more" in caplog.text
+    assert f"| {name} | mit | github.com/rstrudel/segmenter |" in card
+    write_folder_card(folder, license="cc-by-nc-4.0")
+    assert licence_of(folder).key == "cc-by-nc-4.0"
+    assert convert(folder, tmp_path / "again").catalog_row is None
+
+
+def test_weights_that_were_not_trained_since_stay_published_when_the_card_is_refreshed_or_saved_anew(tmp_path):
+    convert(published(tmp_path), tmp_path / "model")
+    write_folder_card(tmp_path / "model")
+    assert convert(tmp_path / "model", tmp_path / "again").catalog_row == "mit-b0"
+    assert front(tmp_path / "again").license_name == NVIDIA
+    write_folder_card(tmp_path / "again", license="mit")
+    assert licence_of(tmp_path / "again").key == NVIDIA

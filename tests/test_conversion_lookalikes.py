@@ -127,6 +127,11 @@ def test_every_surplus_tensor_of_every_format_is_named(name, tmp_path):
         convert(source, tmp_path / "model", family=name, overrides=settings_of(name))
 
 
+def test_patches_of_a_jax_model_that_span_frames_are_told():
+    kernel = {"embedding/kernel": torch.empty(2, 16, 16, 3, 32, device="meta")}
+    assert "out of several frames" in kind_of(tensors_of("google_vit") | kernel)
+
+
 @pytest.mark.parametrize("name", [format.name for format in FORMATS])
 def test_no_file_of_ours_is_taken_for_another(name):
     assert kind_of(tensors_of(name)) is None

@@ -7,7 +7,7 @@ hfvision does not write stay, and so do further tags.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,12 @@ def read_existing(path: Path) -> ExistingCard:
         raise ConfigError(f"the front matter of {path} cannot be read: {said}. Mend it, or remove the card.") from error
     title, sections = split_sections(card.text)
     return ExistingCard(front, title, sections, results)
+
+
+def without_quoted(card: ExistingCard) -> ExistingCard:
+    """The card without figures that others published; a table of them goes, unless it was written by hand."""
+    sections = {name: text for name, text in card.sections.items() if name != "Results" or text.startswith(KEPT)}
+    return replace(card, results=tuple(one for one in card.results if one.measured), sections=sections)
 
 
 def split_sections(body: str) -> tuple[str | None, dict[str, str]]:

@@ -9,17 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from hfvision.cards.data_terms import data_terms, hub_datasets
-from hfvision.cards.existing import ExistingCard, merged_front, merged_sections, names_said, read_existing
+from hfvision.cards.existing import (
+    ExistingCard,
+    merged_front,
+    merged_sections,
+    names_said,
+    read_existing,
+    without_quoted,
+)
 from hfvision.cards.figures import ClassTable, Result
 from hfvision.cards.model_card import CARD, FINE_TUNED, TRAINED, assembled, card_parts
 from hfvision.cards.quoted import quoted
-from hfvision.cards.records import classes_of, measured, read_record, row_of
+from hfvision.cards.records import classes_of, measured, of_these_weights, read_record, row_of
 from hfvision.cards.tasks import TASKS, task_of
 from hfvision.catalog import CatalogRow
 from hfvision.errors import CheckpointReadError, ConfigError
 from hfvision.licences import LicenceReport, inherit, of_row, trace, write_licence_files
 from hfvision.licences.inheritance import CONVERSION_FILE, RECORD_FILE
 from hfvision.registry import ARCHITECTURES, load
+from hfvision.reporting import report as say
 from hfvision.writing import new_file
 
 
@@ -74,8 +82,16 @@ def _written(folder: Path, name: str | None, license: str | None) -> tuple[str, 
     old = read_existing(folder / CARD)
     title = name or old.title or folder.resolve().name
     conversion = read_record(folder / CONVERSION_FILE)
-    row = row_of(conversion)
-    report = _licence(folder, title, license, row)
+    origin = row_of(conversion)
+    row = origin
+    if origin is not None and not of_these_weights(folder, conversion):
+        row = None  # trained since: figures of the published file are not theirs, its terms are a parent's
+        old = without_quoted(old)
+        say(
+            f"the weights in {folder.name} are not those that were converted from {origin.name} any more: its figures "
+            "are left out of the card, and its licence counts as a parent's."
+        )
+    report = _licence(folder, title, license, row, origin)
     results = _results(folder, old, row)
     classes = classes_of(folder)
     front, sections = card_parts(
@@ -115,14 +131,18 @@ def _task(config: Any, old: ExistingCard) -> str:
     return task_of(config) or str(old.front.get("pipeline_tag") or "image-feature-extraction")
 
 
-def _licence(folder: Path, title: str, license: str | None, row: CatalogRow | None) -> LicenceReport:
-    """What is stated now, else in the card, unless a parent's terms are stricter; of a published file its authors'."""
+def _licence(
+    folder: Path, title: str, license: str | None, row: CatalogRow | None, origin: CatalogRow | None
+) -> LicenceReport:
+    """What is stated now, else in the card, unless a parent's terms are stricter; of a published file, `row`, its
+    authors'. `origin` is that which the weights were before they were trained.
+    """
     found = replace(trace(folder, download=False), model=title)
     published = None if row is None else replace(of_row(row), model=title)
     if license is None and published is not None and found.own.key in (published.own.key, "unknown"):
         return published
-    parents = found.parents if row is None else (of_row(row),)
-    if license is None and published is None:
+    parents = found.parents if origin is None else (of_row(origin),)
+    if license is None and origin is None:
         return found
     own = found.own if license is None else license
     return replace(inherit(title, own, parents, "its maker"), repository=found.repository)

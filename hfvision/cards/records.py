@@ -25,6 +25,11 @@ def read_record(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def of_these_weights(folder: Path, conversion: Mapping[str, Any]) -> bool:
+    """Whether the folder still has the weights that the conversion wrote; records of 0.4 do not tell."""
+    return conversion.get("weights") in (None, "", weights_digest(folder))
+
+
 def row_of(conversion: Mapping[str, Any]) -> CatalogRow | None:
     """The catalogue's row of the published file that was converted; None for weights that nobody published."""
     named = conversion.get("catalog_row")

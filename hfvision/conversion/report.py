@@ -38,6 +38,7 @@ class ConversionReport:
     dtype: str = ""  # of all weights written
     recognised: str = ""  # which row of the catalogue the source is, or what of it differs; in words
     recognition: Mapping[str, Any] = field(default_factory=dict)  # the same as data
+    weights: str = ""  # digest of those written for a published file, to tell whether they were trained since
     catalog_row: str | None = None  # the row's name, where the source is the published file itself
 
     def to_dict(self) -> dict[str, Any]:
@@ -45,7 +46,7 @@ class ConversionReport:
 
     def record(self) -> str:
         """JSON to keep beside the model: without this machine's path, and without what config.json says."""
-        left = {"out", "config"} if self.catalog_row else {"out", "config", "catalog_row"}
+        left = {"out", "config"} if self.catalog_row else {"out", "config", "catalog_row", "weights"}
         kept = {key: value for key, value in self.to_dict().items() if key not in left}
         return json.dumps(kept, indent=2, ensure_ascii=False) + "\n"
 

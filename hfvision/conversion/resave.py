@@ -9,6 +9,7 @@ from typing import Any
 from transformers import AutoImageProcessor
 
 from hfvision import checkpoints
+from hfvision.cards.records import of_these_weights
 from hfvision.catalog import facts_of
 from hfvision.conversion.formats import Plan
 from hfvision.conversion.labelling import Labels, label_fields, with_labels
@@ -125,12 +126,13 @@ def resave(
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """What an earlier conversion found out, {} where there was none: a second one knows no more."""
+    """What an earlier conversion found out, {} where there was none or the weights were trained since: a second one
+    knows no more."""
     try:
         found = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and of_these_weights(folder, found) else {}
 
 
 def _model_of(row: Architecture, config: Mapping[str, Any]) -> tuple[str, str]:

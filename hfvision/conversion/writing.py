@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hfvision.cards import write_folder_card
+from hfvision.cards.records import weights_digest
 from hfvision.conversion.report import RECORD_FILE, ConversionReport
 from hfvision.errors import ConfigError, ConversionError
 from hfvision.termination import sigterm_exits, uninterrupted
@@ -73,6 +74,8 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 def write_record(folder: Path, report: ConversionReport, name: str, license: str | None = None) -> ConversionReport:
     """Write the report beside the model, and let the card say what the record adds to it."""
+    if report.catalog_row:
+        report = replace(report, weights=weights_digest(folder))
     (folder / RECORD_FILE).write_text(report.record(), encoding="utf-8")
     write_folder_card(folder, name=name, license=license)
     report = replace(report, files=tuple(sorted(path.name for path in folder.iterdir())))
