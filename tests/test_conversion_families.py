@@ -14,7 +14,9 @@ from hfvision.conversion.tensors import convert_tensors
 from hfvision.conversion.to_hub import recognised_plan
 from hfvision.conversion.unwrapping import PARTS, unwrap
 from hfvision.errors import ConversionError, HfvisionError
-from tests.originals import BY_NAME, settings_of, tensors_of, write
+from hfvision.registry import ARCHITECTURES
+from tests.models import tiny_model
+from tests.originals import BY_NAME, HEADS, settings_of, tensors_of, write
 
 FAMILIES = sorted({format.family for format in FORMATS} | set(BY_NAME))
 SAME_KEYS = {frozenset({"deit", "timm_vit"})}
@@ -100,3 +102,15 @@ def test_stages_that_are_not_there_are_named(name, tmp_path):
         ConversionError, match=r"gaps: stage [12] of . has none|pools|no swin|no blocks|no upernet|no timm"
     ):
         convert(tmp_path / "w.pth", tmp_path / "model", family=name, overrides=settings_of(name))
+
+
+@pytest.mark.parametrize("family", [None, "vit", "timm"])
+@pytest.mark.parametrize("model_type", ["vit", "segformer", "swin", "detr", "segmenter", "mlp_mixer"])
+def test_weights_of_transformers_without_their_config_are_known_as_that(model_type, family):
+    row = ARCHITECTURES[model_type]
+    auto_class = next(head for head in HEADS if head in row.models)
+    weights = tiny_model(model_type, auto_class).state_dict()
+    with pytest.raises(
+        ConversionError, match=f"transformers' own names, of a model such as .*{model_type}.*config.json"
+    ):
+        unwrap(as_read("deit", weights), family)

@@ -56,7 +56,7 @@ def test_a_file_called_after_a_model_of_videos_is_refused(name, tmp_path):
     source = training_file(tmp_path / name)
     done = CliRunner().invoke(build_app(), ["convert", str(source), str(tmp_path / "model")])
     assert done.exit_code == 1 and isinstance(done.exception, ConversionError)
-    assert "a model of videos. There is none here" in str(done.exception)
+    assert "a model of videos. There is no such model here" in str(done.exception)
 
 
 @pytest.mark.parametrize("cfg", [None, "DATA:\n  NUM_FRAMES: 1\n", "{" * 5000, {"epochs": 3, "num_frames": 1}])

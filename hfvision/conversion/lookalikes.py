@@ -22,7 +22,7 @@ FRAMES = ("num_frames", "n_frames", "clip_len", "clip_length", "tubelet_size")  
 SPACE_ATTENTION = ("attention_type", "space_only")
 LINE = re.compile(r"^[ \t]*(\w+)[ \t]*:[ \t]*['\"]?([\w.-]*)", re.MULTILINE)  # of YAML
 DEEPEST = 8  # mappings inside mappings
-SPACE_ONLY = "looks at each frame by itself and averages: its tensors are named and shaped as an image classifier's"
+SPACE_ONLY = "one that looks at each frame by itself and averages has the tensors of an image classifier"
 VIDEO_CLASSES = {174: "Something-Something v2", 400: "Kinetics-400", 600: "Kinetics-600", 700: "Kinetics-700"}
 
 
@@ -96,14 +96,14 @@ def check_said(checkpoint: Checkpoint) -> None:
     if (said := video_settings(checkpoint.settings)) is not None:
         raise ConversionError(
             f"{checkpoint.name} holds a model of videos: the settings that its training kept there say {said}. There "
-            f"is none here, and one that {SPACE_ONLY}. To use it on single images nevertheless, save its state dict "
-            f"(entry {checkpoint.entry!r}) in a file of its own."
+            f"is no such model here, and {SPACE_ONLY}, for which it would be taken. To use it on single images "
+            f"nevertheless, save its state dict (entry {checkpoint.entry!r}) in a file of its own."
         )
     for pattern, name in NAMES.items():
         if re.search(pattern, checkpoint.name, re.IGNORECASE):
             raise ConversionError(
-                f"{checkpoint.name} is called after {name}, a model of videos. There is none here, and one that "
-                f"{SPACE_ONLY}. Give the file another name if it holds something else."
+                f"{checkpoint.name} is called after {name}, a model of videos. There is no such model here, and "
+                f"{SPACE_ONLY}, for which it would be taken. Give the file another name if it holds something else."
             )
 
 
@@ -143,8 +143,8 @@ def note_on_classes(plan: Plan) -> tuple[str, ...]:
     if plan.auto_class != IMAGE_CLASSIFICATION or labels not in VIDEO_CLASSES:
         return ()
     return (
-        f"{labels} classes are as many as {VIDEO_CLASSES[labels]} has. A model of videos that {SPACE_ONLY}; nothing in "
-        "the file says that it is one.",
+        f"{labels} classes are as many as {VIDEO_CLASSES[labels]} has, and of models of videos {SPACE_ONLY}: nothing "
+        "in the file says which of the two this is.",
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 RECORD_FILE = "hfvision_conversion.json"  # the whole report, beside the converted model
+SHOWN = 6  # keys that the report for people writes out for each reason
 RECORD_FIELD = "hfvision_conversion"  # in config.json: what the way back needs; other programs pass it on unread
 
 
@@ -80,8 +81,11 @@ class ConversionReport:
 
 
 def _by_reason(keys: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Each reason once, with all its keys."""
+    """Each reason once, with its keys; of many the first and their number, the record has all."""
     grouped: dict[str, list[str]] = {}
     for key, reason in keys.items():
         grouped.setdefault(reason, []).append(key)
-    return [(reason, ", ".join(group)) for reason, group in grouped.items()]
+    return [
+        (reason, ", ".join(group[:SHOWN]) + (f" and {len(group) - SHOWN} more" if len(group) > SHOWN else ""))
+        for reason, group in grouped.items()
+    ]

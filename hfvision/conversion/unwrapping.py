@@ -174,6 +174,13 @@ class _Likeness:
 
 
 def _nearest_formats(keys: list[str]) -> str:
+    for format in FORMATS:
+        targets = [target for rule in _rules(format) if isinstance(rule, Rule) for target in rule.targets]
+        if 2 * sum(bool(groups(tuple(targets), [key])) for key in keys) >= len(keys):
+            return (
+                "These are transformers' own names, of a model such as "
+                f"{' or '.join(format.model_types)}: give the folder that has its config.json beside the weights."
+            )
     likenesses = [_likeness(format, keys) for format in FORMATS]
     likenesses = [one for one in likenesses if one.fitting]
     if not likenesses:
