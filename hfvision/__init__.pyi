@@ -129,7 +129,7 @@ from hfvision.publishing import push as push
 from hfvision.registry import register as register
 from hfvision.registry import unregister as unregister
 from hfvision.training.accumulation import StepMeans as StepMeans
-from hfvision.training.arguments import TrainingSettings as TrainingSettings
+from hfvision.training.arguments import VisionTrainingArguments as VisionTrainingArguments
 from hfvision.training.augmentation import StandardAugmentation as StandardAugmentation
 from hfvision.training.classification import train_classification as train_classification
 from hfvision.training.classification_augmentation import ClassificationAugmentation as ClassificationAugmentation
@@ -139,5 +139,8 @@ from hfvision.training.distillation import Distillation as Distillation
 from hfvision.training.evaluation import evaluate as evaluate
 from hfvision.training.panoptic import train_panoptic as train_panoptic
 from hfvision.training.segmentation import train_segmentation as train_segmentation
+from hfvision.training.settings import TrainingSettings as TrainingSettings
+from hfvision.training.train import train as train
+from hfvision.training.trainer import Trainer as Trainer
 
 __version__: str

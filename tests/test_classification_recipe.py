@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hfvision.errors import ConfigError
 from hfvision.processing.classification import ViTImageProcessor
-from hfvision.training.arguments import TrainingSettings
+from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.class_weights import class_weights_of
 from hfvision.training.classification import train_classification
 from hfvision.training.classification_augmentation import (
@@ -26,7 +26,7 @@ from tests import test_color_jitter, test_training
 
 zeros_and_ones = test_training.zeros_and_ones  # a fixture
 NOTHING = {"area": (1, 1), "ratio": (1, 1), "flip": 0, "colour": False}
-ONE_STEP = TrainingSettings(max_steps=1, batch_size=8)
+ONE_STEP = VisionTrainingArguments(max_steps=1, per_device_train_batch_size=8)
 
 
 def photo():
@@ -117,7 +117,7 @@ def test_training_is_augmented_by_default_and_says_how(zeros_and_ones, tmp_path)
             zeros_and_ones,
             tmp_path / name,
             processor=test_training.tiny_processor(),
-            settings=ONE_STEP,
+            args=ONE_STEP,
         )
     test_training.assert_same_weights(*(test_training.weights(tmp_path / name) for name in ("one", "two")))
     plan = json.loads((tmp_path / "one" / "training_run.json").read_text())["plan"]
@@ -129,7 +129,7 @@ def test_training_is_augmented_by_default_and_says_how(zeros_and_ones, tmp_path)
 
 
 def test_model_and_processor_get_another_size(zeros_and_ones, tmp_path):
-    test_training.start(zeros_and_ones, tmp_path / "out", settings=ONE_STEP, image_size=16)
+    test_training.start(zeros_and_ones, tmp_path / "out", args=ONE_STEP, image_size=16)
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
     processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
     assert model.config.image_size == 16
@@ -184,10 +184,10 @@ def test_the_loss_is_a_weighted_mean_over_the_images_of_a_step(batches):
 
 
 def test_what_a_class_weighs_decides_what_is_learned(zeros_and_ones, tmp_path):
-    settings = TrainingSettings(epochs=4, batch_size=8, learning_rate=5e-3)
+    args = VisionTrainingArguments(num_train_epochs=4, per_device_train_batch_size=8, learning_rate=5e-3)
     names = test_training.DIGITS
     result = test_training.start(
-        zeros_and_ones, tmp_path / "out", settings=settings, class_weights={names[0]: 0.0}, label_smoothing=0.1
+        zeros_and_ones, tmp_path / "out", args=args, class_weights={names[0]: 0.0}, label_smoothing=0.1
     )
     assert result.per_class[names[1]] == 1.0
     assert result.per_class[names[0]] == 0.0  # it was never told that there are any
@@ -197,14 +197,14 @@ def test_what_a_class_weighs_decides_what_is_learned(zeros_and_ones, tmp_path):
     assert record["plan"]["loss"] == {"class_weights": [0.0, 1.0], "label_smoothing": 0.1}
     assert "label smoothing 0.1" in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(ConfigError, match="another run"):
-        test_training.start(zeros_and_ones, tmp_path / "out", settings=settings, resume=True)
+        test_training.start(zeros_and_ones, tmp_path / "out", args=args, resume=True)
 
 
 def test_accumulated_batches_learn_what_one_batch_does(zeros_and_ones, tmp_path):
     for name, batch, steps in (("one", 8, 1), ("two", 4, 2)):
-        settings = replace(ONE_STEP, batch_size=batch, gradient_accumulation=steps)
+        args = replace(ONE_STEP, per_device_train_batch_size=batch, gradient_accumulation_steps=steps)
         options = {"class_weights": [1, 3], "label_smoothing": 0.2}
-        test_training.start(zeros_and_ones, tmp_path / name, settings=settings, **options)
+        test_training.start(zeros_and_ones, tmp_path / name, args=args, **options)
     one, two = (test_training.weights(tmp_path / name) for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, two[name], rtol=1e-4, atol=1e-6)
@@ -223,7 +223,7 @@ def test_the_command_takes_all_of_it(zeros_and_ones, tmp_path):
 
     from hfvision.cli import train as command
 
-    test_training.start(zeros_and_ones, tmp_path / "base", settings=ONE_STEP)
+    test_training.start(zeros_and_ones, tmp_path / "base", args=ONE_STEP)
     zeros_and_ones.save_to_disk(tmp_path / "data")
     words = ["classification", "--model", tmp_path / "base", "--dataset", tmp_path / "data"]
     words += ["--output", tmp_path / "out", "--max-steps", 1, "--label-column", "label"]

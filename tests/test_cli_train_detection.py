@@ -11,7 +11,7 @@ from hfvision.data import load_digit_scenes
 from hfvision.models.detr_config import DetrConfig
 from hfvision.processing.detection import DetrImageProcessor
 from hfvision.registry import ARCHITECTURES
-from hfvision.training.arguments import TrainingSettings
+from hfvision.training.arguments import VisionTrainingArguments
 
 
 @pytest.fixture
@@ -38,7 +38,9 @@ def test_detection_trains_as_the_options_say(given, tmp_path):
     result = json.loads(ran.stdout)
     assert (ran.exit_code, result["steps"], result["samples"], result["overfit"]) == (0, 2, 4, None)
     plan = json.loads((tmp_path / "out" / "training_run.json").read_text())["plan"]
-    assert plan["settings"]["learning_rate"] == TrainingSettings.for_detector("new:x").learning_rate
+    assert (
+        plan["settings"]["learning_rate"] == VisionTrainingArguments.for_task("object-detection", "new:x").learning_rate
+    )
     assert (plan["augment"]["scale"], plan["augment"]["flip"]) == ([0.8, 1.25], 0)
     assert (plan["loss"]["eos_coefficient"], plan["loss"]["weights"]["loss_giou"]) == (0.2, 3)
     assert (plan["num_queries"], plan["trunk_rate_factor"], plan["patience"]) == (4, 0.5, 0)

@@ -11,7 +11,7 @@ from hfvision.objects import ImageObjects
 from hfvision.processing.detection import DetrImageProcessor
 from hfvision.processing.options import make_plan
 from hfvision.processing.segmentation import SegformerImageProcessor
-from hfvision.training.arguments import TrainingSettings
+from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.augmentation import StandardAugmentation, StandardPreparation
 from hfvision.training.color_jitter import color_channels, value_range, varied_colours
 from hfvision.training.detection_augmentation import DetectionAugmentation, object_preparation
@@ -97,7 +97,7 @@ def test_training_in_every_scale_gives_the_model_of_8_bits(scale, tmp_path):
             {split: _stored_as(data, store_as) for split, data in scenes.items()},
             tmp_path / name,
             processor=SegformerImageProcessor(size={"height": 32, "width": 32}, **own),
-            settings=TrainingSettings(epochs=2, batch_size=4, learning_rate=2e-3),
+            args=VisionTrainingArguments(num_train_epochs=2, per_device_train_batch_size=4, learning_rate=2e-3),
             data_options={"names": [str(number) for number in range(11)], "image_column": "image"},
         )
     reference, result = results["8 bits"], results[scale]

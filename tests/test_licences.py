@@ -29,13 +29,13 @@ from hfvision.licences import (
 from hfvision.models.vit import ViTConfig, ViTForImageClassification
 from hfvision.processing.classification import ViTImageProcessor
 from hfvision.starters import STARTERS
-from hfvision.training.arguments import TrainingSettings
+from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.classification import train_classification
 from hfvision.training.detection import train_detection
 
 NVIDIA = "nvidia-source-code-license-segformer"
 BANNER = "Research or evaluation only"
-ONE_STEP = TrainingSettings(max_steps=1, batch_size=4, learning_rate=1e-4)
+ONE_STEP = VisionTrainingArguments(max_steps=1, per_device_train_batch_size=4, learning_rate=1e-4)
 
 
 def model_folder(folder, card):
@@ -56,7 +56,7 @@ def digits():
 
 def fine_tuned(parent, digits, out, **options):
     return train_classification(
-        parent, digits, out, settings=ONE_STEP, data_options={"drop_empty_classes": True}, **options
+        parent, digits, out, args=ONE_STEP, data_options={"drop_empty_classes": True}, **options
     )
 
 
@@ -195,7 +195,7 @@ def test_a_detector_inherits_from_the_model_that_its_trunk_comes_from(tmp_path):
     (trunk / "README.md").write_text(card.replace("license: apache-2.0", "license: cc-by-nc-4.0"))
     scenes = load_digit_scenes(train=4, validation=2)
     train_detection(
-        "new:detr-digit-scenes", scenes, tmp_path / "out", settings=ONE_STEP, trunk=trunk, augment=None, license="mit"
+        "new:detr-digit-scenes", scenes, tmp_path / "out", args=ONE_STEP, trunk=trunk, augment=None, license="mit"
     )
     report = trace(tmp_path / "out")
     assert (report.licence.key, [parent.model for parent in report.parents]) == ("cc-by-nc-4.0", ["trunk"])

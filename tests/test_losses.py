@@ -14,7 +14,7 @@ from hfvision.conversion.verify import tolerance
 from hfvision.data import load_digits
 from hfvision.errors import ConfigError
 from hfvision.losses.classification import classification_loss, distillation_loss, teacher_loss
-from hfvision.training.arguments import TrainingSettings
+from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.classification import train_classification
 from hfvision.training.distillation import Distillation
 from tests.models import pixels, tiny_config, tiny_model
@@ -201,7 +201,7 @@ def test_digits_are_learned_from_a_teacher_and_the_folder_loads(tmp_path):
         DatasetDict(train=digits["train"].select(range(64)), test=digits["test"].select(range(32))),
         tmp_path / "out",
         processor=processor,
-        settings=TrainingSettings(max_steps=3, batch_size=16),
+        args=VisionTrainingArguments(max_steps=3, per_device_train_batch_size=16),
         distillation=Distillation(teacher, kind="soft", alpha=0.4, tau=2.0),
     )
     assert result.steps == 3

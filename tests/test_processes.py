@@ -17,7 +17,7 @@ from hfvision.cli.output import emit
 from hfvision.processes import ADVICE, launched_alone, rank
 from hfvision.registry import ARCHITECTURES, IMAGE_CLASSIFICATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION, load
 from hfvision.reporting import report, report_once
-from hfvision.training.arguments import TrainingSettings
+from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.head import set_class_names
 from hfvision.training.loop import share_buffers
 from tests import two_processes_side
@@ -156,14 +156,14 @@ def test_the_held_out_loss_does_not_depend_on_batches(place, task):
 
 def test_what_a_run_learns_by_is_not_what_its_held_out_loss_is(place, tmp_path):
     """Detection sums over decoder layers, segmentation may have other terms: `evaluate` knows of neither."""
-    settings = TrainingSettings(max_steps=1, batch_size=2)
+    args = VisionTrainingArguments(max_steps=1, per_device_train_batch_size=2)
     runs = {
         "detection": (hfvision.train_detection, {"loss": {"eos_coefficient": 0.5, "weights": {"loss_giou": 7}}}),
         "segmentation": (hfvision.train_segmentation, {"loss": "dice+2*focal", "augment": None}),
     }
     for task, (train, options) in runs.items():
         out, data = tmp_path / task, place / TASKS[task][0]
-        result = train(place / f"{task}-model", data, out, settings=settings, **options)
+        result = train(place / f"{task}-model", data, out, args=args, **options)
         assert result.metrics == pytest.approx(hfvision.evaluate(out, data, record=False).metrics, rel=1e-4)
 
 
@@ -206,5 +206,5 @@ def test_a_launcher_that_starts_fewer_processes_than_it_was_asked_for_is_noticed
     report_once.cache_clear()
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    TrainingSettings().arguments(tmp_path, "accuracy")
+    VisionTrainingArguments(str(tmp_path))
     assert (ADVICE in caplog.text) is alone

@@ -12,14 +12,16 @@ from typer.testing import CliRunner
 from hfvision.cli import build_app
 from hfvision.data import load_digit_scenes, load_digits
 from hfvision.errors import DatasetError
-from hfvision.training.arguments import TrainingSettings
+from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.classification import train_classification
 from hfvision.training.detection import train_detection
 from hfvision.training.evaluation import evaluate
 from hfvision.training.panoptic import train_panoptic
 from hfvision.training.segmentation import train_segmentation
 
-ONE_STEP = TrainingSettings(max_steps=1, batch_size=4, learning_rate=1e-6, keep_best=False)
+ONE_STEP = VisionTrainingArguments(
+    max_steps=1, per_device_train_batch_size=4, learning_rate=1e-6, load_best_model_at_end=False
+)
 
 
 @pytest.fixture
@@ -121,7 +123,7 @@ def test_a_model_is_measured_as_it_was_trained_without_a_word(task, scenes, tmp_
     (tmp_path / "names.txt").write_text("\n".join(CLASSES))
     (tmp_path / "map.json").write_text(json.dumps({7: 0, **{10 * number: number for number in range(1, 11)}}))
     make(scenes).save_to_disk("data")
-    trained = train(model, "data", "out", settings=ONE_STEP, data_options=said)
+    trained = train(model, "data", "out", args=ONE_STEP, data_options=said)
     for file in tmp_path.glob("*.*"):
         file.unlink()  # what they hold is remembered
     reports.clear()
@@ -137,9 +139,7 @@ def test_a_model_is_measured_as_it_was_trained_without_a_word(task, scenes, tmp_
 
 def test_what_is_said_goes_before_what_training_was_told(scenes, tmp_path, reports):
     data = classification_data(scenes)
-    train_classification(
-        "vit-digits", data, tmp_path / "out", settings=ONE_STEP, data_options={"label_column": "label"}
-    )
+    train_classification("vit-digits", data, tmp_path / "out", args=ONE_STEP, data_options={"label_column": "label"})
     data.save_to_disk(tmp_path / "data")
     assert evaluate(tmp_path / "out", str(tmp_path / "data"), record=False).reading == {"label_column": "label"}
     with pytest.raises(DatasetError, match="none of the model's: 'even', 'odd'"):
@@ -151,9 +151,7 @@ def test_what_is_said_goes_before_what_training_was_told(scenes, tmp_path, repor
 
 def test_columns_of_training_are_looked_for_anew_where_data_has_others(scenes, tmp_path, reports):
     data = classification_data(scenes)
-    train_classification(
-        "vit-digits", data, tmp_path / "out", settings=ONE_STEP, data_options={"label_column": "label"}
-    )
+    train_classification("vit-digits", data, tmp_path / "out", args=ONE_STEP, data_options={"label_column": "label"})
     others = data["test"].remove_columns("parity").rename_column("label", "digit")
     assert evaluate(tmp_path / "out", others, record=False).samples == 60
     assert "has not the columns of training (label_column=label)" in reports.text

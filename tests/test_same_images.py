@@ -206,20 +206,20 @@ def test_images_of_one_color_are_alike_by_chance(tmp_path, reports):
 
 def train(form, root, validation, **options):
     from hfvision.data.classification import ClassificationData
-    from hfvision.training.arguments import TrainingSettings
+    from hfvision.training.arguments import VisionTrainingArguments
     from hfvision.training.classification import train_classification
     from hfvision.training.segmentation import train_segmentation
     from tests import test_training, test_training_segmentation
 
     prepare, given = form(root / "data", range(8), validation)
     data = prepare(**given, **options)
-    settings = TrainingSettings(max_steps=1, batch_size=4)
+    args = VisionTrainingArguments(max_steps=1, per_device_train_batch_size=4)
     if isinstance(data, ClassificationData):
         model, processor = test_training.tiny_model(num_channels=3), test_training.tiny_processor()
         processor.image_mean = processor.image_std = [0.5] * 3
-        return train_classification(model, data, root / "out", processor=processor, settings=settings), given
+        return train_classification(model, data, root / "out", processor=processor, args=args), given
     model, processor = test_training_segmentation.tiny_model(), test_training_segmentation.tiny_processor()
-    return train_segmentation(model, data, root / "out", processor=processor, settings=settings), given
+    return train_segmentation(model, data, root / "out", processor=processor, args=args), given
 
 
 @pytest.mark.parametrize("form", [class_folders, mask_folders], ids=lambda form: form.__name__)

@@ -28,7 +28,7 @@ from hfvision.objects import ImageObjects, ListedMasks
 from hfvision.processing.classification import ViTImageProcessor
 from hfvision.processing.detection import DetrImageProcessor
 from hfvision.registry import ARCHITECTURES
-from hfvision.training.arguments import TrainingSettings
+from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.detection import train_detection
 from hfvision.training.detection_augmentation import DetectionAugmentation
 from hfvision.training.detector import resize_queries
@@ -37,7 +37,9 @@ from hfvision.training.overfit import LearntByHeart
 from hfvision.training.panoptic import segments_of, train_panoptic
 
 FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "training_run.json"}
-FAST = TrainingSettings(epochs=2, batch_size=8, learning_rate=1e-3)  # 24 scenes: 3 steps an epoch, 6 in all
+FAST = VisionTrainingArguments(
+    num_train_epochs=2, per_device_train_batch_size=8, learning_rate=1e-3
+)  # 24 scenes: 3 steps an epoch, 6 in all
 TINY = ARCHITECTURES["detr"].tiny
 TINY_SEGFORMER = {
     **{"model_type": "segformer", "num_encoder_blocks": 2, "depths": [1, 1], "hidden_sizes": [16, 32]},
@@ -68,9 +70,9 @@ def tiny_processor():
     return DetrImageProcessor(size={"shortest_edge": 32, "longest_edge": 64})
 
 
-def start(data, to, *, train=train_detection, model=None, settings=FAST, augment=None, **options):
+def start(data, to, *, train=train_detection, model=None, args=FAST, augment=None, **options):
     options.setdefault("processor", tiny_processor())
-    return train(model or tiny_model(), data, to, settings=settings, augment=augment, **options)
+    return train(model or tiny_model(), data, to, args=args, augment=augment, **options)
 
 
 class Stop(TrainerCallback):
@@ -162,8 +164,8 @@ def test_figures_are_in_pixels_of_the_stored_images_whatever_their_size(tmp_path
         for parameter in model.bbox_predictor.layers[-1].parameters():
             parameter.zero_()
         model.bbox_predictor.layers[-1].bias.copy_(torch.tensor([0.25, 0.25, 0.5, 0.5]).logit())
-    settings = TrainingSettings(max_steps=1, learning_rate=1e-30)
-    result = start(data, tmp_path / "out", model=model, settings=settings)
+    args = VisionTrainingArguments(max_steps=1, learning_rate=1e-30)
+    result = start(data, tmp_path / "out", model=model, args=args)
     assert (result.AP, result.new_head) == (pytest.approx(1.0), [])
 
 
@@ -192,11 +194,11 @@ def test_the_card_and_the_config_say_what_was_trained(scenes, tmp_path):
 
 
 def test_every_decoder_layer_is_trained_and_the_loss_is_the_one_that_is_given(scenes, tmp_path):
-    settings = TrainingSettings(max_steps=1, batch_size=8, learning_rate=1e-3, warmup=0)
+    args = VisionTrainingArguments(max_steps=1, per_device_train_batch_size=8, learning_rate=1e-3, warmup_steps=0)
     runs = {"own": {}, "same": {"loss": {"eos_coefficient": 0.1}}, "other": {"loss": {"eos_coefficient": 1.0}}}
     logs = Logs()
     for name, options in runs.items():
-        result = start(scenes, tmp_path / name, settings=settings, callbacks=[logs], **options)
+        result = start(scenes, tmp_path / name, args=args, callbacks=[logs], **options)
     own, same, other = (weights(tmp_path / name) for name in runs)
     assert_same_weights(own, same)
     assert not torch.equal(own["class_labels_classifier.weight"], other["class_labels_classifier.weight"])
@@ -213,8 +215,8 @@ def test_every_decoder_layer_is_trained_and_the_loss_is_the_one_that_is_given(sc
 def test_interrupted_and_resumed_equals_uninterrupted(scenes, tmp_path, killed_at):
     wide = {split: part.map(_widened, with_indices=True) for split, part in scenes.items()}
     data = datasets.DatasetDict(wide)
-    settings = TrainingSettings(epochs=2, batch_size=8, learning_rate=1e-3, save_every=2)
-    run = {"settings": settings, "augment": DetectionAugmentation(), "trunk_rate_factor": 0.5}
+    args = VisionTrainingArguments(num_train_epochs=2, per_device_train_batch_size=8, learning_rate=1e-3, save_steps=2)
+    run = {"args": args, "augment": DetectionAugmentation(), "trunk_rate_factor": 0.5}
     whole = start(data, tmp_path / "whole", **run)
     with pytest.raises(KeyboardInterrupt):
         start(data, tmp_path / "cut", callbacks=[Stop(killed_at)], **run)
@@ -240,23 +242,21 @@ def _widened(row, index):
 
 def test_a_pretrained_trunk_learns_slowly_and_its_beginning_not_at_all(scenes, tmp_path):
     tiny_model().save_pretrained(tmp_path / "base")
-    settings, rates = TrainingSettings(max_steps=1, learning_rate=1e-3), Rates()
+    args, rates = VisionTrainingArguments(max_steps=1, learning_rate=1e-3), Rates()
     trunk = "model.backbone.conv_encoder.model."
-    start(scenes, tmp_path / "a", model=str(tmp_path / "base"), settings=settings, callbacks=[rates])
+    start(scenes, tmp_path / "a", model=str(tmp_path / "base"), args=args, callbacks=[rates])
     assert rates.beginning(f"{trunk}encoder.stages.1") == {1e-4}
     assert rates.beginning(f"{trunk}encoder.stages.0") == rates.beginning(f"{trunk}embedder") == {None}
     assert rates.beginning("model.decoder") == rates.beginning("class_labels_classifier") == {1e-3}
-    start(
-        scenes, tmp_path / "b", model=str(tmp_path / "base"), settings=settings, trunk_rate_factor=0, callbacks=[rates]
-    )
+    start(scenes, tmp_path / "b", model=str(tmp_path / "base"), args=args, trunk_rate_factor=0, callbacks=[rates])
     assert rates.beginning(trunk) == {None}
 
 
 def test_a_new_model_learns_as_a_whole_and_says_what_it_lacks(scenes, tmp_path, reports):
     tiny_model().config.save_pretrained(tmp_path / "tiny")
-    settings, rates = TrainingSettings(max_steps=1, learning_rate=1e-3, head_rate_factor=2.0), Rates()
+    args, rates = VisionTrainingArguments(max_steps=1, learning_rate=1e-3, head_lr_multiplier=2.0), Rates()
     model = f"new:{tmp_path / 'tiny'}"
-    start(scenes, tmp_path / "out", model=model, processor=None, settings=settings, callbacks=[rates])
+    start(scenes, tmp_path / "out", model=model, processor=None, args=args, callbacks=[rates])
     assert rates.beginning("model.") == {1e-3}
     assert rates.beginning("bbox_predictor") == {2e-3}
     assert "Start it from a trained classifier" in reports.text
@@ -270,8 +270,8 @@ def test_the_trunk_may_come_from_a_classifier(scenes, tmp_path, reports):
         name: value for name, value in TINY["backbone_config"].items() if name not in ("model_type", "out_features")
     }
     ResNetForImageClassification(ResNetConfig(**sizes)).save_pretrained(tmp_path / "classifier")
-    settings = TrainingSettings(max_steps=1, learning_rate=1e-30)
-    result = start(scenes, tmp_path / "out", settings=settings, trunk=tmp_path / "classifier")
+    args = VisionTrainingArguments(max_steps=1, learning_rate=1e-30)
+    result = start(scenes, tmp_path / "out", args=args, trunk=tmp_path / "classifier")
     theirs, ours = weights(tmp_path / "classifier"), weights(tmp_path / "out")
     name = "encoder.stages.2.layers.0.layer.0.convolution.weight"
     torch.testing.assert_close(ours[f"model.backbone.conv_encoder.model.{name}"], theirs[f"resnet.{name}"])
@@ -323,8 +323,10 @@ def test_patience_counts_evaluations_without_a_better_figure():
 
 
 def test_training_ends_when_nothing_gets_better_and_a_resumed_run_ends_there_too(scenes, tmp_path):
-    settings = TrainingSettings(epochs=9, batch_size=8, learning_rate=1e-30, keep_best=True)
-    run = {"settings": settings, "patience": 2}
+    args = VisionTrainingArguments(
+        num_train_epochs=9, per_device_train_batch_size=8, learning_rate=1e-30, load_best_model_at_end=True
+    )
+    run = {"args": args, "patience": 2}
     whole = start(scenes, tmp_path / "whole", **run)
     assert [entry["step"] for entry in whole.history] == [3, 6, 9]
 
@@ -358,22 +360,24 @@ def rectangles(count, size=32):
 
 
 def test_a_few_images_are_learnt_by_heart(tmp_path):
-    settings = TrainingSettings.for_detector("new:tiny", max_steps=400, save_every=25, learning_rate=2e-3)
+    args = VisionTrainingArguments.for_task(
+        "object-detection", "new:tiny", max_steps=400, save_steps=25, learning_rate=2e-3
+    )
     model = tiny_model(backbone_config=TINY_SEGFORMER, encoder_layers=1, decoder_layers=1, dropout=0.0)
-    result = start(rectangles(2), tmp_path / "out", model=model, settings=settings, overfit=2, augment="standard")
+    result = start(rectangles(2), tmp_path / "out", model=model, args=args, overfit=2, augment="standard")
     check = result.overfit
     assert (check.passed, check.images, check.advice) == (True, 2, [])
     assert min(entry["AP50"] for entry in result.history[-2:]) > 0.9
     assert result.steps < 400
     assert (result.train_samples, result.samples) == (2, 2)
     assert result.split == "train, 2 images learnt by heart, 2 of 2 images trained on"
-    again = start(rectangles(2), tmp_path / "out", model=model, settings=settings, overfit=2, resume=True)
+    again = start(rectangles(2), tmp_path / "out", model=model, args=args, overfit=2, resume=True)
     assert again.overfit == check
 
 
 def test_what_is_not_learnt_says_where_to_look(tmp_path):
-    settings = TrainingSettings(max_steps=2, save_every=1, learning_rate=1e-30)
-    result = start(rectangles(5), tmp_path / "out", settings=settings, overfit=20)
+    args = VisionTrainingArguments(max_steps=2, save_steps=1, learning_rate=1e-30)
+    result = start(rectangles(5), tmp_path / "out", args=args, overfit=20)
     assert (result.overfit.passed, result.overfit.images) == (False, 5)  # the sixth image has no object
     assert any("learning rate" in advice for advice in result.overfit.advice)
     assert not LearntByHeart().is_over([0.95, 0.5, 0.95])

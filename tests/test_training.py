@@ -19,12 +19,14 @@ from hfvision.errors import CheckpointReadError, ConfigError, DatasetError
 from hfvision.models.vit import ViTConfig, ViTForImageClassification, ViTModel
 from hfvision.processing.classification import ViTImageProcessor
 from hfvision.registry import ARCHITECTURES, IMAGE_CLASSIFICATION, load
-from hfvision.training.arguments import TrainingSettings
+from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.classification import LabelledSamples, train_classification
 from hfvision.training.head import class_names, replace_head
 
 FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "training_run.json"}
-FAST = TrainingSettings(epochs=2, batch_size=16, learning_rate=5e-3)  # 40 images: 3 steps an epoch, 6 in all
+FAST = VisionTrainingArguments(
+    num_train_epochs=2, per_device_train_batch_size=16, learning_rate=5e-3
+)  # 40 images: 3 steps an epoch, 6 in all
 DIGITS = ["zero", "one"]
 
 
@@ -60,9 +62,9 @@ def tiny_model(seed=0, **changes):
     return ViTForImageClassification(tiny_config(**changes))
 
 
-def start(data, to, *, model=None, settings=FAST, augment=None, **options):
+def start(data, to, *, model=None, args=FAST, augment=None, **options):
     return train_classification(
-        model or tiny_model(), data, to, processor=tiny_processor(), settings=settings, augment=augment, **options
+        model or tiny_model(), data, to, processor=tiny_processor(), args=args, augment=augment, **options
     )
 
 
@@ -98,7 +100,9 @@ def assert_same_weights(first, second):
 
 def test_the_folder_has_a_model_that_scores_what_was_reported(zeros_and_ones, tmp_path, capfd):
     result = start(
-        zeros_and_ones, tmp_path / "out", settings=TrainingSettings(epochs=8, batch_size=8, learning_rate=5e-3)
+        zeros_and_ones,
+        tmp_path / "out",
+        args=VisionTrainingArguments(num_train_epochs=8, per_device_train_batch_size=8, learning_rate=5e-3),
     )
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
@@ -156,16 +160,16 @@ def test_training_again_gives_the_same_weights(zeros_and_ones, tmp_path):
     for name in ("a", "b"):
         start(zeros_and_ones, tmp_path / name, model=tiny_model(hidden_dropout_prob=0.1), augment=jitter)
     assert_same_weights(weights(tmp_path / "a"), weights(tmp_path / "b"))
-    start(zeros_and_ones, tmp_path / "c", model=tiny_model(hidden_dropout_prob=0.1), settings=FAST)
+    start(zeros_and_ones, tmp_path / "c", model=tiny_model(hidden_dropout_prob=0.1), args=FAST)
     assert not torch.equal(weights(tmp_path / "c")["classifier.weight"], weights(tmp_path / "a")["classifier.weight"])
 
 
 def test_accumulated_batches_equal_one_large_batch(zeros_and_ones, tmp_path):
     for batch, accumulation in ((16, 1), (8, 2)):
-        settings = TrainingSettings(
-            max_steps=3, batch_size=batch, gradient_accumulation=accumulation, learning_rate=1e-3
+        args = VisionTrainingArguments(
+            max_steps=3, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, learning_rate=1e-3
         )
-        start(zeros_and_ones, tmp_path / str(batch), settings=settings)
+        start(zeros_and_ones, tmp_path / str(batch), args=args)
     large, small = weights(tmp_path / "16"), weights(tmp_path / "8")
     for name, tensor in large.items():
         # gradients differ in the order of addition only, but Adam divides small ones by their own size: a fraction of
@@ -174,8 +178,8 @@ def test_accumulated_batches_equal_one_large_batch(zeros_and_ones, tmp_path):
 
 
 def test_bf16_trains(zeros_and_ones, tmp_path):
-    settings = TrainingSettings(epochs=8, batch_size=8, learning_rate=5e-3, precision="bf16")
-    assert start(zeros_and_ones, tmp_path / "out", settings=settings).accuracy >= 0.9
+    args = VisionTrainingArguments(num_train_epochs=8, per_device_train_batch_size=8, learning_rate=5e-3, bf16=True)
+    assert start(zeros_and_ones, tmp_path / "out", args=args).accuracy >= 0.9
     assert {tensor.dtype for tensor in weights(tmp_path / "out").values()} == {torch.float32}
 
 
@@ -186,8 +190,14 @@ def test_a_half_precision_model_is_trained_in_float32(zeros_and_ones, tmp_path, 
 
 
 def test_keep_best_ends_with_the_best_evaluation(zeros_and_ones, tmp_path):
-    settings = TrainingSettings(epochs=6, batch_size=8, learning_rate=3e-2, keep_best=True, scheduler="constant")
-    result = start(zeros_and_ones, tmp_path / "out", settings=settings)
+    args = VisionTrainingArguments(
+        num_train_epochs=6,
+        per_device_train_batch_size=8,
+        learning_rate=3e-2,
+        load_best_model_at_end=True,
+        lr_scheduler_type="constant",
+    )
+    result = start(zeros_and_ones, tmp_path / "out", args=args)
     assert result.accuracy == max(entry["accuracy"] for entry in result.history)
     assert "chosen by the accuracy on the same" in (tmp_path / "out" / "README.md").read_text()
 
@@ -197,8 +207,14 @@ def test_keep_best_ends_with_the_best_evaluation(zeros_and_ones, tmp_path):
 
 @pytest.mark.parametrize(("save_every", "killed_at"), [(None, 4), (2, 3), (2, 5), (2, 4)])
 def test_interrupted_and_resumed_equals_uninterrupted(zeros_and_ones, tmp_path, save_every, killed_at):
-    settings = TrainingSettings(epochs=2, batch_size=16, learning_rate=5e-3, drop_path=0.2, save_every=save_every)
-    run = {"settings": settings, "augment": jitter}
+    args = VisionTrainingArguments(
+        num_train_epochs=2,
+        per_device_train_batch_size=16,
+        learning_rate=5e-3,
+        drop_path_rate=0.2,
+        save_steps=save_every,
+    )
+    run = {"args": args, "augment": jitter}
     whole = start(zeros_and_ones, tmp_path / "whole", model=tiny_model(hidden_dropout_prob=0.1), **run)
     with pytest.raises(KeyboardInterrupt):
         model = tiny_model(hidden_dropout_prob=0.1)
@@ -214,29 +230,31 @@ def test_interrupted_and_resumed_equals_uninterrupted(zeros_and_ones, tmp_path, 
 
 
 def test_a_run_killed_after_its_last_step_trains_no_further(zeros_and_ones, tmp_path):
-    settings = TrainingSettings(max_steps=4, batch_size=16, learning_rate=5e-3, save_every=2)
-    start(zeros_and_ones, tmp_path / "whole", settings=settings)
+    args = VisionTrainingArguments(max_steps=4, per_device_train_batch_size=16, learning_rate=5e-3, save_steps=2)
+    start(zeros_and_ones, tmp_path / "whole", args=args)
     with pytest.raises(KeyboardInterrupt):
-        start(zeros_and_ones, tmp_path / "cut", settings=settings, callbacks=[Stop(4, when="on_save")])
-    result = start(zeros_and_ones, tmp_path / "cut", settings=settings, resume=True)
+        start(zeros_and_ones, tmp_path / "cut", args=args, callbacks=[Stop(4, when="on_save")])
+    result = start(zeros_and_ones, tmp_path / "cut", args=args, resume=True)
     assert (result.steps, result.resumed_from) == (4, 4)
     assert_same_weights(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
 
 def test_how_often_is_saved_and_evaluated_does_not_change_the_weights(zeros_and_ones, tmp_path):
     for save_every in (1, 5):
-        settings = TrainingSettings(max_steps=5, batch_size=16, learning_rate=5e-3, save_every=save_every)
-        start(zeros_and_ones, tmp_path / str(save_every), model=tiny_model(hidden_dropout_prob=0.1), settings=settings)
+        args = VisionTrainingArguments(
+            max_steps=5, per_device_train_batch_size=16, learning_rate=5e-3, save_steps=save_every
+        )
+        start(zeros_and_ones, tmp_path / str(save_every), model=tiny_model(hidden_dropout_prob=0.1), args=args)
     assert_same_weights(weights(tmp_path / "1"), weights(tmp_path / "5"))
 
 
 def test_a_half_written_checkpoint_is_passed_over(zeros_and_ones, tmp_path, reports):
-    settings = TrainingSettings(epochs=2, batch_size=16, learning_rate=5e-3, save_every=2)
+    args = VisionTrainingArguments(num_train_epochs=2, per_device_train_batch_size=16, learning_rate=5e-3, save_steps=2)
     with pytest.raises(KeyboardInterrupt):
-        start(zeros_and_ones, tmp_path / "out", settings=settings, callbacks=[Stop(3)])
+        start(zeros_and_ones, tmp_path / "out", args=args, callbacks=[Stop(3)])
     (tmp_path / "out" / "checkpoint-4").mkdir()
     (tmp_path / "out" / "checkpoint-4" / "model.safetensors").write_bytes(b"half")
-    assert start(zeros_and_ones, tmp_path / "out", settings=settings, resume=True).resumed_from == 2
+    assert start(zeros_and_ones, tmp_path / "out", args=args, resume=True).resumed_from == 2
     assert "checkpoint-4 was left incomplete" in reports.text
 
 
@@ -251,9 +269,9 @@ def test_resume_starts_a_run_that_does_not_exist_and_returns_a_finished_one(zero
 
 def test_resuming_with_other_settings_names_every_difference(zeros_and_ones, tmp_path):
     start(zeros_and_ones, tmp_path / "out")
-    other = TrainingSettings(epochs=3, batch_size=16, learning_rate=1e-3)
+    other = VisionTrainingArguments(num_train_epochs=3, per_device_train_batch_size=16, learning_rate=1e-3)
     with pytest.raises(ConfigError, match="2 differences") as caught:
-        start(zeros_and_ones, tmp_path / "out", settings=other, resume=True)
+        start(zeros_and_ones, tmp_path / "out", args=other, resume=True)
     assert "settings.epochs: it has 2, this call 3" in str(caught.value)
     assert "settings.learning_rate: it has 0.005, this call 0.001" in str(caught.value)
     fewer = datasets.DatasetDict(train=zeros_and_ones["train"].select(range(30)), test=zeros_and_ones["test"])
@@ -266,10 +284,10 @@ def test_resuming_from_another_base_of_the_same_name_is_refused(zeros_and_ones, 
         tiny_model(seed).save_pretrained(tmp_path / "base")
         run = (tmp_path / "base", zeros_and_ones, tmp_path / "out")
         if words is None:
-            train_classification(*run, processor=tiny_processor(), settings=FAST)
+            train_classification(*run, processor=tiny_processor(), args=FAST)
         else:
             with pytest.raises(ConfigError, match=words):
-                train_classification(*run, processor=tiny_processor(), settings=FAST, resume=True)
+                train_classification(*run, processor=tiny_processor(), args=FAST, resume=True)
 
 
 def test_an_output_folder_with_other_content_is_refused_untouched(zeros_and_ones, tmp_path):
@@ -335,22 +353,26 @@ def test_a_wrong_channel_count_is_explained_before_training(zeros_and_ones, tmp_
 
 
 def test_divergence_is_an_error_with_advice(zeros_and_ones, tmp_path):
-    settings = TrainingSettings(max_steps=40, batch_size=16, learning_rate=1e20, max_grad_norm=0, warmup=0)
+    args = VisionTrainingArguments(
+        max_steps=40, per_device_train_batch_size=16, learning_rate=1e20, max_grad_norm=0, warmup_steps=0
+    )
     with pytest.raises(ConfigError, match=r"diverged. Lower the learning rate \(now 1e\+20\)"):
-        start(zeros_and_ones, tmp_path / "out", settings=settings)
+        start(zeros_and_ones, tmp_path / "out", args=args)
 
 
 def test_settings_that_cannot_work_are_all_named():
-    with pytest.raises(ConfigError, match="5 problems") as caught:
-        TrainingSettings(epochs=0, batch_size=0, precision="fp8", drop_path=1.0, scheduler="cosin")
-    for name in ("epochs is above 0; got 0", "batch_size", "fp32, bf16, fp16; got 'fp8'", "drop_path", "'cosin'"):
+    with pytest.raises(ConfigError, match="4 problems") as caught:
+        VisionTrainingArguments(
+            num_train_epochs=0, per_device_train_batch_size=0, drop_path_rate=1.0, lr_scheduler_type="cosin"
+        )
+    for name in ("epochs is above 0; got 0", "batch_size", "drop_path", "'cosin'"):
         assert name in str(caught.value)
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="fp16 is right where there is a GPU")
 def test_fp16_without_a_gpu_is_refused():
     with pytest.raises(ConfigError, match="needs a GPU"):
-        TrainingSettings(precision="fp16")
+        VisionTrainingArguments(fp16=True)
 
 
 def test_an_unknown_model_is_one_clear_error(zeros_and_ones, tmp_path):
@@ -384,16 +406,16 @@ def test_a_new_head_leaves_the_trunk_alone(classifier):
 
 
 def test_equal_classes_keep_the_head_and_others_do_not(zeros_and_ones, tmp_path, reports):
-    nothing = TrainingSettings(max_steps=1, learning_rate=1e-30)
+    nothing = VisionTrainingArguments(max_steps=1, learning_rate=1e-30)
     labels = {"id2label": {0: "zero", 1: "one"}, "label2id": {"zero": 0, "one": 1}}
     model = tiny_model(**labels)
     trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    kept = start(zeros_and_ones, tmp_path / "kept", model=model, settings=nothing)
+    kept = start(zeros_and_ones, tmp_path / "kept", model=model, args=nothing)
     assert kept.new_head == []
     assert_same_weights(trained, weights(tmp_path / "kept"))
     assert "head was replaced" not in reports.text
     swapped = {"id2label": {0: "one", 1: "zero"}, "label2id": {"one": 0, "zero": 1}}
-    result = start(zeros_and_ones, tmp_path / "new", model=tiny_model(**swapped), settings=nothing)
+    result = start(zeros_and_ones, tmp_path / "new", model=tiny_model(**swapped), args=nothing)
     assert result.new_head == ["classifier.weight", "classifier.bias"]
     changed = {name for name, tensor in weights(tmp_path / "new").items() if not torch.equal(tensor, trained[name])}
     assert changed == {"classifier.weight"}  # biases begin at zero
@@ -405,8 +427,8 @@ def test_a_trunk_without_head_gets_one_and_keeps_its_weights(zeros_and_ones, tmp
     trunk = ViTModel(tiny_config(num_labels=2), add_pooling_layer=False)
     trunk.save_pretrained(tmp_path / "trunk")
     tiny_processor().save_pretrained(tmp_path / "trunk")
-    settings = TrainingSettings(max_steps=1, learning_rate=1e-30)
-    result = train_classification(tmp_path / "trunk", zeros_and_ones, tmp_path / "out", settings=settings)
+    args = VisionTrainingArguments(max_steps=1, learning_rate=1e-30)
+    result = train_classification(tmp_path / "trunk", zeros_and_ones, tmp_path / "out", args=args)
     assert result.new_head == ["classifier.weight", "classifier.bias"]
     after = weights(tmp_path / "out")
     for name, tensor in trunk.state_dict().items():
@@ -416,7 +438,7 @@ def test_a_trunk_without_head_gets_one_and_keeps_its_weights(zeros_and_ones, tmp
 def test_a_fine_tuned_folder_is_fine_tuned_again_and_its_licence_inherited(zeros_and_ones, tmp_path):
     first = start(zeros_and_ones, tmp_path / "first", license="cc-by-4.0")
     named = zeros_and_ones.cast_column("label", datasets.ClassLabel(names=["round", "straight"]))
-    second = train_classification(tmp_path / "first", named, tmp_path / "second", settings=FAST)
+    second = train_classification(tmp_path / "first", named, tmp_path / "second", args=FAST)
     assert (first.split, second.new_head) == ("test", ["classifier.weight", "classifier.bias"])
     card = (tmp_path / "second" / "README.md").read_text()
     assert "license: cc-by-4.0" in card
@@ -430,7 +452,7 @@ def test_a_model_without_processor_gets_its_familys(zeros_and_ones, tmp_path, re
     model = tiny_model(num_channels=3)
     model.save_pretrained(tmp_path / "bare")
     rgb = zeros_and_ones.cast_column("image", datasets.Image(mode="RGB"))
-    train_classification(tmp_path / "bare", rgb, tmp_path / "out", settings=FAST)
+    train_classification(tmp_path / "bare", rgb, tmp_path / "out", args=FAST)
     assert "ViTImageProcessor at 8x8 is used" in reports.text
     processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
     assert (processor.size["height"], processor.size["width"]) == (8, 8)
@@ -449,7 +471,7 @@ def test_augmentation_depends_on_seed_epoch_and_row_only(zeros_and_ones):
 
     for seed, epoch, row in [(0, 0, 3), (0, 0, 4), (0, 1, 3), (1, 0, 3), (0, 0, 3)]:
         samples = LabelledSamples(part, record, seed)
-        samples.epoch = epoch
+        samples.set_epoch(epoch)
         samples[row]
     assert drawn[0] == drawn[-1]
     assert len(set(drawn)) == 4

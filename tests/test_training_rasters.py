@@ -18,7 +18,7 @@ from hfvision.processing.classification import ViTImageProcessor
 from hfvision.processing.detection import DetrImageProcessor
 from hfvision.processing.segmentation import SegformerImageProcessor
 from hfvision.registry import ARCHITECTURES
-from hfvision.training.arguments import TrainingSettings
+from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.classification import train_classification
 from hfvision.training.detection import train_detection
 from hfvision.training.evaluation import evaluate
@@ -27,7 +27,7 @@ from hfvision.training.segmentation import train_segmentation
 rasterio = pytest.importorskip("rasterio")
 
 SIDE, BANDS = 32, 4
-ONE_STEP = TrainingSettings(max_steps=1, batch_size=4)
+ONE_STEP = VisionTrainingArguments(max_steps=1, per_device_train_batch_size=4)
 READING = {"image_mean": [0.5] * BANDS, "image_std": [0.5] * BANDS, "input_range": (0, 65535)}
 RNG = np.random.default_rng(3)
 
@@ -87,7 +87,7 @@ def vit(**changes):
 
 def classify(data, to, **changes):
     processor = ViTImageProcessor(size={"height": SIDE, "width": SIDE}, **READING)
-    return train_classification(vit(**changes), data, to, processor=processor, settings=ONE_STEP)
+    return train_classification(vit(**changes), data, to, processor=processor, args=ONE_STEP)
 
 
 def segment(data, to):
@@ -95,14 +95,14 @@ def segment(data, to):
         SegformerConfig(**ARCHITECTURES["segformer"].tiny | {"num_channels": BANDS})
     )
     processor = SegformerImageProcessor(size={"height": SIDE, "width": SIDE}, **READING)
-    return train_segmentation(model, data, to, processor=processor, settings=ONE_STEP)
+    return train_segmentation(model, data, to, processor=processor, args=ONE_STEP)
 
 
 def detect(data, to):
     tiny = ARCHITECTURES["detr"].tiny
     config = DetrConfig(**tiny | {"backbone_config": {**tiny["backbone_config"], "num_channels": BANDS}})
     processor = DetrImageProcessor(size={"shortest_edge": SIDE, "longest_edge": SIDE}, **READING)
-    return train_detection(DetrForObjectDetection(config), data, to, processor=processor, settings=ONE_STEP)
+    return train_detection(DetrForObjectDetection(config), data, to, processor=processor, args=ONE_STEP)
 
 
 @pytest.mark.parametrize(

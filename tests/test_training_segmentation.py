@@ -23,7 +23,7 @@ from hfvision.models.segformer import SegformerConfig, SegformerForSemanticSegme
 from hfvision.processing.classification import ViTImageProcessor
 from hfvision.processing.segmentation import SegformerImageProcessor
 from hfvision.registry import ARCHITECTURES, SEMANTIC_SEGMENTATION, load
-from hfvision.training.arguments import TrainingSettings
+from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.augmentation import StandardAugmentation, StandardPreparation
 from hfvision.training.class_weights import balanced_weights
 from hfvision.training.color_jitter import colour_matrix
@@ -32,7 +32,9 @@ from hfvision.training.loop import head_parameters
 from hfvision.training.segmentation import train_segmentation
 
 FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "training_run.json"}
-FAST = TrainingSettings(epochs=2, batch_size=8, learning_rate=2e-3)  # 24 scenes: 3 steps an epoch, 6 in all
+FAST = VisionTrainingArguments(
+    num_train_epochs=2, per_device_train_batch_size=8, learning_rate=2e-3
+)  # 24 scenes: 3 steps an epoch, 6 in all
 SEMANTIC = [name for name, row in ARCHITECTURES.items() if SEMANTIC_SEGMENTATION in row.models]
 
 
@@ -57,13 +59,13 @@ def tiny_processor(**options):
     return SegformerImageProcessor(size={"height": 32, "width": 32}, **options)
 
 
-def start(data, to, *, model=None, processor=None, settings=FAST, augment=None, **options):
+def start(data, to, *, model=None, processor=None, args=FAST, augment=None, **options):
     return train_segmentation(
         model or tiny_model(),
         data,
         to,
         processor=processor or tiny_processor(),
-        settings=settings,
+        args=args,
         augment=augment,
         **options,
     )
@@ -130,8 +132,8 @@ def test_figures_are_of_the_stored_masks_whatever_their_size(tmp_path):
     model = tiny_model(num_labels=2, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})
     model.decode_head.classifier.weight.data.zero_()
     model.decode_head.classifier.bias.data = torch.tensor([0.0, 1.0])
-    settings = TrainingSettings(max_steps=1, learning_rate=1e-30)
-    result = start(data, tmp_path / "out", model=model, settings=settings, data_options={"names": ["no", "yes"]})
+    args = VisionTrainingArguments(max_steps=1, learning_rate=1e-30)
+    result = start(data, tmp_path / "out", model=model, args=args, data_options={"names": ["no", "yes"]})
     ones, zeros = 10 * 50 + 60 * 17, 30 * 50  # pixels that count
     assert result.per_class == {"no": 0.0, "yes": ones / (ones + zeros)}
     assert result.pixel_accuracy == ones / (ones + zeros)
@@ -178,14 +180,14 @@ def test_what_values_of_masks_mean_goes_into_the_processor(scenes, tmp_path, rep
 
 
 def test_training_follows_the_loss_that_is_given(scenes, tmp_path):
-    settings = TrainingSettings(max_steps=2, batch_size=8, learning_rate=2e-3)
+    args = VisionTrainingArguments(max_steps=2, per_device_train_batch_size=8, learning_rate=2e-3)
     for name, options in {
         "plain": {},
         "named": {"loss": "cross_entropy"},
         "focal": {"loss": "focal"},
         "weighted": {"class_weights": "balanced"},
     }.items():
-        start(scenes, tmp_path / name, settings=settings, **options)
+        start(scenes, tmp_path / name, args=args, **options)
     assert_same_weights(weights(tmp_path / "plain"), weights(tmp_path / "named"))
     for name in ("focal", "weighted"):
         assert not torch.equal(*(weights(tmp_path / one)["decode_head.classifier.weight"] for one in ("plain", name)))
@@ -202,8 +204,10 @@ def test_balanced_weights_are_one_for_the_median_class():
 
 @pytest.mark.parametrize("killed_at", [3, 4])
 def test_interrupted_and_resumed_equals_uninterrupted(scenes, tmp_path, killed_at):
-    settings = TrainingSettings(epochs=2, batch_size=8, learning_rate=2e-3, drop_path=0.2, save_every=2)
-    run = {"settings": settings, "augment": StandardAugmentation()}
+    args = VisionTrainingArguments(
+        num_train_epochs=2, per_device_train_batch_size=8, learning_rate=2e-3, drop_path_rate=0.2, save_steps=2
+    )
+    run = {"args": args, "augment": StandardAugmentation()}
     whole = start(scenes, tmp_path / "whole", **run)
     with pytest.raises(KeyboardInterrupt):
         start(scenes, tmp_path / "cut", callbacks=[Stop(killed_at)], **run)
@@ -381,10 +385,10 @@ def test_a_new_head_on_a_pretrained_trunk_learns_ten_times_as_fast(scenes, tmp_p
             assert len(rate) == len(list(model.parameters()))
 
     tiny_model(num_labels=3).save_pretrained(tmp_path / "base")
-    settings = TrainingSettings(max_steps=1, learning_rate=1e-3)
-    start(scenes, tmp_path / "new", model=str(tmp_path / "base"), settings=settings, callbacks=[Rates()])
+    args = VisionTrainingArguments(max_steps=1, learning_rate=1e-3)
+    start(scenes, tmp_path / "new", model=str(tmp_path / "base"), args=args, callbacks=[Rates()])
     assert rates == {"head": {1e-3 * 10}, "trunk": {1e-3}}
-    start(scenes, tmp_path / "same", model=str(tmp_path / "new"), settings=settings, callbacks=[Rates()])
+    start(scenes, tmp_path / "same", model=str(tmp_path / "new"), args=args, callbacks=[Rates()])
     assert rates == {"head": {1e-3}, "trunk": {1e-3}}
 
 
@@ -428,7 +432,10 @@ def test_the_command_trains_new_weights_of_a_named_architecture(scenes, tmp_path
     result = json.loads(ran.stdout)
     assert (ran.exit_code, result["steps"], result["samples"]) == (0, 2, 6)
     record = json.loads((tmp_path / "out" / "training_run.json").read_text())
-    assert record["plan"]["settings"]["learning_rate"] == TrainingSettings.for_model("new:x").learning_rate
+    assert (
+        record["plan"]["settings"]["learning_rate"]
+        == VisionTrainingArguments.for_task("image-classification", "new:x").learning_rate
+    )
     assert record["plan"]["augment"]["scale"] == [0.8, 1.25]
     assert "| weights at the start | random |" in (tmp_path / "out" / "README.md").read_text()
     assert json.loads(run_command(*arguments, "--resume").stdout)["mean_iou"] == result["mean_iou"]

@@ -19,11 +19,15 @@ CLASSES_PER_DOUBLING = 8  # of area and of ratio
 class BucketSampler(torch.utils.data.Sampler[int]):
     """The rows of an epoch in random order, each run of `batch_size` of them of images of similar shape.
 
-    `sizes`: (height, width) of each row's image as the evaluation resizes it. The epoch is that of the samples.
+    `sizes`: (height, width) of each row's image as the evaluation resizes it. The epoch is that of the samples, and the
+    seed, too, unless one is given.
     """
 
-    def __init__(self, samples: Samples, sizes: Sequence[tuple[int, int]], batch_size: int) -> None:
+    def __init__(
+        self, samples: Samples, sizes: Sequence[tuple[int, int]], batch_size: int, seed: int | None = None
+    ) -> None:
         self.samples = samples
+        self.seed = samples.seed if seed is None else seed
         self.shapes = shapes_of(sizes)
         self.batch_size = batch_size
 
@@ -35,7 +39,7 @@ class BucketSampler(torch.utils.data.Sampler[int]):
 
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
         """The rows of an epoch. What does not fill a batch comes last."""
-        generator = np.random.default_rng((self.samples.seed, epoch))
+        generator = np.random.default_rng((self.seed, epoch))
         rows = generator.permutation(len(self))
         if (self.shapes == self.shapes[0]).all():
             return rows

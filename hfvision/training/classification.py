@@ -1,13 +1,13 @@
 """Fine-tuning an image classifier: model + data set -> a folder that `pipeline("image-classification")` loads.
 
-result = train_classification("vit-digits", "photos/", "out", settings=TrainingSettings(epochs=5))
+result = train_classification("vit-digits", "photos/", "out", args={"num_train_epochs": 5})
 """
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from hfvision.data.sources import Source
 from hfvision.errors import ConfigError, DatasetError
 from hfvision.layers.patch_embedding import pair
 from hfvision.metrics.classification import ClassificationMetric
-from hfvision.training.arguments import TrainingSettings
-from hfvision.training.base import ModelSource, check_images_fit, fit_head, load_base, set_drop_path, set_image_size
+from hfvision.training.arguments import VisionTrainingArguments
+from hfvision.training.base import Base, ModelSource, check_images_fit, fit_head, set_drop_path, set_image_size
 from hfvision.training.class_weights import ClassWeights, class_weights_of
 from hfvision.training.classification_augmentation import (
     Augment,
@@ -31,9 +31,13 @@ from hfvision.training.classification_augmentation import (
 from hfvision.training.classification_loss import LabelLoss
 from hfvision.training.distillation import Distillation
 from hfvision.training.held_out import LOSS, ImageMeans, losses_of_classes
-from hfvision.training.loop import QuietTrainer, Samples, process
+from hfvision.training.loop import Samples, process
 from hfvision.training.progress import diverged
+from hfvision.training.recipe import Recipe, TaskOptions
 from hfvision.training.run import Run, Task, TrainingResult, described, digest, listed
+from hfvision.training.settings import TrainingSettings, chosen
+from hfvision.training.train import train
+from hfvision.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,7 @@ def train_classification(
     dataset: Source | ClassificationData,
     output_dir: str | os.PathLike[str],
     *,
+    args: VisionTrainingArguments | Mapping[str, Any] | None = None,
     settings: TrainingSettings | None = None,
     processor: Any = None,
     augment: Augment = "standard",
@@ -77,41 +82,85 @@ def train_classification(
     `output_dir` is a new or empty folder. With `resume` it may hold the same run, interrupted: it continues after the
     last checkpoint; finished: its result is returned. On failure what can be resumed stays, otherwise nothing does.
 
+    `args` are VisionTrainingArguments or a dict of their fields, as in `hfvision.train`, which this calls; `settings`
+    are their form in hfvision 0.4, deprecated.
+
     Raises DatasetError, ConfigError or CheckpointReadError before anything is written, and ConfigError if training
     diverges.
     """
-    settings = settings or TrainingSettings.for_model(model)
-    run = Run(output_dir, settings, figure="accuracy", resume=resume)
-    if distillation is not None and (class_weights is not None or label_smoothing):
-        raise ConfigError(
-            "with a teacher, label_smoothing is the Distillation's own, and classes have no weights: leave both out."
-        )
-    recipe = standard_or_given(augment)
-    with run.main_first():
-        base = load_base(model, processor, AutoModelForImageClassification, "an image classifier")
-        data = dataset
-        if not isinstance(data, ClassificationData):
-            data = prepare_classification(data, **(data_options or {}))
+    result = train(
+        "image-classification",
+        model,
+        dataset,
+        output_dir,
+        chosen(args, settings),
+        processor=processor,
+        data_options=data_options,
+        resume=resume,
+        license=license,
+        notes=notes,
+        callbacks=callbacks,
+        augment=augment,
+        image_size=image_size,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        distillation=distillation,
+    )
+    return cast("ClassificationResult", result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationOptions(TaskOptions):
+    """What is chosen of a classifier beside model, data and arguments; see `train_classification`."""
+
+    augment: Augment = "standard"
+    image_size: int | Sequence[int] | None = None
+    class_weights: ClassWeights | None = None
+    label_smoothing: float = 0.0
+    distillation: Distillation | None = None
+
+    def check(self, args: VisionTrainingArguments) -> VisionTrainingArguments:
+        if self.smoothing(args) != self.label_smoothing and self.label_smoothing:
+            raise ConfigError(
+                f"label_smoothing is {self.label_smoothing} and label_smoothing_factor of the arguments "
+                f"{args.label_smoothing_factor}: give one of them."
+            )
+        if self.distillation is not None and (self.class_weights is not None or self.smoothing(args)):
+            raise ConfigError(
+                "with a teacher, label_smoothing is the Distillation's own, and classes have no weights: leave both "
+                "out."
+            )
+        standard_or_given(self.augment)  # raises for what is none
+        return args
+
+    def smoothing(self, args: VisionTrainingArguments) -> float:
+        """The share of a label that all classes get."""
+        return args.label_smoothing_factor or self.label_smoothing
+
+
+def _task(run: Run, base: Base, data: ClassificationData, options: ClassificationOptions) -> Task[ClassificationResult]:
+    image_size, distillation, recipe = options.image_size, options.distillation, standard_or_given(options.augment)
     if image_size is not None:
         base = set_image_size(base, image_size)
     base.model.config.problem_type = "single_label_classification"
     new_head = fit_head(base, data.names)
-    set_drop_path(base.model, settings.drop_path)
+    set_drop_path(base.model, run.args.drop_path_rate)
     for part in (data.train, data.evaluation):
         check_images_fit(base, part.split, len(part), part.read)
     teaching = None if distillation is None else distillation.loss_for(base.model)
-    weights = class_weights_of(class_weights, data.names, np.bincount(data.train.labels, minlength=len(data.names)))
-    loss = LabelLoss(weights, label_smoothing) if weights is not None or label_smoothing else None
+    counts = np.bincount(data.train.labels, minlength=len(data.names))
+    weights, smoothing = class_weights_of(options.class_weights, data.names, counts), options.smoothing(run.args)
+    loss = LabelLoss(weights, smoothing) if weights is not None or smoothing else None
     prepare: Any = recipe
     if isinstance(recipe, ClassificationAugmentation):
         prepare = StandardImagePreparation(base.processor, recipe)
-    task = Task(
+    return Task(
         name="image-classification",
         result=ClassificationResult,
         base=base,
         data=data,
         new_head=new_head,
-        train=LabelledSamples(data.train, prepare, settings.seed),
+        train=LabelledSamples(data.train, prepare, run.args.seed),
         evaluation=LabelledSamples(data.evaluation),
         collate=Collator(base.processor),
         counter=AccuracyCounter(len(data.names), run.arguments),
@@ -127,15 +176,24 @@ def train_classification(
             **({} if loss is None else {"loss": f"cross-entropy, {listed(loss.describe())}"}),
         },
         trainer=partial(ClassificationTrainer, compute_loss_func=teaching or loss),
+        patience=run.args.early_stopping_patience or 0,
+        ended=() if teaching is None else (teaching.remove,),
     )
-    try:
-        return run.train(task, license=license, notes=notes, callbacks=callbacks)
-    finally:
-        if teaching is not None:
-            teaching.remove()
 
 
-class ClassificationTrainer(QuietTrainer):
+RECIPE = Recipe(
+    task="image-classification",
+    figure="accuracy",
+    auto_class=AutoModelForImageClassification,
+    kind="an image classifier",
+    data_class=ClassificationData,
+    prepare=prepare_classification,
+    options=ClassificationOptions,
+    build=_task,
+)
+
+
+class ClassificationTrainer(Trainer):
     """Evaluates image by image."""
 
     @torch.no_grad()

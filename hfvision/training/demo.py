@@ -30,8 +30,8 @@ from hfvision.models.vit import ViTConfig, ViTForImageClassification
 from hfvision.plots.attention import explain_attention
 from hfvision.plots.sheet import prediction_sheet
 from hfvision.processing.classification import ViTImageProcessor
-from hfvision.training.arguments import TrainingSettings
 from hfvision.training.classification import train_classification
+from hfvision.training.settings import arguments_of
 
 REQUIRED_ACCURACY = 0.97
 NAME = "vit-digits"
@@ -47,16 +47,19 @@ ARCHITECTURE: dict[str, Any] = {
     "intermediate_size": 128,
     "initializer_range": 0.08,  # of the order of 1 / sqrt(width): at 0.02 so small a model starts four times slower
 }
-SETTINGS = TrainingSettings(
-    epochs=100,
-    batch_size=96,
-    learning_rate=3e-3,
-    weight_decay=0.2,
-    warmup=0.1,
-    save_every=300,  # steps; there are 1,500
-    eval_batch_size=360,
-)
-FINE_TUNING = TrainingSettings(epochs=5, batch_size=64, learning_rate=5e-4, warmup=0.1, eval_batch_size=360)
+ARGUMENTS: dict[str, Any] = {
+    "num_train_epochs": 100,
+    "per_device_train_batch_size": 96,
+    "learning_rate": 3e-3,
+    "weight_decay": 0.2,
+    "warmup_steps": 0.1,
+    "save_steps": 300,  # there are 1,500
+    "per_device_eval_batch_size": 360,
+}
+FINE_TUNING: dict[str, Any] = {
+    **{"num_train_epochs": 5, "per_device_train_batch_size": 64, "learning_rate": 5e-4, "warmup_steps": 0.1},
+    "per_device_eval_batch_size": 360,
+}
 
 NOTES = (
     "It ships with hfvision: `hfvision predict IMAGE --model vit-digits`, or in Python the folder "
@@ -142,7 +145,7 @@ def run_demo(
     truths = [names[label] for label in held_out["label"]]
 
     say(f"1/4  training on {len(digits['train']):,} handwritten digits")
-    settings = replace(SETTINGS, seed=seed, max_steps=max_steps)
+    given = arguments_of({"seed": seed, "max_steps": max_steps})
     transformers.set_seed(seed)
     config = ViTConfig(**ARCHITECTURE, id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
     model = ViTForImageClassification(config)
@@ -150,7 +153,7 @@ def run_demo(
         model,
         replace(prepare_classification(digits), name="digits"),
         folder / NAME,
-        settings=settings,
+        args={**ARGUMENTS, **given},
         processor=ViTImageProcessor(size={"height": SIDE, "width": SIDE}, do_convert_rgb=True),
         augment=vary_digit,
         resume=True,
@@ -172,7 +175,7 @@ def run_demo(
         folder / NAME,
         replace(prepare_classification(even_or_odd(digits)), name="digits, even or odd"),
         folder / PARITY_NAME,
-        settings=replace(FINE_TUNING, seed=seed, max_steps=max_steps),
+        args={**FINE_TUNING, **given},
         augment=None,
         resume=True,
     )

@@ -33,11 +33,11 @@ from hfvision.plots.detection import detection_sheet
 from hfvision.plots.panoptic import panoptic_sheet
 from hfvision.processing.palette import class_palette
 from hfvision.starters import resolve
-from hfvision.training.arguments import TrainingSettings
 from hfvision.training.demo_recipes import LICENSE, SCENES_MEASURED, SCENES_SHOWN, SceneRecipe, output_folder
 from hfvision.training.detection import train_detection
 from hfvision.training.detection_augmentation import DetectionAugmentation
 from hfvision.training.panoptic import train_panoptic
+from hfvision.training.settings import arguments_of
 
 STARTER = "detr-digit-scenes"
 PANOPTIC_STARTER = "detr-panoptic-digit-scenes"
@@ -118,7 +118,7 @@ def run_detection_demo(
             base,
             recipe.dataset,
             folder / name,
-            settings=TrainingSettings.for_detector(base, seed=seed, max_steps=max_steps, **recipe.settings),
+            args=arguments_of({"seed": seed, "max_steps": max_steps, **recipe.settings}),
             augment=None if recipe.augmentation is None else DetectionAugmentation(**recipe.augmentation),
             resume=True,
             license=LICENSE,

@@ -33,7 +33,7 @@ class SceneRecipe:
     demo: str  # of `hfvision demo`
     required: float  # of the figure that decides, on the unseen scenes
     augmentation: Mapping[str, Any] | None  # fields of the standard recipe; None: the scenes vary enough by themselves
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of TrainingSettings
+    settings: Mapping[str, Any] = field(default_factory=dict)  # by the short names of `hfvision.training.settings`
     further: Mapping[str, Any] = field(default_factory=dict)  # arguments of the training function, such as "trunk"
     dataset: str = SCENES
     start: str | None = None  # the model that it starts from; None: new weights

@@ -22,10 +22,10 @@ from hfvision.data.scenes import SCENE_CLASSES, load_digit_scenes
 from hfvision.metrics.segmentation import SegmentationMetric
 from hfvision.plots.segmentation import segmentation_sheet
 from hfvision.starters import resolve
-from hfvision.training.arguments import TrainingSettings
 from hfvision.training.augmentation import StandardAugmentation
 from hfvision.training.demo_recipes import LICENSE, SCENES_MEASURED, SCENES_SHOWN, SceneRecipe, output_folder
 from hfvision.training.segmentation import train_segmentation
+from hfvision.training.settings import arguments_of
 
 STARTER = "segformer-digit-scenes"
 _recipe = partial(SceneRecipe, task="segmentation", demo="segmentation")
@@ -92,7 +92,7 @@ def run_segmentation_demo(
             base,
             SCENES,
             folder / name,
-            settings=TrainingSettings.for_model(base, seed=seed, max_steps=max_steps, **recipe.settings),
+            args=arguments_of({"seed": seed, "max_steps": max_steps, **recipe.settings}),
             augment=None if recipe.augmentation is None else StandardAugmentation(**recipe.augmentation),
             resume=True,
             license=LICENSE,

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,14 +25,17 @@ from hfvision.metrics.detection import DetectionMetric
 from hfvision.models.detr_heads import DetrForObjectDetection
 from hfvision.objects import ImageObjects
 from hfvision.processing.detections import post_process_object_detection
-from hfvision.training.arguments import TrainingSettings
-from hfvision.training.base import ModelSource, load_base
+from hfvision.training.arguments import VisionTrainingArguments, changed
+from hfvision.training.base import Base, ModelSource
 from hfvision.training.detection_samples import packed, unpacked
-from hfvision.training.detector import DetectorOptions, Trunk, prepare_detector
-from hfvision.training.detector_task import Augmentation, detector_task
+from hfvision.training.detector import Augmentation, DetectorOptions, Trunk, prepare_detector
+from hfvision.training.detector_task import detector_task
 from hfvision.training.held_out import ImageMeans
-from hfvision.training.overfit import LearntByHeart, OverfitCheck, judge, overfit_data, overfit_settings
-from hfvision.training.run import Run, TrainingResult
+from hfvision.training.overfit import LearntByHeart, OverfitCheck, judge, overfit_arguments, overfit_data
+from hfvision.training.recipe import Recipe
+from hfvision.training.run import Run, Task, TrainingResult
+from hfvision.training.settings import TrainingSettings, chosen
+from hfvision.training.train import train
 
 FIGURES = ("AP", "AP50", "AP75", "AR100")
 
@@ -53,6 +56,7 @@ def train_detection(
     dataset: Source | DetectionData,
     output_dir: str | os.PathLike[str],
     *,
+    args: VisionTrainingArguments | Mapping[str, Any] | None = None,
     settings: TrainingSettings | None = None,
     processor: Any = None,
     augment: Augmentation = "standard",
@@ -70,9 +74,9 @@ def train_detection(
 ) -> DetectionTrainingResult:
     """Train on `dataset`, measure on held-out images, and write config, weights, processor and card to `output_dir`.
 
-    `model`, `processor`, `license`, `output_dir` and `resume` are as in `train_classification`. `dataset` and
-    `data_options` go to `prepare_detection`; other classes than the model's own get a new classifier. Without
-    `settings` those of `TrainingSettings.for_detector` are used. `augment` is the standard recipe, a
+    `model`, `args`, `processor`, `license`, `output_dir` and `resume` are as in `train_classification`, and the
+    defaults are those of detection (`VisionTrainingArguments.for_task`). `dataset` and `data_options` go to
+    `prepare_detection`; other classes than the model's own get a new classifier. `augment` is the standard recipe, a
     `DetectionAugmentation`, a function (image, objects, generator) -> (image, objects), or None.
 
     A pretrained trunk learns a tenth as fast as the rest, `trunk_rate_factor` says otherwise (0: it does not learn); a
@@ -85,40 +89,84 @@ def train_detection(
 
     With `overfit` it is tried whether so many images can be learnt by heart: without augmentation, measured on the
     same images, until AP50 is above 0.9 in two evaluations in a row or the steps are used up (3,000, where the
-    settings name none). The result's `overfit` says whether it was passed, and else what to look at.
+    arguments name none). The result's `overfit` says whether it was passed, and else what to look at.
 
     Raises DatasetError, ConfigError or CheckpointReadError before anything is written, and ConfigError if training
     diverges.
     """
-    settings = settings or TrainingSettings.for_detector(model)
-    options = DetectorOptions(trunk=trunk, trunk_rate_factor=trunk_rate_factor, num_queries=num_queries, loss=loss)
-    DetectionMetric(1)  # raises where its backend is not installed
-    if overfit is not None:
-        settings, augment, patience = overfit_settings(settings, overfit), None, 0
-    run = Run(output_dir, settings, figure="AP", resume=resume)
-    with run.main_first():
-        base = load_base(model, processor, AutoModelForObjectDetection, "an object detection model")
-        data = dataset
-        if not isinstance(data, DetectionData):
-            measured = {} if overfit is None else {"overlap": "report"}  # with images of training, and with them alone
-            data = prepare_detection(data, **{**measured, **(data_options or {})})
-    if overfit is not None:
-        data = overfit_data(data, overfit, settings.seed)
-    detector = prepare_detector(base, data, options, DetrForObjectDetection)
-    task = detector_task(
+    result = train(
+        "object-detection",
+        model,
+        dataset,
+        output_dir,
+        chosen(args, settings),
+        processor=processor,
+        data_options=data_options,
+        resume=resume,
+        license=license,
+        notes=notes,
+        callbacks=callbacks,
+        augment=augment,
+        overfit=overfit,
+        patience=patience,
+        trunk=trunk,
+        trunk_rate_factor=trunk_rate_factor,
+        num_queries=num_queries,
+        loss=loss,
+    )
+    return cast("DetectionTrainingResult", result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionOptions(DetectorOptions):
+    """What is chosen of a detector beside model, data and arguments; see `train_detection`."""
+
+    overfit: int | None = None
+
+    def check(self, args: VisionTrainingArguments) -> VisionTrainingArguments:
+        DetectionMetric(1)  # raises where its backend is not installed
+        args = super().check(args)
+        if self.overfit is None:
+            return args
+        return changed(overfit_arguments(args, self.overfit), early_stopping_patience=0)
+
+    def reading(self) -> dict[str, Any]:
+        return {} if self.overfit is None else {"overlap": "report"}  # with images of training, and with them alone
+
+    def changed_data(self, data: DetectionData, args: VisionTrainingArguments) -> DetectionData:
+        return data if self.overfit is None else overfit_data(data, self.overfit, args.seed)
+
+    def finished(self, result: Any, base: Base, data: DetectionData) -> Any:
+        if self.overfit is None:
+            return result
+        return replace(result, overfit=judge(result.history, base, self.trunk is not None, data))
+
+
+def _task(run: Run, base: Base, data: DetectionData, options: DetectionOptions) -> Task[DetectionTrainingResult]:
+    detector = prepare_detector(base, data, options, DetrForObjectDetection, run.args.backbone_lr_multiplier)
+    return detector_task(
         run,
         "object-detection",
         DetectionTrainingResult,
         detector,
         data,
         APCounter(len(data.names)),
-        augment=augment,
-        patience=patience,
-        ends=[] if overfit is None else [LearntByHeart()],
+        augment=None if options.overfit is not None else options.augment,
+        ends=[] if options.overfit is None else [LearntByHeart()],
         logged=FIGURES[1:],
     )
-    result = run.train(task, license=license, notes=notes, callbacks=callbacks)
-    return result if overfit is None else replace(result, overfit=judge(result.history, detector, data))
+
+
+RECIPE = Recipe(
+    task="object-detection",
+    figure="AP",
+    auto_class=AutoModelForObjectDetection,
+    kind="an object detection model",
+    data_class=DetectionData,
+    prepare=prepare_detection,
+    options=DetectionOptions,
+    build=_task,
+)
 
 
 class APCounter:

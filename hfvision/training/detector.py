@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,13 +16,16 @@ from hfvision.errors import ConfigError, numbered
 from hfvision.layers.frozen_norm import FrozenBatchNorm
 from hfvision.losses.detection import DetectionLoss
 from hfvision.models.detr import DetrModel
-from hfvision.models.detr_heads import DetrBoxAttention, DetrDetector, DetrMaskHead
+from hfvision.models.detr_heads import DetrDetector
 from hfvision.models.detr_trunk import DetrTrunk, load_trunk
 from hfvision.processing.detection import DetectionImageProcessor
 from hfvision.reporting import report
 from hfvision.starters import resolve
+from hfvision.training.arguments import VisionTrainingArguments, changed
 from hfvision.training.base import Base, check_images_fit, fit_head
-from hfvision.training.detection_augmentation import changed_processor
+from hfvision.training.detection_augmentation import DetectionAugmentation, ObjectAugment, changed_processor
+from hfvision.training.parameter_groups import backbone_parameters, mask_parameters, part_of
+from hfvision.training.recipe import TaskOptions, without_smoothing
 
 PRETRAINED_TRUNK_RATE = 0.1  # times the learning rate, as the original trains its trunk
 # Times the learning rate: until a new mask head knows where its queries look, its gradients are next to nothing.
@@ -32,12 +35,18 @@ SIDE_STEP = 32  # pixels per place of a trunk's last map
 CLASSIFIER = "class_labels_classifier"  # what a file lacks that holds no detector
 
 Trunk = str | os.PathLike[str] | PreTrainedModel
+Augmentation = DetectionAugmentation | ObjectAugment | Literal["standard"] | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorOptions:
-    """What is chosen beside settings and augmentation; raises ConfigError naming every value that cannot work."""
+class DetectorOptions(TaskOptions):
+    """What is chosen of a detector beside model, data and arguments; see `train_detection`.
 
+    Raises ConfigError naming every value that cannot work.
+    """
+
+    augment: Augmentation = "standard"
+    patience: int | None = None
     trunk: Trunk | None = None
     trunk_rate_factor: float | None = None
     num_queries: int | None = None
@@ -56,6 +65,23 @@ class DetectorOptions:
         }
         if problems := [problem for problem, holds in rules.items() if not holds]:
             raise ConfigError(numbered("problem", problems))
+
+    def check(self, args: VisionTrainingArguments) -> VisionTrainingArguments:
+        pairs = {
+            "patience": (self.patience, "early_stopping_patience", args.early_stopping_patience),
+            "trunk_rate_factor": (self.trunk_rate_factor, "backbone_lr_multiplier", args.backbone_lr_multiplier),
+        }
+        problems = [
+            f"{ours} is {given} and {theirs} of the arguments {said}: give one of them"
+            for ours, (given, theirs, said) in pairs.items()
+            if None not in (given, said) and given != said
+        ]
+        if self.patience is not None and (not isinstance(self.patience, int) or self.patience < 0):
+            problems.append(f"patience is a number of evaluations, or 0 to train to the end; got {self.patience!r}")
+        if problems:
+            raise ConfigError(numbered("problem", problems))
+        chosen = {theirs: given for given, theirs, _ in pairs.values() if given is not None}
+        return changed(without_smoothing(args), **chosen)
 
 
 @dataclass(frozen=True)
@@ -99,7 +125,11 @@ class Detector:
 
 
 def prepare_detector(
-    base: Base, data: DetectionData, options: DetectorOptions, model_class: type[DetrDetector]
+    base: Base,
+    data: DetectionData,
+    options: DetectorOptions,
+    model_class: type[DetrDetector],
+    backbone_lr_multiplier: float | None,
 ) -> Detector:
     """Give the model of `base` the classes of the data, and what the options ask for.
 
@@ -122,7 +152,7 @@ def prepare_detector(
         trunk_from = type(given).__name__ if isinstance(given, nn.Module) else Path(given).name
         trunk_source = _source_of(given)
     new_trunk = has_new_weights and options.trunk is None
-    rate = options.trunk_rate_factor
+    rate = backbone_lr_multiplier
     if rate is None:
         rate = 1.0 if new_trunk else PRETRAINED_TRUNK_RATE
     _set_what_learns(model, new_trunk, rate)
@@ -141,27 +171,10 @@ def _source_of(trunk: Trunk) -> str | None:
     return os.fspath(trunk)
 
 
-def trunk_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Those of the trunk of a DETR."""
-    return list(_part(model, DetrTrunk).parameters())
-
-
-def mask_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """What makes the masks of a panoptic model, beside what finds its objects; of a detector nothing."""
-    parts = [module for module in model.modules() if isinstance(module, DetrBoxAttention | DetrMaskHead)]
-    return [parameter for part in parts for parameter in part.parameters()]
-
-
-def head_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """What turns the decoder's vectors into classes, boxes and masks."""
-    inner = {id(parameter) for parameter in _part(model, DetrModel).parameters()}
-    return [parameter for parameter in model.parameters() if id(parameter) not in inner]
-
-
 @torch.no_grad()
 def resize_queries(model: DetrDetector, count: int) -> list[str]:
     """Give the model so many queries: the first ones are kept, further ones start anew. Returns what was made anew."""
-    inner = _part(model, DetrModel)
+    inner = part_of(model, DetrModel)
     old = inner.query_position_embeddings
     if (before := old.num_embeddings) == count:
         return []
@@ -199,7 +212,7 @@ def _reader_of_images(part: DetectedImages) -> Callable[[int], Any]:
 
 def _missing_of_the_head(base: Base) -> list[str]:
     """The tensors that a file lacked, but for the trunk's."""
-    trunk = {id(parameter) for parameter in trunk_parameters(base.model)}
+    trunk = {id(parameter) for parameter in backbone_parameters(base.model)}
     of_trunk = {name for name, parameter in base.model.named_parameters() if id(parameter) in trunk}
     return [name for name in base.missing if name not in of_trunk]
 
@@ -217,12 +230,12 @@ def _small_processor(processor: Any, part: DetectedImages) -> Any:
 
 def _set_what_learns(model: DetrDetector, new_trunk: bool, rate: float) -> None:
     """All of a new trunk, which cannot have been trained; of another all but a ResNet's stem and first stage."""
-    inner = _part(model, DetrModel)
+    inner = part_of(model, DetrModel)
     if not rate:
         inner.freeze_backbone()
     elif new_trunk:
         inner.unfreeze_backbone()
-        if any(isinstance(module, FrozenBatchNorm) for module in _part(model, DetrTrunk).modules()):
+        if any(isinstance(module, FrozenBatchNorm) for module in part_of(model, DetrTrunk).modules()):
             report(
                 "the trunk has new weights and batch norms that DETR keeps frozen, so nothing normalises what it "
                 "learns. Start it from a trained classifier (trunk=FOLDER, --trunk FOLDER), or take a trunk with "
@@ -234,7 +247,3 @@ def _loss(model: DetrDetector, changes: Mapping[str, Any]) -> DetectionLoss:
     own = model.default_loss
     weights = {**own.weights, **changes.get("weights", {})}
     return replace(own, **{**changes, "weights": weights})
-
-
-def _part(model: nn.Module, kind: type[Any]) -> Any:
-    return next(module for module in model.modules() if isinstance(module, kind))

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from hfvision.data.detection import DetectedImages, DetectionData
-from hfvision.errors import ConfigError
 from hfvision.licences import shown
 from hfvision.losses.detection import WEIGHTS
 from hfvision.processing.options import make_plan
@@ -13,17 +12,15 @@ from hfvision.training.augmentation import scaled_size
 from hfvision.training.base import set_drop_path
 from hfvision.training.detection_augmentation import (
     DetectionAugmentation,
-    ObjectAugment,
     ObjectPreparation,
     object_preparation,
 )
 from hfvision.training.detection_samples import DetectedSamples, collate
-from hfvision.training.detector import Detector
+from hfvision.training.detector import Augmentation, Detector
 from hfvision.training.detector_trainer import DetectorTrainer, ObjectCounter
-from hfvision.training.loop import EarlyEnd, NoProgress
+from hfvision.training.loop import EarlyEnd
 from hfvision.training.run import Run, Task, TrainingResult, described, listed
 
-Augmentation = DetectionAugmentation | ObjectAugment | Literal["standard"] | None
 Outcome = TypeVar("Outcome", bound=TrainingResult)
 
 PATIENCE = 12  # evaluations without progress, where weights are pretrained; new ones are left to learn to the end
@@ -38,7 +35,6 @@ def detector_task(
     counter: ObjectCounter,
     *,
     augment: Augmentation,
-    patience: int | None,
     ends: Sequence[EarlyEnd] = (),
     masks: bool = False,
     logged: Sequence[str] = (),
@@ -47,17 +43,16 @@ def detector_task(
     """The task of a run; `logged` are the figures that its history has beside the one that decides, `further` is what
     plan and card say of this task alone.
 
-    Raises ConfigError for an augmentation that is none, a patience below 0 and stochastic depth that there is not.
+    Raises ConfigError for an augmentation that is none, and stochastic depth that there is not.
     """
-    processor, seed = detector.base.processor, run.settings.seed
+    processor, args = detector.base.processor, run.args
     if augment == "standard":
         augment = DetectionAugmentation()
+    patience = args.early_stopping_patience
     if patience is None:
-        patience = 0 if detector.base.origin == "new" else PATIENCE
-    if not isinstance(patience, int) or patience < 0:
-        raise ConfigError(f"patience is a number of evaluations, or 0 to train to the end; got {patience!r}.")
+        patience = 0 if detector.base.origin == "new" or args.eval_strategy == "no" else PATIENCE
     further = further or {}
-    set_drop_path(detector.model, run.settings.drop_path)
+    set_drop_path(detector.model, args.drop_path_rate)
     plan = {**detector.plan(), "augment": described(augment), "patience": patience, **further}
     terms = [term for term in WEIGHTS if masks or term not in ("loss_mask", "loss_dice")]
     return Task(
@@ -66,7 +61,7 @@ def detector_task(
         base=detector.base,
         data=data,
         new_head=detector.new_head,
-        train=DetectedSamples(data.train, object_preparation(processor, augment, masks), seed),
+        train=DetectedSamples(data.train, object_preparation(processor, augment, masks), args.seed),
         evaluation=DetectedSamples(data.evaluation, ObjectPreparation(processor, masks=masks), stored=True),
         collate=collate,
         counter=counter,
@@ -80,14 +75,15 @@ def detector_task(
         },
         trainer=partial(
             DetectorTrainer,
-            trunk_rate_factor=detector.trunk_rate_factor,
             mask_rate_factor=detector.mask_rate_factor,
             train_sizes=image_sizes(data.train, processor),
             evaluation_sizes=image_sizes(data.evaluation, processor),
         ),
         class_figure=run.figure,
         logged=(*logged, *terms),
-        callbacks=[*([NoProgress(run.figure, patience)] if patience else []), *ends],
+        callbacks=ends,
+        backbone_lr_multiplier=detector.trunk_rate_factor,
+        patience=patience,
     )
 
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from hfvision.objects import ImageObjects
 from hfvision.training.buckets import BucketSampler, by_shape
-from hfvision.training.detector import head_parameters, mask_parameters, trunk_parameters
 from hfvision.training.held_out import losses_of_objects
-from hfvision.training.loop import QuietTrainer
+from hfvision.training.parameter_groups import mask_parameters
 from hfvision.training.progress import diverged
 from hfvision.training.run import Counter
+from hfvision.training.trainer import Trainer
 
 Sizes = Sequence[tuple[int, int]]  # (height, width) of each image, as the processor makes them
 
@@ -28,32 +28,31 @@ class ObjectCounter(Counter, Protocol):
         ...
 
 
-class DetectorTrainer(QuietTrainer):
-    """Trunk and head learn at their own rates; a trunk whose rate is 0 does not learn and is no business of this."""
+class DetectorTrainer(Trainer):
+    """Masks learn and are clipped apart from the rest; a backbone whose rate is 0 does not learn and is no business of
+    this.
+    """
 
     compute_metrics: ObjectCounter
 
     def __init__(
         self,
         *args: Any,
-        trunk_rate_factor: float,
-        mask_rate_factor: float | None,
-        train_sizes: Sizes,
         evaluation_sizes: Sizes,
+        train_sizes: Sizes = (),
+        mask_rate_factor: float | None = None,
         **kwargs: Any,
     ) -> None:
-        self.trunk_rate_factor = trunk_rate_factor
         self.mask_rate_factor = mask_rate_factor
         self.train_sizes = train_sizes
         self.evaluation_sizes = evaluation_sizes
         super().__init__(*args, **kwargs)
 
     def rate_factors(self) -> dict[int, float]:
-        model: Any = self.model
-        factors = {id(parameter): self.head_rate_factor for parameter in head_parameters(model)}
-        factors |= {id(parameter): self.trunk_rate_factor for parameter in trunk_parameters(model)}
+        factors = super().rate_factors()
         if self.mask_rate_factor is not None:
-            factors |= {id(p): self.head_rate_factor * self.mask_rate_factor for p in mask_parameters(model)}
+            factor = (getattr(self.args, "head_lr_multiplier", None) or 1.0) * self.mask_rate_factor
+            factors |= {id(parameter): factor for parameter in mask_parameters(self.model)}
         return {key: factor for key, factor in factors.items() if factor != 1.0}
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
@@ -68,9 +67,11 @@ class DetectorTrainer(QuietTrainer):
         nn.utils.clip_grad_norm_(masks, self.args.max_grad_norm)
         return norm
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> BucketSampler:
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         samples: Any = self.train_dataset if train_dataset is None else train_dataset
-        return BucketSampler(samples, self.train_sizes, self.args.train_batch_size)
+        if self.args.train_sampling_strategy != "random":
+            return super()._get_train_sampler(samples)
+        return BucketSampler(samples, self.train_sizes, self._train_batch_size, self.args.data_seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         return by_shape(self.evaluation_sizes)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from hfvision.row_files import check_row_file, row_file
 from hfvision.starters import resolve
 from hfvision.termination import sigterm_exits
 from hfvision.training import classification, segmentation
-from hfvision.training.arguments import TrainingSettings
+from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.augmentation import Preparation
 from hfvision.training.base import Base, check_images_fit, load_base
 from hfvision.training.confusion_files import check_confusion_files, write_confusion
@@ -46,7 +47,6 @@ from hfvision.training.detection_augmentation import ObjectPreparation
 from hfvision.training.detection_samples import DetectedSamples, collate
 from hfvision.training.detector_task import image_sizes
 from hfvision.training.detector_trainer import DetectorTrainer
-from hfvision.training.loop import QuietTrainer
 from hfvision.training.measured_data import UNIVERSAL, data_to_measure
 from hfvision.training.panoptic import PQCounter
 from hfvision.training.progress import quiet_unless_main
@@ -61,6 +61,8 @@ from hfvision.training.recording import (
     SegmenterRecorder,
 )
 from hfvision.training.run import digest
+from hfvision.training.settings import arguments_of
+from hfvision.training.trainer import Trainer
 from hfvision.writing import new_file
 
 FILES = ("record", "predictions", "confusion")  # where this call wrote: no part of the result
@@ -96,7 +98,7 @@ class _Measuring:
     """How one task is measured."""
 
     counter: Any
-    trainer: Callable[..., QuietTrainer]
+    trainer: Callable[..., Trainer]
     samples: Any
     collate: Callable[..., Any]
     class_figure: str | None
@@ -153,9 +155,11 @@ def evaluate(
     if answers is not None:
         check_row_file(answers)
     auto_class = _auto_class(source, name)
-    settings = TrainingSettings(batch_size=batch_size, precision=precision, workers=workers)
+    given = arguments_of({"batch_size": batch_size, "precision": precision, "workers": workers})
     with ExitStack() as stack:
-        arguments = settings.arguments(Path(stack.enter_context(tempfile.TemporaryDirectory())), "loss")
+        arguments = VisionTrainingArguments(
+            stack.enter_context(tempfile.TemporaryDirectory()), batch_eval_metrics=True, label_names=["labels"], **given
+        )
         with arguments.main_process_first(local=False, desc="reading model and data"):
             base = load_base(source, None, getattr(transformers, auto_class), "a model that can be measured")
             if base.missing:
@@ -261,13 +265,7 @@ def _measuring(auto_class: str, base: Base, data: Any, arguments: Any, threshold
     panoptic, files = auto_class == UNIVERSAL, ImageNames(part.data, IMAGE, dataset)
     return _Measuring(
         SegmentCounter(len(names), data.things, threshold) if panoptic else APCounter(len(names)),
-        lambda **given: DetectorTrainer(
-            trunk_rate_factor=1.0,
-            mask_rate_factor=None,
-            train_sizes=[],
-            evaluation_sizes=image_sizes(part, processor),
-            **given,
-        ),
+        partial(DetectorTrainer, evaluation_sizes=image_sizes(part, processor)),
         DetectedSamples(part, ObjectPreparation(processor, masks=panoptic), stored=True),
         collate,
         "PQ" if panoptic else "AP",

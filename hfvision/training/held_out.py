@@ -15,13 +15,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hfvision.losses.counts import counted
 from hfvision.losses.detection import WEIGHTS
+from hfvision.losses.problem_types import MULTI, REGRESSION, SINGLE, problem_type_loss
+from hfvision.models.base import VisionModel
 from hfvision.models.detr_heads import DetrDetector
 from hfvision.models.semantic import SemanticModel
 from hfvision.processing.queries import without_padding
+from hfvision.upsampling import Upsampling
 
 LOSS = "loss"
 TERMS = (LOSS, *WEIGHTS)  # of a detector
+
+
+class KnownLosses:
+    """Mean over the images of an evaluation of those losses that are known: of images whose labels count."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.images = 0
+
+    def add(self, losses: Tensor) -> None:
+        """(B, 2): the loss of each image, and 1 where it counts, else 0."""
+        values = losses.double()
+        self.total += float((values[:, 0] * values[:, 1]).sum())
+        self.images += int(values[:, 1].sum())
+
+    def mean(self) -> float | None:
+        """None where no loss is known."""
+        return self.total / self.images if self.images else None
 
 
 class ImageMeans:
@@ -43,6 +65,50 @@ class ImageMeans:
         means = {name: total / self.images for name, total in self.sums.items()}
         self.sums, self.images = {}, 0
         return means
+
+
+def losses_of_images(model: Any, outputs: Any, labels: Any, batch: Mapping[str, Any]) -> Tensor | None:
+    """(B, 2) for `KnownLosses`, of what a model of any task made of a batch; None where only the model knows its loss.
+
+    labels: as the model takes them: (B,) or (B, K), label maps (B, H, W) of the images' size, a dict for each image.
+    """
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
+    if labels is None or not isinstance(model, VisionModel):
+        return None
+    if isinstance(model, SemanticModel):
+        return _all_count(_losses_of_label_maps(model, outputs["logits"], labels))
+    if isinstance(model, DetrDetector):
+        images = batch["pixel_values"]
+        mask = batch.get("pixel_mask")
+        mask = torch.ones_like(images[:, 0], dtype=torch.long) if mask is None else mask
+        return _all_count(losses_of_objects(model, outputs, labels, mask)[LOSS])
+    logits, problem = outputs.get("logits"), getattr(model.config, "problem_type", None)
+    if logits is None or logits.ndim != 2 or problem not in (SINGLE, MULTI, REGRESSION):
+        return None
+    labels = labels.to(logits.device)
+    if problem == SINGLE:
+        losses = nn.functional.cross_entropy(logits.float(), labels.reshape(-1).long(), reduction="none")
+        return torch.stack([losses, counted(labels.reshape(-1)).to(losses.dtype)], dim=1)
+    losses = torch.stack(
+        [
+            problem_type_loss(label[None], logit[None].float(), model.config)
+            for label, logit in zip(labels, logits, strict=True)
+        ]
+    )
+    return _all_count(losses)
+
+
+def _all_count(losses: Tensor) -> Tensor:
+    return torch.stack([losses, torch.ones_like(losses)], dim=1)
+
+
+def _losses_of_label_maps(model: SemanticModel, logits: Tensor, labels: Tensor) -> Tensor:
+    criterion = model.pixel_loss
+    size = (labels.shape[1], labels.shape[2])
+    upsampling = Upsampling(size) if tuple(logits.shape[2:]) == size else model.upsampling(size)
+    return torch.stack(
+        [criterion(one[None].float(), label[None], upsampling) for one, label in zip(logits, labels, strict=True)]
+    )
 
 
 def losses_of_classes(logits: Tensor, labels: Tensor) -> Tensor:

@@ -9,17 +9,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hfvision.data.detection import DetectionData
 from hfvision.errors import ConfigError, DatasetError
-from hfvision.training.arguments import TrainingSettings
-from hfvision.training.detector import Detector
+from hfvision.training.arguments import VisionTrainingArguments, changed
+from hfvision.training.base import Base
 from hfvision.training.loop import EarlyEnd
 
 FIGURE = "AP50"
 REQUIRED = 0.9
 IN_A_ROW = 2  # evaluations
-STEPS = 3000  # at most, where the settings name no number
+STEPS = 3000  # at most, where the arguments name no number
 EVALUATED_EVERY = 50  # steps
 
 
@@ -62,28 +63,30 @@ def overfit_data(data: DetectionData, images: int, seed: int) -> DetectionData:
     return replace(data, train=part, evaluation=part)
 
 
-def overfit_settings(settings: TrainingSettings, images: int) -> TrainingSettings:
+def overfit_arguments(args: VisionTrainingArguments, images: int) -> VisionTrainingArguments:
     """The same recipe, for as many steps as it may take, evaluated every few of them."""
-    return replace(
-        settings,
-        max_steps=settings.max_steps or STEPS,
-        save_every=settings.save_every or EVALUATED_EVERY,
-        batch_size=min(settings.batch_size, images),
+    every = args.save_steps if args.save_strategy == "steps" else EVALUATED_EVERY
+    return changed(
+        args,
+        max_steps=args.max_steps if args.max_steps > 0 else STEPS,
+        **{"save_strategy": SaveStrategy.STEPS, "save_steps": every},
+        **{"eval_strategy": IntervalStrategy.STEPS, "eval_steps": every},
+        per_device_train_batch_size=min(args.per_device_train_batch_size, images),
     )
 
 
-def judge(history: Sequence[Mapping[str, float]], detector: Detector, data: DetectionData) -> OverfitCheck:
+def judge(history: Sequence[Mapping[str, float]], base: Base, has_trunk: bool, data: DetectionData) -> OverfitCheck:
     """Whether the objects were found, from the evaluations of the run, and what to look at where they were not."""
     figures = [entry[FIGURE] for entry in history]
     passed = LearntByHeart().is_over(figures)
-    advice = [] if passed else _advice(history, detector, data)
+    advice = [] if passed else _advice(history, base, has_trunk, data)
     return OverfitCheck(passed, len(data.train), max(figures, default=0.0), REQUIRED, advice)
 
 
-def _advice(history: Sequence[Mapping[str, float]], detector: Detector, data: DetectionData) -> list[str]:
+def _advice(history: Sequence[Mapping[str, float]], base: Base, has_trunk: bool, data: DetectionData) -> list[str]:
     objects, sizes = data.train.objects, data.train.sizes()
     counts = [objects.crowd[objects.of_image(row)].size for row in range(len(sizes))]
-    most, queries = max(counts), detector.model.config.num_queries
+    most, queries = max(counts), base.model.config.num_queries
     sides = np.minimum(*(objects.boxes[:, 2:] - objects.boxes[:, :2]).T) / np.repeat(np.min(sizes, axis=1), counts)
     figures, last = [entry[FIGURE] for entry in history], history[-1]
     advice = []
@@ -106,6 +109,6 @@ def _advice(history: Sequence[Mapping[str, float]], detector: Detector, data: De
             f"the boxes are not met (loss_giou {last['loss_giou']:.2f}): look at some of them in a picture, at "
             "box_form and relative, and at the learning rate, which may be too high or too low"
         )
-    if not detector.base.parent and detector.trunk_from is None:
+    if not base.parent and not has_trunk:
         advice.append("trunk and transformer begin with new weights: start from a trained detector, or give a trunk")
     return advice or ["the learning rate, and whether some of the objects are annotated wrongly: draw them"]

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,12 +26,15 @@ from hfvision.metrics.panoptic import PanopticMetric
 from hfvision.models.detr_heads import DetrForSegmentation
 from hfvision.objects import ImageObjects, SegmentMasks
 from hfvision.processing.panoptic_maps import post_process_panoptic_segmentation
-from hfvision.training.arguments import TrainingSettings
-from hfvision.training.base import ModelSource, load_base
-from hfvision.training.detector import DetectorOptions, Trunk, prepare_detector
-from hfvision.training.detector_task import Augmentation, detector_task
+from hfvision.training.arguments import VisionTrainingArguments
+from hfvision.training.base import Base, ModelSource
+from hfvision.training.detector import Augmentation, DetectorOptions, Trunk, prepare_detector
+from hfvision.training.detector_task import detector_task
 from hfvision.training.held_out import ImageMeans
-from hfvision.training.run import Run, TrainingResult
+from hfvision.training.recipe import Recipe
+from hfvision.training.run import Run, Task, TrainingResult
+from hfvision.training.settings import TrainingSettings, chosen
+from hfvision.training.train import train
 
 FIGURES = ("PQ", "SQ", "RQ")
 
@@ -50,6 +53,7 @@ def train_panoptic(
     dataset: Source | DetectionData,
     output_dir: str | os.PathLike[str],
     *,
+    args: VisionTrainingArguments | Mapping[str, Any] | None = None,
     settings: TrainingSettings | None = None,
     processor: Any = None,
     augment: Augmentation = "standard",
@@ -75,35 +79,74 @@ def train_panoptic(
     Raises DatasetError, ConfigError or CheckpointReadError before anything is written, and ConfigError if training
     diverges.
     """
-    settings = settings or TrainingSettings.for_detector(model)
-    options = DetectorOptions(trunk=trunk, trunk_rate_factor=trunk_rate_factor, num_queries=num_queries, loss=loss)
-    if not 0 <= threshold <= 1:
-        raise ConfigError(f"threshold is a score from 0 to 1; got {threshold}.")
-    run = Run(output_dir, settings, figure="PQ", resume=resume)
-    with run.main_first():
-        base = load_base(model, processor, AutoModelForUniversalSegmentation, "a panoptic segmentation model")
-        data = dataset
-        if not isinstance(data, DetectionData):
-            data = prepare_detection(data, **{"panoptic": True, **(data_options or {})})
+    result = train(
+        "panoptic-segmentation",
+        model,
+        dataset,
+        output_dir,
+        chosen(args, settings),
+        processor=processor,
+        data_options=data_options,
+        resume=resume,
+        license=license,
+        notes=notes,
+        callbacks=callbacks,
+        augment=augment,
+        threshold=threshold,
+        patience=patience,
+        trunk=trunk,
+        trunk_rate_factor=trunk_rate_factor,
+        num_queries=num_queries,
+        loss=loss,
+    )
+    return cast("PanopticTrainingResult", result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanopticOptions(DetectorOptions):
+    """What is chosen of a panoptic model beside model, data and arguments; see `train_panoptic`."""
+
+    threshold: float = 0.5
+
+    def check(self, args: VisionTrainingArguments) -> VisionTrainingArguments:
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold is a score from 0 to 1; got {self.threshold}.")
+        return super().check(args)
+
+    def reading(self) -> dict[str, Any]:
+        return {"panoptic": True}
+
+
+def _task(run: Run, base: Base, data: DetectionData, options: PanopticOptions) -> Task[PanopticTrainingResult]:
     if data.train.read(0)[1].masks is None:
         raise DatasetError(
             f"{data.name}: panoptic segmentation needs a mask of every object; prepare it with panoptic=True."
         )
-    detector = prepare_detector(base, data, options, DetrForSegmentation)
-    task = detector_task(
+    detector = prepare_detector(base, data, options, DetrForSegmentation, run.args.backbone_lr_multiplier)
+    return detector_task(
         run,
         "image-segmentation",
         PanopticTrainingResult,
         detector,
         data,
-        PQCounter(len(data.names), data.things, threshold),
-        augment=augment,
-        patience=patience,
+        PQCounter(len(data.names), data.things, options.threshold),
+        augment=options.augment,
         masks=True,
         logged=FIGURES[1:],
-        further={"threshold": threshold},
+        further={"threshold": options.threshold},
     )
-    return run.train(task, license=license, notes=notes, callbacks=callbacks)
+
+
+RECIPE = Recipe(
+    task="panoptic-segmentation",
+    figure="PQ",
+    auto_class=AutoModelForUniversalSegmentation,
+    kind="a panoptic segmentation model",
+    data_class=DetectionData,
+    prepare=prepare_detection,
+    options=PanopticOptions,
+    build=_task,
+)
 
 
 class PQCounter:

@@ -27,18 +27,18 @@ def in_words(figure: str) -> str:
 
 
 class Progress(TrainerCallback):
-    """Shows how far training is, `figure` being the metric that says how well it does.
+    """Shows how far training is, `figure` being the metric that says how well it does, where there is one.
 
     Also ends it with ConfigError when the loss is no number any more.
     """
 
-    def __init__(self, figure: str) -> None:
-        self.figure = figure
+    def __init__(self, figure: str | None) -> None:
+        self.figure = (figure or "loss").removeprefix("eval_")
         self.bar: Any = None
         self.step = 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and not args.disable_tqdm:
             # disable=None: no bar where stderr is a file, which it would fill
             self.step = state.global_step
             self.bar = logging.tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=None)
@@ -74,10 +74,11 @@ class Progress(TrainerCallback):
     ) -> None:
         if self.bar is None or not metrics:  # not while training: the caller shows what comes out
             return
-        line = (
-            f"epoch {state.epoch or 0:.4g}  step {state.global_step}/{state.max_steps}  "
-            f"held-out {in_words(self.figure)} {metrics[f'eval_{self.figure}']:.2%}  loss {metrics['eval_loss']:.4f}"
-        )
+        figure, loss = metrics.get(f"eval_{self.figure}"), metrics.get("eval_loss")
+        parts = [f"epoch {state.epoch or 0:.4g}", f"step {state.global_step}/{state.max_steps}", "held-out"]
+        if figure is not None and self.figure != "loss":
+            parts[-1] += f" {in_words(self.figure)} " + (f"{figure:.2%}" if 0 <= figure <= 1 else f"{figure:.4g}")
+        line = "  ".join(parts if loss is None else [*parts, f"loss {loss:.4f}"])
         if logging.is_progress_bar_enabled():
             self.bar.write(line, file=sys.stderr)  # above the bar
         else:

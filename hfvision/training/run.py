@@ -1,6 +1,6 @@
 """One training run, whatever the task: a folder claimed by a plan, training that resumes bit for bit, files, card.
 
-    run = Run("out", settings, figure="accuracy", resume=False)
+    run = Run("out", args, figure="accuracy", resume=False)
     task = Task(...)            # base model, data, samples, what counts
     result = run.train(task)
 
@@ -14,28 +14,31 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 import transformers
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, set_seed
+from transformers.trainer_utils import enable_full_determinism
 
 import hfvision
 from hfvision.cards import ClassTable, Result, model_card, write_card
 from hfvision.data.remembering import remembered
 from hfvision.data.same_images import seen_of, with_seen, written
-from hfvision.errors import ConfigError
+from hfvision.errors import ConfigError, numbered
 from hfvision.licences import LicenceReport, inherit, of_parent, write_licence_files
 from hfvision.reading_options import ReadingOptions
 from hfvision.reporting import report
 from hfvision.termination import sigterm_exits
-from hfvision.training.arguments import TrainingSettings
+from hfvision.training.arguments import VisionTrainingArguments, changed
 from hfvision.training.base import Base
-from hfvision.training.loop import Collate, EpochOfSamples, OldCheckpoints, QuietTrainer, Samples
-from hfvision.training.progress import Progress, in_words, no_bars, quiet_unless_main
+from hfvision.training.loop import Collate, Samples
+from hfvision.training.progress import in_words, no_bars, quiet_unless_main
 from hfvision.training.run_folder import RunFolder
+from hfvision.training.settings import further_arguments_of, settings_of
+from hfvision.training.trainer import Trainer
 from hfvision.writing import write_errors
 
 
@@ -111,30 +114,48 @@ class Task(Generic[Outcome]):
     plan: Mapping[str, Any]  # what decides the weights beside model, data and settings
     described: Mapping[str, str]  # the same for the card
     parents: Sequence[tuple[str, str]] = ()  # name and place of models beside the base whose weights are in this one
-    trainer: Callable[..., QuietTrainer] = QuietTrainer
-    head_rate_factor: float = 1.0  # where the settings leave it open
+    trainer: Callable[..., Trainer] = Trainer
+    head_lr_multiplier: float = 1.0  # where the arguments leave it open, as the next two
+    backbone_lr_multiplier: float = 1.0
+    patience: int = 0  # evaluations without progress after which training ends; 0: never
     class_figure: str | None = None  # what `per_class` is; with it the card has a table of the classes
     logged: Sequence[str] = ()  # what the history has of every evaluation beside the figure and the loss
     callbacks: Sequence[TrainerCallback] = ()
+    ended: Sequence[Callable[[], None]] = ()  # called when the run is over, however it ends
 
 
 class Run:
-    """A folder and settings; raises ConfigError unless the folder is new, empty, or a run to resume."""
+    """A folder and arguments; raises ConfigError unless the folder is new, empty, or a run to resume."""
 
     def __init__(
-        self, output_dir: str | os.PathLike[str], settings: TrainingSettings, *, figure: str, resume: bool
+        self, output_dir: str | os.PathLike[str], args: VisionTrainingArguments, *, figure: str, resume: bool
     ) -> None:
         self.started = time.monotonic()
-        self.settings = settings
+        self.args = args
         self.figure = figure  # the metric that says how well it does
         self.resume = resume
         self.folder = RunFolder(output_dir)
-        self.arguments = settings.arguments(self.folder.path, figure)
+        _check_of_a_run(args, self.folder.path)
+        self.arguments = self._arguments(args)
         self.is_main = self.arguments.process_index == 0
         if self.is_main:
             self.folder.check(resume)
         quiet_unless_main()
-        set_seed(settings.seed)
+        enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
+
+    def _arguments(self, args: VisionTrainingArguments) -> VisionTrainingArguments:
+        """The arguments that the trainer of a run gets: its folder, its metric, predictions counted batch by batch."""
+        metric = args.metric_for_best_model or self.figure
+        greater = args.greater_is_better
+        return changed(
+            args,
+            output_dir=str(self.folder.path),
+            metric_for_best_model=metric,
+            greater_is_better=not metric.endswith("loss") if greater is None else greater,
+            batch_eval_metrics=True,
+            label_names=["labels"],
+            label_smoothing_factor=0.0,  # the task's loss smooths, or has refused to
+        )
 
     def main_first(self) -> AbstractContextManager[None]:
         """Of several processes the first runs the block before the others do, so that what it fetches is there."""
@@ -153,45 +174,52 @@ class Run:
         callbacks: Sequence[TrainerCallback] = (),
     ) -> Outcome:
         """Train, measure, write. On failure, Ctrl-C and SIGTERM what can be resumed stays, otherwise nothing does."""
+        try:
+            return self._train(task, license, notes, callbacks)
+        finally:
+            for call in task.ended:
+                call()
+
+    def _train(
+        self, task: Task[Outcome], license: str | None, notes: Sequence[str], callbacks: Sequence[TrainerCallback]
+    ) -> Outcome:
         with self.arguments.main_process_first(local=False, desc="claiming the output folder"):
             if self.is_main:
                 with write_errors(self.folder.path, ConfigError):
                     self.folder.claim(self._plan(task), self.resume)
             finished, before = self.folder.result(), self.folder.before()
-            checkpoint, is_shorter = self.folder.last_checkpoint(), self.folder.is_stretched()
+            checkpoint = self.folder.last_checkpoint()
         if finished is not None:
             report(f"{self.folder.path} holds this run, finished; nothing was trained.")
             return task.result(**{**finished, "output_dir": str(self.folder.path)})
         if before is not None:
-            self.arguments = self._of_the_rest(before).arguments(self.folder.path, self.figure)
-        progress = Progress(self.figure)
+            self.arguments = self._arguments(self._of_the_rest(before))
+            task.train.epochs_before = math.ceil(before["epochs"])
+        args = changed(
+            self.arguments,
+            head_lr_multiplier=self._head_lr_multiplier(task),
+            backbone_lr_multiplier=self._backbone_lr_multiplier(task),
+            early_stopping_patience=task.patience,
+        )
         try:
             trainer = task.trainer(
                 model=task.base.model,
-                args=self.arguments,
+                args=args,
                 train_dataset=task.train,
                 eval_dataset=task.evaluation,
                 data_collator=task.collate,
                 processing_class=task.base.processor,
                 compute_metrics=task.counter,
-                head_rate_factor=self._head_rate_factor(task),
-                callbacks=[
-                    EpochOfSamples(task.train, 0 if before is None else math.ceil(before["epochs"])),
-                    OldCheckpoints(self.folder),
-                    progress,
-                    *task.callbacks,
-                    *callbacks,
-                ],
+                callbacks=[*task.callbacks, *callbacks],
             )
             if before is not None:
                 trainer.take_weights(self.folder.path)
-            trainer.train_on(checkpoint, is_shorter)
+            trainer.train(None if checkpoint is None else str(checkpoint))
             metrics = trainer.evaluate()
-            if before is not None and self.settings.keep_best and self._was_better(before, metrics):
+            if before is not None and args.load_best_model_at_end and self._was_better(before, metrics):
                 trainer.take_weights(self.folder.path)
                 metrics = trainer.evaluate()
         except BaseException:
-            progress.close()
             if self.is_main:
                 self.folder.give_up()
             raise
@@ -216,25 +244,37 @@ class Run:
                 self.folder.finish(save, record, further)
         return result
 
-    def _of_the_rest(self, before: Mapping[str, Any]) -> TrainingSettings:
-        """The settings for what is added to a finished run: other random numbers, and the rest of its length."""
-        settings = self.settings
-        seed = (settings.seed + before["steps"]) % 2**32
-        if settings.max_steps is not None:
-            return replace(settings, seed=seed, max_steps=settings.max_steps - before["steps"])
-        return replace(settings, seed=seed, epochs=settings.epochs - before["epochs"])
+    def _of_the_rest(self, before: Mapping[str, Any]) -> VisionTrainingArguments:
+        """The arguments for what is added to a finished run: other random numbers, and the rest of its length."""
+        args = self.args
+        seed = (args.seed + before["steps"]) % 2**32
+        if args.max_steps > 0:
+            return changed(args, seed=seed, max_steps=args.max_steps - before["steps"])
+        return changed(args, seed=seed, num_train_epochs=args.num_train_epochs - before["epochs"])
 
     def _was_better(self, before: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
-        earlier, best = before["metrics"][self.figure], metrics[f"eval_{self.figure}"]
-        if earlier > best:
+        metric = (self.arguments.metric_for_best_model or self.figure).removeprefix("eval_")
+        earlier, best = before["metrics"][metric], metrics[f"eval_{metric}"]
+        was_better = earlier > best if self.arguments.greater_is_better else earlier < best
+        if was_better:
             report(
-                f"no evaluation of what was added reached the {in_words(self.figure)} of before, {earlier:.4f} (the "
+                f"no evaluation of what was added reached the {in_words(metric)} of before, {earlier:.4f} (the "
                 f"best {best:.4f}): the weights stay as they were."
             )
-        return bool(earlier > best)
+        return bool(was_better)
 
-    def _head_rate_factor(self, task: Task[Outcome]) -> float:
-        return self.settings.head_rate_factor or task.head_rate_factor
+    def _head_lr_multiplier(self, task: Task[Outcome]) -> float:
+        return self.args.head_lr_multiplier or task.head_lr_multiplier
+
+    def _backbone_lr_multiplier(self, task: Task[Outcome]) -> float:
+        given = self.args.backbone_lr_multiplier
+        return task.backbone_lr_multiplier if given is None else given
+
+    def _further(self, task: Task[Outcome]) -> dict[str, Any]:
+        """Arguments beside the settings that decide the weights, but for those that the task's plan says itself."""
+        elsewhere = {"early_stopping_patience": "patience", "backbone_lr_multiplier": "trunk_rate_factor"}
+        found = further_arguments_of(self.args)
+        return {name: value for name, value in found.items() if elsewhere.get(name, "") not in task.plan}
 
     def _plan(self, task: Task[Outcome]) -> dict[str, Any]:
         """What two calls must share to be the same run. A model in memory may have been made at random anew."""
@@ -254,13 +294,14 @@ class Run:
                 "classes": len(task.data.names),
             },
             **task.plan,
-            "settings": self.settings.of_the_weights(),
+            "settings": settings_of(self.args),
+            **({"arguments": further} if (further := self._further(task)) else {}),
         }
 
     def _result(
         self,
         task: Task[Outcome],
-        trainer: QuietTrainer,
+        trainer: Trainer,
         metrics: Mapping[str, float],
         checkpoint: Path | None,
         before: Mapping[str, Any] | None,
@@ -323,11 +364,9 @@ class Run:
             remarks.append(
                 "No licence was stated for the model that this one was made from: ask its authors before use."
             )
-        if self.settings.keep_best:
-            remarks.append(
-                f"The checkpoint was chosen by the {in_words(self.figure)} on the same held-out images, which flatters "
-                "it."
-            )
+        if self.args.load_best_model_at_end:
+            metric = in_words(self.arguments.metric_for_best_model or self.figure)
+            remarks.append(f"The checkpoint was chosen by the {metric} on the same held-out images, which flatters it.")
         if result.trained_on:
             remarks.append(
                 f"{result.trained_on:,} of the {len(task.evaluation):,} images that it was measured on are training "
@@ -340,12 +379,12 @@ class Run:
             "steps": f"{result.steps:,} ({result.epochs:g} epochs)",
             **{
                 name.replace("_", " "): value
-                for name, value in self.settings.of_the_weights().items()
+                for name, value in (settings_of(self.args) | self._further(task)).items()
                 if value is not None
             },
             **({"schedule": _in_words(result.lengthened)} if result.lengthened else {}),
             **task.described,
-            "head rate factor": f"{self._head_rate_factor(task):g}",
+            "head rate factor": f"{self._head_lr_multiplier(task):g}",
             "weights at the start": "random" if base.origin == "new" else "the base model's",
             "head": "new, for these classes" if result.new_head or base.origin == "new" else "the model's own",
             "software": ", ".join(f"{part.__name__} {part.__version__}" for part in (hfvision, transformers, torch)),
@@ -369,6 +408,23 @@ class Run:
             notes=remarks,
             preprocessing=base.processor.to_dict(),
         )
+
+
+def _check_of_a_run(args: VisionTrainingArguments, folder: Path) -> None:
+    """Raises ConfigError for arguments that a Trainer of one's own can use and a run of a task cannot."""
+    problems = []
+    if args.output_dir not in ("trainer_output", str(folder)):
+        problems.append(
+            f"output_dir is {args.output_dir!r} in args and {str(folder)!r} in the call: give it there alone"
+        )
+    if args.remove_unused_columns:
+        problems.append("remove_unused_columns would drop the images before they are prepared; leave it at False")
+    if args.resume_from_checkpoint is not None:
+        problems.append("resume_from_checkpoint: a run knows its last checkpoint; say resume=True instead")
+    if args.prediction_loss_only:
+        problems.append("prediction_loss_only would leave nothing to measure; leave it at False")
+    if problems:
+        raise ConfigError(numbered("problem", problems))
 
 
 def _in_words(lengthened: Sequence[Mapping[str, Any]]) -> str:

@@ -18,11 +18,10 @@ from typing import Any
 from hfvision.errors import ConfigError, numbered
 from hfvision.reporting import report
 from hfvision.termination import uninterrupted
+from hfvision.training.run_checkpoints import checkpoints_in, is_complete, last_complete, step_of
 
 RECORD = "training_run.json"
-CHECKPOINT = "checkpoint-"
 LENGTH = ("settings.epochs", "settings.max_steps")  # of a plan: what may grow
-LAST_FILE = "trainer_state.json"  # written last of a checkpoint's files
 RESTARTED, STRETCHED = "restarted", "stretched"
 _SAVING = ".saving"
 
@@ -100,11 +99,6 @@ class RunFolder:
         """Of every time that the run was lengthened {"step", "schedule": "restarted" or "stretched"}."""
         return list(self._record().get("lengthened", []))
 
-    def is_stretched(self) -> bool:
-        """Whether the last checkpoint is of a shorter plan."""
-        step = self._last_step() + self._steps_before(self._record())
-        return {"step": step, "schedule": STRETCHED} in self.lengthened()
-
     @staticmethod
     def _steps_before(record: Mapping[str, Any]) -> int:
         return int(record["before"]["result"]["steps"]) if "before" in record else 0
@@ -114,17 +108,11 @@ class RunFolder:
 
     def last_checkpoint(self) -> Path | None:
         """The last complete checkpoint; incomplete ones, left by a kill, are removed and reported."""
-        complete = [path for path in self._checkpoints() if _is_complete(path)]
-        for path in set(self._checkpoints()) - set(complete):
-            shutil.rmtree(path)
-            report(f"{path} was left incomplete by an interrupted run and was removed.")
-        return complete[-1] if complete else None
-
-    def keep_last(self, best: str | None) -> None:
-        """Remove all checkpoints but the last and the best."""
-        for path in self._checkpoints()[:-1]:
-            if best is None or path.name != Path(best).name:
+        for path in checkpoints_in(self.path):
+            if not is_complete(path):
                 shutil.rmtree(path)
+                report(f"{path} was left incomplete by an interrupted run and was removed.")
+        return last_complete(self.path)
 
     def give_up(self) -> None:
         """After a failure: keep what can be resumed (reported), otherwise remove everything that this run wrote."""
@@ -161,17 +149,12 @@ class RunFolder:
             saving.rmdir()
             entries = {"lengthened": found} if (found := self.lengthened()) else {}
             self._write_record({"plan": self.plan, "result": dict(result), **entries, **(further or {})})
-            for path in self._checkpoints():
+            for path in checkpoints_in(self.path):
                 shutil.rmtree(path)
 
-    def _checkpoints(self) -> list[Path]:
-        """In the order of steps."""
-        found = [path for path in self.path.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdigit()]
-        return sorted(found, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
-
     def _last_step(self) -> int:
-        complete = [path for path in self._checkpoints() if _is_complete(path)]
-        return int(complete[-1].name.removeprefix(CHECKPOINT)) if complete else 0
+        last = last_complete(self.path)
+        return 0 if last is None else step_of(last)
 
     def _check_same(self, record: Mapping[str, Any]) -> None:
         """Raises ConfigError unless the plan is that of the record, or the same and longer."""
@@ -199,14 +182,6 @@ def _is_longer(theirs: Mapping[str, Any], ours: Mapping[str, Any], result: Mappi
     if result is not None:
         return bool(ours[epochs] > result["epochs"])
     return theirs[steps] is None and bool(ours[epochs] > theirs[epochs])
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    try:
-        json.loads((checkpoint / LAST_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _flat(plan: Mapping[str, Any]) -> dict[str, Any]:

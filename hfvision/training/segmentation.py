@@ -1,6 +1,6 @@
 """Fine-tuning semantic segmentation: images with label maps -> a folder that `pipeline("image-segmentation")` loads.
 
-    result = train_segmentation("nvidia/mit-b0", "streets/", "out", settings=TrainingSettings(epochs=20))
+    result = train_segmentation("nvidia/mit-b0", "streets/", "out", args={"num_train_epochs": 20})
 
 Held-out figures are measured at the size of the label maps as they are stored, one image after the other: nothing is
 kept but counts.
@@ -28,14 +28,18 @@ from hfvision.models.semantic import SemanticModel
 from hfvision.processing.segmentation import BaseSegmentationImageProcessor
 from hfvision.processing.semantic_maps import semantic_map
 from hfvision.reporting import report
-from hfvision.training.arguments import TrainingSettings
+from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.augmentation import JointAugment, Preparation, StandardAugmentation, preparation
-from hfvision.training.base import Base, ModelSource, check_images_fit, fit_head, load_base, set_drop_path
+from hfvision.training.base import Base, ModelSource, check_images_fit, fit_head, set_drop_path
 from hfvision.training.class_weights import ClassWeights, class_weights_of
 from hfvision.training.held_out import LOSS, ImageMeans, losses_of_pixels
-from hfvision.training.loop import QuietTrainer, Samples
+from hfvision.training.loop import Samples
 from hfvision.training.progress import diverged
+from hfvision.training.recipe import Recipe, TaskOptions, without_smoothing
 from hfvision.training.run import Run, Task, TrainingResult, described, listed
+from hfvision.training.settings import TrainingSettings, chosen
+from hfvision.training.train import train
+from hfvision.training.trainer import Trainer
 from hfvision.upsampling import Upsampling
 
 FIGURES = {"mean_iou": "mean_iou", "pixel_accuracy": "overall_accuracy", "mean_class_accuracy": "mean_accuracy"}
@@ -56,6 +60,7 @@ def train_segmentation(
     dataset: Source | SegmentationData,
     output_dir: str | os.PathLike[str],
     *,
+    args: VisionTrainingArguments | Mapping[str, Any] | None = None,
     settings: TrainingSettings | None = None,
     processor: Any = None,
     augment: StandardAugmentation | JointAugment | None = StandardAugmentation(),  # noqa: B008 (frozen)
@@ -69,10 +74,10 @@ def train_segmentation(
 ) -> SegmentationResult:
     """Train on `dataset`, measure on held-out images, and write config, weights, processor and card to `output_dir`.
 
-    `model`, `processor`, `license`, `output_dir` and `resume` are as in `train_classification`. `dataset` and
+    `model`, `args`, `processor`, `license`, `output_dir` and `resume` are as in `train_classification`. `dataset` and
     `data_options` go to `prepare_segmentation`; other classes than the model's own get a new head, which then learns
-    ten times as fast as a pretrained trunk unless `settings.head_rate_factor` says otherwise. `augment` is the standard
-    recipe, or a function (image, mask, generator) -> (image, mask), or None.
+    ten times as fast as a pretrained trunk unless `head_lr_multiplier` of the arguments says otherwise. `augment` is
+    the standard recipe, or a function (image, mask, generator) -> (image, mask), or None.
 
     `loss` is a SegmentationLoss or its terms ("dice+cross_entropy"), by default the model's own; with `class_weights`,
     one for each class, {name: weight}, or "balanced" (see `balanced_weights`). It is recorded in run and card, in no
@@ -82,42 +87,79 @@ def train_segmentation(
     Raises DatasetError, ConfigError or CheckpointReadError before anything is written, and ConfigError if training
     diverges.
     """
-    settings = settings or TrainingSettings.for_model(model)
-    run = Run(output_dir, settings, figure="mean_iou", resume=resume)
-    with run.main_first():
-        base = load_base(model, processor, AutoModelForSemanticSegmentation, "a semantic segmentation model")
-        model = check_model(base)
-        data = dataset
-        if not isinstance(data, SegmentationData):
-            data = prepare_segmentation(data, **(data_options or {}))
+    result = train(
+        "semantic-segmentation",
+        model,
+        dataset,
+        output_dir,
+        chosen(args, settings),
+        processor=processor,
+        data_options=data_options,
+        resume=resume,
+        license=license,
+        notes=notes,
+        callbacks=callbacks,
+        augment=augment,
+        loss=loss,
+        class_weights=class_weights,
+    )
+    return cast("SegmentationResult", result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationOptions(TaskOptions):
+    """What is chosen of a segmenter beside model, data and arguments; see `train_segmentation`."""
+
+    augment: StandardAugmentation | JointAugment | None = StandardAugmentation()  # noqa: RUF009 (frozen)
+    loss: SegmentationLoss | str | None = None
+    class_weights: ClassWeights | None = None
+
+    def check(self, args: VisionTrainingArguments) -> VisionTrainingArguments:
+        return without_smoothing(args)
+
+
+def _task(run: Run, base: Base, data: SegmentationData, options: SegmentationOptions) -> Task[SegmentationResult]:
+    model = check_model(base)
     for part in (data.train, data.evaluation):
         check_images_fit(base, part.split, len(part), _reader_of_images(part))
     new_head = fit_head(base, data.names)
-    set_drop_path(base.model, settings.drop_path)
-    criterion = _criterion(model, data, loss, class_weights)
+    set_drop_path(base.model, run.args.drop_path_rate)
+    criterion = _criterion(model, data, options.loss, options.class_weights)
     model.pixel_loss = criterion
     describe_labels(base, data)
-    train = preparation(base.processor, augment, data.ignore_index)
-    task = Task(
+    train = preparation(base.processor, options.augment, data.ignore_index)
+    return Task(
         name="image-segmentation",
         result=SegmentationResult,
         base=base,
         data=data,
         new_head=new_head,
-        train=SegmentedSamples(data.train, train, settings.seed),
+        train=SegmentedSamples(data.train, train, run.args.seed),
         evaluation=SegmentedSamples(data.evaluation, Preparation(base.processor), stored_masks=True),
         collate=Collator(data.ignore_index),
         counter=IoUCounter(data, run.arguments),
-        plan={"augment": described(augment), "loss": criterion.describe()},
-        described={"loss": listed(criterion.describe()), "augmentation": listed(described(augment))},
+        plan={"augment": described(options.augment), "loss": criterion.describe()},
+        described={"loss": listed(criterion.describe()), "augmentation": listed(described(options.augment))},
         trainer=SegmentationTrainer,
-        head_rate_factor=NEW_HEAD_RATE if new_head and base.parent else 1.0,
+        head_lr_multiplier=NEW_HEAD_RATE if new_head and base.parent else 1.0,
+        patience=run.args.early_stopping_patience or 0,
         class_figure="IoU",
     )
-    return run.train(task, license=license, notes=notes, callbacks=callbacks)
 
 
-class SegmentationTrainer(QuietTrainer):
+RECIPE = Recipe(
+    task="semantic-segmentation",
+    figure="mean_iou",
+    auto_class=AutoModelForSemanticSegmentation,
+    kind="a semantic segmentation model",
+    data_class=SegmentationData,
+    prepare=prepare_segmentation,
+    options=SegmentationOptions,
+    build=_task,
+)
+
+
+class SegmentationTrainer(Trainer):
     """Trains on coarse logits, and evaluates at the size of the stored label maps."""
 
     compute_metrics: "IoUCounter"

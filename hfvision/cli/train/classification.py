@@ -28,8 +28,8 @@ from hfvision.cli.train.options import (
     Warmup,
     WeightDecay,
     Workers,
+    arguments_of_command,
     class_weights_of,
-    settings_of,
 )
 from hfvision.reading_options import CLASSIFICATION
 
@@ -83,7 +83,7 @@ def classification(
         model,
         dataset,
         output,
-        settings=settings_of(given),
+        args=arguments_of_command(given),
         augment=ClassificationAugmentation(area=area, flip=0.5 * flip, colour=colour) if augment else None,
         image_size=image_size,
         class_weights=class_weights_of(class_weights),

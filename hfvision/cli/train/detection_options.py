@@ -4,7 +4,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from hfvision.cli.train.options import settings_of
+from hfvision.cli.train.options import arguments_of_command
 
 Epochs: TypeAlias = Annotated[
     float | None, typer.Option(help="Times to go through the training images.", show_default="60; new weights: 150")
@@ -71,7 +71,7 @@ def training_options_of(given: dict[str, Any]) -> dict[str, Any]:
         loss["weights"] = _weights(given["loss_weights"])
     recipe = {"scale": given["scale"], "crop": given["crop"], "flip": 0.5 * given["flip"], "colour": given["colour"]}
     return {
-        "settings": settings_of(given, of_detector=True),
+        "args": arguments_of_command(given),
         "augment": DetectionAugmentation(**recipe) if given["augment"] else None,
         "patience": given["patience"],
         "trunk": given["trunk"],

@@ -57,15 +57,11 @@ License: TypeAlias = Annotated[str | None, typer.Option(help="Licence of the res
 Resume: TypeAlias = Annotated[bool, typer.Option(help="Continue an interrupted run; starts it if there is none.")]
 
 
-def settings_of(given: dict[str, Any], of_detector: bool = False) -> Any:
-    """The settings of a command: what was given, and else the defaults for the model."""
-    from dataclasses import fields
+def arguments_of_command(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of VisionTrainingArguments that a command was given; the task's defaults are left alone."""
+    from hfvision.training.settings import arguments_of
 
-    from hfvision.training.arguments import TrainingSettings
-
-    names = [field.name for field in fields(TrainingSettings)]
-    defaults = TrainingSettings.for_detector if of_detector else TrainingSettings.for_model
-    return defaults(given["model"], **{name: given[name] for name in names if given.get(name) is not None})
+    return arguments_of({name: value for name, value in given.items() if value is not None})
 
 
 def class_weights_of(given: str | None) -> Any:

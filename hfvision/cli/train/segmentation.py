@@ -29,8 +29,8 @@ from hfvision.cli.train.options import (
     Warmup,
     WeightDecay,
     Workers,
+    arguments_of_command,
     class_weights_of,
-    settings_of,
 )
 from hfvision.reading_options import SEGMENTATION
 
@@ -85,7 +85,7 @@ def segmentation(
         model,
         dataset,
         output,
-        settings=settings_of(given),
+        args=arguments_of_command(given),
         augment=recipe,
         loss=loss,
         class_weights=class_weights_of(class_weights),

@@ -1,0 +1,270 @@
+"""hfvision's Trainer: transformers' Trainer, with what training on images needs beside it.
+
+    trainer = hfvision.Trainer(model, args, train_dataset=..., eval_dataset=..., data_collator=..., compute_metrics=...)
+    trainer.train(resume_from_checkpoint=True)
+
+- A resumed run ends with the bits of one that was not interrupted, whenever it was killed: evaluations draw no random
+  numbers of training's, data sets with `set_epoch` are told the epoch, checkpoints that a kill left incomplete are
+  passed over, and a run that was killed between its last step and its end trains no further.
+- The loss of a step is that of one large batch, however it is dealt out over batches and processes (`StepMeans`), and
+  the loss of an evaluation is the mean over its images, whatever the batches and processes.
+- Head and backbone learn at rates of their own; training ends early; nothing is written to stdout.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import SaveStrategy, TrainOutput
+
+from hfvision.errors import ConfigError
+from hfvision.losses.problem_types import SINGLE
+from hfvision.training.accumulation import StepMeans
+from hfvision.training.arguments import VisionTrainingArguments
+from hfvision.training.classification_loss import LabelLoss
+from hfvision.training.held_out import KnownLosses, losses_of_images
+from hfvision.training.loop import EarlyEnd, EpochOfSamples, NoProgress
+from hfvision.training.parameter_groups import backbone_parameters, head_parameters
+from hfvision.training.progress import Progress, no_bars
+from hfvision.training.pushing import push_checkpoint
+from hfvision.training.run_checkpoints import LAST_FILE, last_complete, remove_old
+
+
+class Trainer(StepMeans, transformers.Trainer):
+    """transformers' Trainer for images; takes its arguments, with VisionTrainingArguments or its own.
+
+    Raises ConfigError where model, data and arguments do not fit together.
+
+    Example:
+        >>> import hfvision
+        >>> config = hfvision.ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=1,
+        ...     num_attention_heads=2, intermediate_size=32)
+        >>> model = hfvision.ViTForImageClassification(config)
+        >>> trainer = hfvision.Trainer(model, hfvision.VisionTrainingArguments("out", report_to="none"))
+        >>> trainer.args.head_lr_multiplier is None
+        True
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: TrainingArguments | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        *,
+        compute_loss_func: Callable[..., Any] | None = None,
+        callbacks: Sequence[TrainerCallback] | None = None,
+        **options: Any,
+    ) -> None:
+        args = VisionTrainingArguments("tmp_trainer") if args is None else args
+        _resolve_metric(args)
+        self.held_out = KnownLosses()
+        self.progress = Progress(args.metric_for_best_model)
+        ours: list[TrainerCallback] = [self.progress]
+        if hasattr(train_dataset, "set_epoch"):
+            ours.insert(0, EpochOfSamples(train_dataset))
+        if patience := getattr(args, "early_stopping_patience", None):
+            ours.append(NoProgress(args.metric_for_best_model or "loss", patience, bool(args.greater_is_better)))
+        smoothing = args.label_smoothing_factor
+        super().__init__(
+            model,
+            args,
+            data_collator,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            compute_loss_func=compute_loss_func,
+            callbacks=[*ours, *(callbacks or ())],
+            **options,
+        )
+        self.remove_callback(PrinterCallback)  # these write to stdout
+        self.remove_callback(ProgressCallback)
+        if smoothing:
+            self._smooth(smoothing)
+        config: Any = getattr(self.model, "config", None)
+        if config is not None:
+            vars(config).pop("use_cache", None)  # set by Trainer, and no field of an image model
+
+    def _smooth(self, share: float) -> None:
+        """Of one label for each image, as a mean over the step; Trainer's own smoothing takes all logits for words'."""
+        problem = getattr(getattr(self.model, "config", None), "problem_type", None)
+        classifies = "ForImageClassification" in type(self.model).__name__
+        if not classifies or problem not in (None, SINGLE) or self.compute_loss_func is not None:
+            raise ConfigError(
+                f"label_smoothing_factor is for classifiers with one label for each image and no loss of their own; "
+                f"got {type(self.model).__name__}. Leave it at 0."
+            )
+        self.label_smoother = None
+        self.compute_loss_func = LabelLoss(None, share)
+
+    # Rates
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        is_new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        factors = self.rate_factors() if is_new else {}
+        for group in list(optimizer.param_groups) if factors else []:
+            parameters = group["params"]
+            group["params"] = [parameter for parameter in parameters if id(parameter) not in factors]
+            for factor in sorted(set(factors.values())):
+                some = [parameter for parameter in parameters if factors.get(id(parameter)) == factor]
+                optimizer.add_param_group({**group, "params": some, "lr": group["lr"] * factor})
+        return optimizer
+
+    def rate_factors(self) -> dict[int, float]:
+        """By the id of a parameter: times the learning rate, for those that do not learn at the rate of the rest."""
+        factors: dict[int, float] = {}
+        for name, parameters in (
+            ("head_lr_multiplier", head_parameters),
+            ("backbone_lr_multiplier", backbone_parameters),
+        ):
+            factor = getattr(self.args, name, None)
+            if factor not in (None, 1.0):
+                factors |= {id(parameter): factor for parameter in parameters(self.model)}
+        return factors
+
+    # Training, from the beginning or from a checkpoint
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train to the last step, from the beginning or from a checkpoint: a folder, or True for the last complete one
+        in `output_dir`. Raises ConfigError where that has none, or one without what a run needs to go on.
+        """
+        checkpoint = self._checkpoint(resume_from_checkpoint)
+        try:
+            if checkpoint is not None and self._was_trained(checkpoint):
+                return TrainOutput(self.state.global_step, 0.0, {})
+            return super().train(None if checkpoint is None else str(checkpoint), *args, **kwargs)
+        except BaseException:
+            self.progress.close()
+            raise
+
+    def _checkpoint(self, wanted: str | bool | None) -> Path | None:
+        if not wanted:
+            return None
+        found = last_complete(Path(str(self.args.output_dir))) if wanted is True else Path(wanted)
+        if found is None or not (found / LAST_FILE).exists():
+            raise ConfigError(f"{found or self.args.output_dir} holds no complete checkpoint to resume from.")
+        if self.args.save_only_model:
+            raise ConfigError(
+                f"{found} was saved with save_only_model, without the optimizer's state: training cannot go on from it."
+            )
+        return found
+
+    def _was_trained(self, checkpoint: Path) -> bool:
+        """Whether the checkpoint is that of the last step; then its weights are loaded, or the best one's if wanted.
+
+        A run can be killed between its last step and its end, and Trainer would then train one step too many.
+        """
+        state = TrainerState.load_from_json(str(checkpoint / LAST_FILE))
+        ends = [callback for callback in self.callback_handler.callbacks if isinstance(callback, EarlyEnd)]
+        if self.args.max_steps > 0:
+            is_end = state.global_step >= self.args.max_steps
+        else:
+            is_end = state.global_step >= state.max_steps and (state.epoch or 0) > self.args.num_train_epochs - 1e-6
+        if not is_end and not any(end.is_reached(state) for end in ends):
+            return False
+        best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        self.take_weights(checkpoint.parent / Path(best).name if best else checkpoint)
+        self.state = state
+        return True
+
+    def take_weights(self, folder: Path) -> None:
+        """Load the weights of a saved model of the same class."""
+        model: Any = self.model
+        model.load_state_dict(type(model).from_pretrained(folder, dtype=torch.float32).state_dict())
+
+    # Checkpoints
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        with no_bars():
+            super().save_model(*args, **kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with self._unlimited() as limit:
+            super()._save_checkpoint(model, trial)
+        wants_best = self.args.load_best_model_at_end or self.args.save_strategy == SaveStrategy.BEST
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint if wants_best else None
+            remove_old(Path(self._get_output_dir(trial)), limit, best)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        with self._unlimited():  # the last checkpoint stays beside the best: a run killed now is resumed from it
+            output: TrainOutput = super()._finalize_training(*args, **kwargs)
+        return output
+
+    @contextmanager
+    def _unlimited(self) -> Iterator[int | None]:
+        """Without Trainer's own removal of checkpoints, which goes by the times of files."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            yield limit
+        finally:
+            self.args.save_total_limit = limit
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.is_world_process_zero():
+            push_checkpoint(self, Path(checkpoint_folder))
+
+    # Evaluation
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        share_buffers(self.model)
+        with torch.random.fork_rng(devices=[]):  # starting a data loader draws a number
+            return super().evaluate(*args, **kwargs)
+
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
+        self.held_out = KnownLosses()
+        found = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        if found.metrics is not None and (loss := self.held_out.mean()) is not None:
+            found.metrics[f"{prefix}_loss"] = loss
+        return found
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        labels = inputs.get("labels")
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if return_outputs and not self.model.training and self.compute_loss_func is None:
+            model_inside: Any = self.accelerator.unwrap_model(self.model)
+            losses = losses_of_images(model_inside, found[1], labels, inputs)
+            if losses is not None:
+                gathered: Any = self.accelerator.gather_for_metrics(losses)
+                self.held_out.add(gathered)
+        return found
+
+    def _determine_best_metric(self, metrics: Mapping[str, float], trial: Any) -> bool:
+        wanted = (self.args.metric_for_best_model or "").removeprefix("eval_")
+        if wanted and f"eval_{wanted}" not in metrics:
+            names = sorted(name.removeprefix("eval_") for name in metrics)
+            raise ConfigError(f"metric_for_best_model is one of {', '.join(names)}; got {wanted!r}.")
+        return super()._determine_best_metric(metrics, trial)
+
+
+def _resolve_metric(args: TrainingArguments) -> None:
+    """Give arguments that need a metric and name none the loss, as Trainer does."""
+    asks = (
+        args.load_best_model_at_end,
+        args.save_strategy == SaveStrategy.BEST,
+        args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"),
+        getattr(args, "early_stopping_patience", None),
+    )
+    if args.metric_for_best_model is None and any(asks):
+        args.metric_for_best_model = "loss"
+    if args.metric_for_best_model is not None and args.greater_is_better is None:
+        args.greater_is_better = not args.metric_for_best_model.endswith("loss")
+
+
+def share_buffers(model: Any) -> None:
+    """Give every process the buffers of the first, which are saved: batch norms have seen other images in each."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
