@@ -28,7 +28,7 @@ from hfvision.training.augmentation import StandardAugmentation, StandardPrepara
 from hfvision.training.class_weights import balanced_weights
 from hfvision.training.color_jitter import colour_matrix
 from hfvision.training.head import class_names, replace_head
-from hfvision.training.loop import head_parameters
+from hfvision.training.parameter_groups import head_parameters
 from hfvision.training.segmentation import train_segmentation
 
 FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "training_run.json"}
