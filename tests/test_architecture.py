@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "remote": {"registry"},
     "publishing": {*TOOLS, "cards", "licences"},
     "conversion": {*TOOLS, "cards", "licences"},
-    "training": {*TOOLS, "cards", "licences"},
+    "training": {*TOOLS, "cards", "licences", "publishing"},
     "bench": {*TOOLS, "arithmetic", "conversion", "optimizing", "__version__"},
     "cli": {
         *{*TOOLS, "bench", "cards", "conversion", "doctor", "hub", "licences", "mirroring", "publishing", "seeding"},

@@ -144,8 +144,8 @@ def test_the_command_in_a_card_is_one_that_trains(name, monkeypatch) -> None:
     with pytest.raises(ConfigError, match="far enough"):
         CliRunner().invoke(build_app(), words[1:], catch_exceptions=False)
     assert (given["model"], given["dataset"], given["output"]) == (f"new:{name}", recipe.dataset, "FOLDER")
-    settings, augment = given["settings"], given["augment"]
-    assert (settings.keep_best, settings.epochs, settings.learning_rate) == (False, 7, 1e-3)
+    args, augment = given["args"], given["augment"]
+    assert args == {"load_best_model_at_end": False, "num_train_epochs": 7, "learning_rate": 1e-3}
     assert (augment.scale, augment.flip, augment.crop) == ((0.8, 1.2), 0, 0.25)
     assert (given["trunk"], given["num_queries"], given["patience"]) == ("segformer-digit-scenes", 12, 3)
     assert given["license"] == "apache-2.0"

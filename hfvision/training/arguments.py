@@ -11,7 +11,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import TrainingArguments
@@ -148,6 +148,8 @@ class VisionTrainingArguments(TrainingArguments):
             follows = self.eval_strategy not in (None, "no")
             in_steps = "steps" if self.save_steps or self.eval_steps else "epoch"
             self.save_strategy = self.eval_strategy if follows else in_steps
+        needs_metric = self.load_best_model_at_end or self.early_stopping_patience or self.save_strategy == "best"
+        self.evaluates_by_default = self.eval_strategy is None and not needs_metric  # nothing, where there is no data
         if self.eval_strategy is None:
             in_steps = "steps" if self.save_steps or self.eval_steps else "epoch"
             self.eval_strategy = self.save_strategy if self.save_strategy in ("steps", "epoch") else in_steps
@@ -241,6 +243,9 @@ class VisionTrainingArguments(TrainingArguments):
         return problems
 
 
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
 def refuse_unknown(
     given: Mapping[str, Any], known: Iterable[str], of: str = "the fields of VisionTrainingArguments", what: str = "key"
 ) -> None:
@@ -263,7 +268,7 @@ def defaults_of(task: str, model: object) -> dict[str, Any]:
     return FROM_SCRATCH if is_new(model) else {}
 
 
-def changed(args: VisionTrainingArguments, **values: Any) -> VisionTrainingArguments:
+def changed(args: Arguments, **values: Any) -> Arguments:
     """A copy with other values, which fit those that are there."""
     other = copy.copy(args)
     for name, value in values.items():

@@ -30,6 +30,7 @@ from hfvision.models.vit import ViTConfig, ViTForImageClassification
 from hfvision.plots.attention import explain_attention
 from hfvision.plots.sheet import prediction_sheet
 from hfvision.processing.classification import ViTImageProcessor
+from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.classification import train_classification
 from hfvision.training.settings import arguments_of
 
@@ -146,6 +147,7 @@ def run_demo(
 
     say(f"1/4  training on {len(digits['train']):,} handwritten digits")
     given = arguments_of({"seed": seed, "max_steps": max_steps})
+    args = VisionTrainingArguments(**{**ARGUMENTS, **given})
     transformers.set_seed(seed)
     config = ViTConfig(**ARCHITECTURE, id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
     model = ViTForImageClassification(config)
@@ -153,7 +155,7 @@ def run_demo(
         model,
         replace(prepare_classification(digits), name="digits"),
         folder / NAME,
-        args={**ARGUMENTS, **given},
+        args=args,
         processor=ViTImageProcessor(size={"height": SIDE, "width": SIDE}, do_convert_rgb=True),
         augment=vary_digit,
         resume=True,

@@ -62,6 +62,16 @@ class EpochOfSamples(TrainerCallback):
         self.samples.set_epoch(int(state.epoch or 0))
 
 
+class WorkersThatStay(TrainerCallback):
+    """Draws the random number that a data loader draws when it starts an epoch, where its workers stay over the epochs
+    and it does not: so a resumed run, whose workers are new, draws as many as one that was not interrupted.
+    """
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
+        if getattr(train_dataloader, "_iterator", None) is not None:
+            torch.empty((), dtype=torch.int64).random_()
+
+
 class EarlyEnd(TrainerCallback, ABC):
     """Ends training at an evaluation. What decides is in the history of the state, so a resumed run ends there, too."""
 

@@ -31,7 +31,7 @@ def backbone_parameters(model: Any) -> list[nn.Parameter]:
     return backbone
 
 
-def mask_parameters(model: nn.Module) -> list[nn.Parameter]:
+def mask_parameters(model: Any) -> list[nn.Parameter]:
     """What makes the masks of a panoptic model, beside what finds its objects; of a detector nothing."""
     parts = [module for module in model.modules() if isinstance(module, DetrBoxAttention | DetrMaskHead)]
     return [parameter for part in parts for parameter in part.parameters()]

@@ -36,6 +36,7 @@ from hfvision.training.arguments import VisionTrainingArguments, changed
 from hfvision.training.base import Base
 from hfvision.training.loop import Collate, Samples
 from hfvision.training.progress import in_words, no_bars, quiet_unless_main
+from hfvision.training.pushing import push_finished
 from hfvision.training.run_folder import RunFolder
 from hfvision.training.settings import further_arguments_of, settings_of
 from hfvision.training.trainer import Trainer
@@ -191,6 +192,7 @@ class Run:
             checkpoint = self.folder.last_checkpoint()
         if finished is not None:
             report(f"{self.folder.path} holds this run, finished; nothing was trained.")
+            self._push()
             return task.result(**{**finished, "output_dir": str(self.folder.path)})
         if before is not None:
             self.arguments = self._arguments(self._of_the_rest(before))
@@ -242,7 +244,13 @@ class Run:
                     "images": written(getattr(task.train.part, "digests", None)),  # for those who measure it later
                 }
                 self.folder.finish(save, record, further)
+        self._push()
         return result
+
+    def _push(self) -> None:
+        """Push the finished folder where the arguments want that."""
+        if self.args.push_to_hub and self.is_main:
+            push_finished(self.args, self.folder.path)
 
     def _of_the_rest(self, before: Mapping[str, Any]) -> VisionTrainingArguments:
         """The arguments for what is added to a finished run: other random numbers, and the rest of its length."""

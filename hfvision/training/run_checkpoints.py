@@ -5,6 +5,7 @@ Their names say in which order they were written; the times of files, which a co
 
 import json
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 CHECKPOINT = "checkpoint-"
@@ -37,8 +38,16 @@ def last_complete(folder: Path) -> Path | None:
     return complete[-1] if complete else None
 
 
-def remove_old(folder: Path, limit: int | None, best: str | None) -> None:
-    """Remove all checkpoints but the last `limit` (None: all are kept) and the best."""
-    for path in [] if limit is None else checkpoints_in(folder)[:-limit]:
-        if best is None or path.name != Path(best).name:
+def remove_old(newest: Path, limit: int | None, kept: Collection[str]) -> None:
+    """Remove what a checkpoint that was just written replaces: all before it but `limit` with itself, and those kept.
+
+    Incomplete ones, left by a kill, go, too. limit: None keeps all. kept: names of folders, such as the best one's.
+    """
+    before = []
+    for path in checkpoints_in(newest.parent):
+        if not is_complete(path):
             shutil.rmtree(path)
+        elif step_of(path) < step_of(newest) and path.name not in kept:
+            before.append(path)
+    for path in [] if limit is None else before[: len(before) - limit + 1]:
+        shutil.rmtree(path)

@@ -23,6 +23,7 @@ from hfvision.training.run_checkpoints import checkpoints_in, is_complete, last_
 RECORD = "training_run.json"
 LENGTH = ("settings.epochs", "settings.max_steps")  # of a plan: what may grow
 RESTARTED, STRETCHED = "restarted", "stretched"
+LOGS = "runs"  # of TensorBoard, by transformers
 _SAVING = ".saving"
 
 
@@ -123,7 +124,8 @@ class RunFolder:
             shutil.rmtree(self.path / _SAVING, ignore_errors=True)
         else:
             (self.path / RECORD).unlink(missing_ok=True)
-            shutil.rmtree(self.path / _SAVING, ignore_errors=True)
+            for name in (_SAVING, LOGS):
+                shutil.rmtree(self.path / name, ignore_errors=True)
             if not any(self.path.iterdir()):
                 self.path.rmdir()
 

@@ -86,7 +86,7 @@ def further_arguments_of(args: VisionTrainingArguments) -> dict[str, Any]:
     covered |= {"eval_strategy", "eval_steps", "save_strategy"} if together and args.save_strategy != "best" else set()
     further = {}
     for one in fields(args):
-        default = one.default if one.default is not MISSING else one.default_factory()  # type: ignore[misc]
+        default = one.default if one.default_factory is MISSING else one.default_factory()
         value = getattr(args, one.name)
         if one.name not in covered and value != default and value is not None:
             further[one.name] = _plain(value)

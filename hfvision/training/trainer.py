@@ -11,7 +11,7 @@
 - Head and backbone learn at rates of their own; training ends early; nothing is written to stdout.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,21 @@ import transformers
 from torch import nn
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import SaveStrategy, TrainOutput
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, TrainOutput
+from transformers.utils.hub import hf_api
 
-from hfvision.errors import ConfigError
+from hfvision.errors import ConfigError, HfvisionError, one_line
 from hfvision.losses.problem_types import SINGLE
+from hfvision.publishing.hub import explained
 from hfvision.training.accumulation import StepMeans
-from hfvision.training.arguments import VisionTrainingArguments
+from hfvision.training.arguments import VisionTrainingArguments, changed
 from hfvision.training.classification_loss import LabelLoss
 from hfvision.training.held_out import KnownLosses, losses_of_images
-from hfvision.training.loop import EarlyEnd, EpochOfSamples, NoProgress
+from hfvision.training.loop import EarlyEnd, EpochOfSamples, NoProgress, WorkersThatStay
 from hfvision.training.parameter_groups import backbone_parameters, head_parameters
 from hfvision.training.progress import Progress, no_bars
-from hfvision.training.pushing import push_checkpoint
-from hfvision.training.run_checkpoints import LAST_FILE, last_complete, remove_old
+from hfvision.training.pushing import push_checkpoint, report_failed_uploads
+from hfvision.training.run_checkpoints import CHECKPOINT, LAST_FILE, last_complete, remove_old
 
 
 class Trainer(StepMeans, transformers.Trainer):
@@ -65,26 +67,31 @@ class Trainer(StepMeans, transformers.Trainer):
         **options: Any,
     ) -> None:
         args = VisionTrainingArguments("tmp_trainer") if args is None else args
+        if eval_dataset is None and getattr(args, "evaluates_by_default", False):
+            args = changed(args, eval_strategy=IntervalStrategy.NO)
         _resolve_metric(args)
         self.held_out = KnownLosses()
+        self.uploads: dict[str, list[Any]] = {}  # jobs by the name of the checkpoint
         self.progress = Progress(args.metric_for_best_model)
-        ours: list[TrainerCallback] = [self.progress]
+        ours: list[TrainerCallback] = [WorkersThatStay(), self.progress]
         if hasattr(train_dataset, "set_epoch"):
             ours.insert(0, EpochOfSamples(train_dataset))
         if patience := getattr(args, "early_stopping_patience", None):
             ours.append(NoProgress(args.metric_for_best_model or "loss", patience, bool(args.greater_is_better)))
         smoothing = args.label_smoothing_factor
-        super().__init__(
-            model,
-            args,
-            data_collator,
-            train_dataset,
-            eval_dataset,
-            processing_class,
-            compute_loss_func=compute_loss_func,
-            callbacks=[*ours, *(callbacks or ())],
+        given = {
+            "data_collator": data_collator,
+            "train_dataset": train_dataset,
+            "eval_dataset": eval_dataset,
             **options,
-        )
+        }
+        given |= {"processing_class": processing_class, "compute_loss_func": compute_loss_func}
+        try:
+            super().__init__(model, args, callbacks=[*ours, *(callbacks or ())], **given)
+        except HfvisionError:
+            raise
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise ConfigError(one_line(error)) from error
         self.remove_callback(PrinterCallback)  # these write to stdout
         self.remove_callback(ProgressCallback)
         if smoothing:
@@ -190,14 +197,22 @@ class Trainer(StepMeans, transformers.Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with self._unlimited() as limit:
             super()._save_checkpoint(model, trial)
+        self._remove_old(Path(self._get_output_dir(trial), f"{CHECKPOINT}{self.state.global_step}"), limit)
+
+    def _remove_old(self, newest: Path, limit: int | None) -> None:
+        """Remove old checkpoints, but for the best one where it is wanted, and those that are being uploaded."""
         wants_best = self.args.load_best_model_at_end or self.args.save_strategy == SaveStrategy.BEST
-        if self.args.should_save:
-            best = self.state.best_model_checkpoint if wants_best else None
-            remove_old(Path(self._get_output_dir(trial)), limit, best)
+        best = self.state.best_model_checkpoint if wants_best else None
+        kept = {name for name, jobs in self.uploads.items() if not all(job.done() for job in jobs)}
+        if self.args.should_save and newest.exists():
+            remove_old(newest, limit, kept if best is None else {*kept, Path(best).name})
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
         with self._unlimited():  # the last checkpoint stays beside the best: a run killed now is resumed from it
             output: TrainOutput = super()._finalize_training(*args, **kwargs)
+        last = last_complete(Path(self._get_output_dir(None)))
+        if self.uploads and last is not None:
+            self._remove_old(last, self.args.save_total_limit)
         return output
 
     @contextmanager
@@ -211,7 +226,17 @@ class Trainer(StepMeans, transformers.Trainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self.is_world_process_zero():
-            push_checkpoint(self, Path(checkpoint_folder))
+            self.uploads |= {Path(checkpoint_folder).name: push_checkpoint(self, Path(checkpoint_folder))}
+
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().init_hf_repo(*args, **kwargs)
+        except Exception as error:  # of huggingface_hub and its HTTP client
+            raise explained(error, self.args.hub_model_id or Path(str(self.args.output_dir)).name, hf_api()) from error
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        report_failed_uploads(self)
 
     # Evaluation
 
@@ -233,15 +258,15 @@ class Trainer(StepMeans, transformers.Trainer):
     ) -> Any:
         labels = inputs.get("labels")
         found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if return_outputs and not self.model.training and self.compute_loss_func is None:
-            model_inside: Any = self.accelerator.unwrap_model(self.model)
-            losses = losses_of_images(model_inside, found[1], labels, inputs)
+        inside: Any = self.accelerator.unwrap_model(self.model)
+        if return_outputs and not inside.training and self.compute_loss_func is None:
+            losses = losses_of_images(inside, found[1], labels, inputs)
             if losses is not None:
                 gathered: Any = self.accelerator.gather_for_metrics(losses)
                 self.held_out.add(gathered)
         return found
 
-    def _determine_best_metric(self, metrics: Mapping[str, float], trial: Any) -> bool:
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         wanted = (self.args.metric_for_best_model or "").removeprefix("eval_")
         if wanted and f"eval_{wanted}" not in metrics:
             names = sorted(name.removeprefix("eval_") for name in metrics)
