@@ -38,7 +38,7 @@ def push_checkpoint(trainer: Any, checkpoint: Path) -> list[Any]:
     jobs: Any = [hub.upload_folder(**to, commit_message=message, ignore_patterns=OF_TRAINING)]
     if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         place = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name
-        whole = {"path_in_repo": place, "ignore_patterns": [PICKLED_ARGUMENTS]}
+        whole: dict[str, Any] = {"path_in_repo": place, "ignore_patterns": [PICKLED_ARGUMENTS]}
         jobs.append(hub.upload_folder(**to, **whole, commit_message=f"{message}, checkpoint"))
     if running:
         trainer.push_in_progress.jobs.extend(jobs)
