@@ -80,6 +80,7 @@ ON_INSTANCES = {
     "_postprocess_params": f"{TRANSFORMERS}, Pipeline: options of the construction are not seen in a call",
     "_weight_conversions": f"{TRANSFORMERS}, models after loading: a detector's new head is saved under v5's names",
     "_orig_mod": f"{TORCH}, compiled modules: their checkpoints keep the prefix and are not recognised",
+    "_iterator": f"{TORCH}, DataLoader: a run with workers that stay is resumed with other random numbers",
     "_commit_hash": f"{TRANSFORMERS}: only left out where a config is compared",
 }
 
@@ -92,7 +93,7 @@ OVERRIDDEN = {
     ),
     "transformers.modeling_utils.EmbeddingAccessMixin": "_input_embed_layer",
     "transformers.pipelines.base.Pipeline": "_forward _sanitize_parameters",
-    "transformers.trainer.Trainer": "_clip_grad_norm _get_eval_sampler _get_train_sampler",
+    "transformers.trainer.Trainer": "_clip_grad_norm _get_eval_sampler _get_train_sampler _push_from_checkpoint",
 }
 MADE_BY_PYTHON = ("_abc_impl", "_is_protocol", "_backward_cls")  # and what enum makes: no choice of ours
 

@@ -19,7 +19,7 @@ from hfvision.registry import ARCHITECTURES, IMAGE_CLASSIFICATION, OBJECT_DETECT
 from hfvision.reporting import report, report_once
 from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.head import set_class_names
-from hfvision.training.loop import share_buffers
+from hfvision.training.trainer import share_buffers
 from tests import two_processes_side
 from tests.models import tiny_model
 

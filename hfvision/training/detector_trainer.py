@@ -71,7 +71,7 @@ class DetectorTrainer(Trainer):
         samples: Any = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "random":
             return super()._get_train_sampler(samples)
-        return BucketSampler(samples, self.train_sizes, self._train_batch_size, self.args.data_seed)
+        return BucketSampler(samples, self.train_sizes, self.args.train_batch_size, self.args.data_seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         return by_shape(self.evaluation_sizes)

@@ -35,7 +35,7 @@ from hfvision.training.loop import EarlyEnd, EpochOfSamples, NoProgress, Workers
 from hfvision.training.parameter_groups import backbone_parameters, head_parameters
 from hfvision.training.progress import Progress, no_bars
 from hfvision.training.pushing import push_checkpoint, report_failed_uploads
-from hfvision.training.run_checkpoints import CHECKPOINT, LAST_FILE, last_complete, remove_old
+from hfvision.training.run_checkpoints import LAST_FILE, last_complete, remove_old
 
 
 class Trainer(StepMeans, transformers.Trainer):
@@ -71,9 +71,10 @@ class Trainer(StepMeans, transformers.Trainer):
             args = changed(args, eval_strategy=IntervalStrategy.NO)
         _resolve_metric(args)
         self.held_out = KnownLosses()
+        self.save_total_limit = args.save_total_limit
         self.uploads: dict[str, list[Any]] = {}  # jobs by the name of the checkpoint
         self.progress = Progress(args.metric_for_best_model)
-        ours: list[TrainerCallback] = [WorkersThatStay(), self.progress]
+        ours: list[TrainerCallback] = [WorkersThatStay(), OldCheckpoints(self), self.progress]
         if hasattr(train_dataset, "set_epoch"):
             ours.insert(0, EpochOfSamples(train_dataset))
         if patience := getattr(args, "early_stopping_patience", None):
@@ -148,10 +149,14 @@ class Trainer(StepMeans, transformers.Trainer):
         try:
             if checkpoint is not None and self._was_trained(checkpoint):
                 return TrainOutput(self.state.global_step, 0.0, {})
-            return super().train(None if checkpoint is None else str(checkpoint), *args, **kwargs)
+            with self._unlimited():
+                output: TrainOutput = super().train(None if checkpoint is None else str(checkpoint), *args, **kwargs)
         except BaseException:
             self.progress.close()
             raise
+        report_failed_uploads(self)
+        self.remove_old_checkpoints()  # those that were being uploaded
+        return output
 
     def _checkpoint(self, wanted: str | bool | None) -> Path | None:
         if not wanted:
@@ -194,35 +199,24 @@ class Trainer(StepMeans, transformers.Trainer):
         with no_bars():
             super().save_model(*args, **kwargs)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        with self._unlimited() as limit:
-            super()._save_checkpoint(model, trial)
-        self._remove_old(Path(self._get_output_dir(trial), f"{CHECKPOINT}{self.state.global_step}"), limit)
-
-    def _remove_old(self, newest: Path, limit: int | None) -> None:
-        """Remove old checkpoints, but for the best one where it is wanted, and those that are being uploaded."""
-        wants_best = self.args.load_best_model_at_end or self.args.save_strategy == SaveStrategy.BEST
+    def remove_old_checkpoints(self) -> None:
+        """Remove all but the last `save_total_limit`, the best one where it is wanted, and those being uploaded."""
+        args = self.args
+        newest = last_complete(Path(str(args.output_dir)))
+        wants_best = args.load_best_model_at_end or args.save_strategy == SaveStrategy.BEST
         best = self.state.best_model_checkpoint if wants_best else None
         kept = {name for name, jobs in self.uploads.items() if not all(job.done() for job in jobs)}
-        if self.args.should_save and newest.exists():
-            remove_old(newest, limit, kept if best is None else {*kept, Path(best).name})
-
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        with self._unlimited():  # the last checkpoint stays beside the best: a run killed now is resumed from it
-            output: TrainOutput = super()._finalize_training(*args, **kwargs)
-        last = last_complete(Path(self._get_output_dir(None)))
-        if self.uploads and last is not None:
-            self._remove_old(last, self.args.save_total_limit)
-        return output
+        if args.should_save and newest is not None:
+            remove_old(newest, self.save_total_limit, kept if best is None else {*kept, Path(best).name})
 
     @contextmanager
-    def _unlimited(self) -> Iterator[int | None]:
+    def _unlimited(self) -> Iterator[None]:
         """Without Trainer's own removal of checkpoints, which goes by the times of files."""
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self.args.save_total_limit = None
         try:
-            yield limit
+            yield
         finally:
-            self.args.save_total_limit = limit
+            self.args.save_total_limit = self.save_total_limit
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self.is_world_process_zero():
@@ -234,16 +228,17 @@ class Trainer(StepMeans, transformers.Trainer):
         except Exception as error:  # of huggingface_hub and its HTTP client
             raise explained(error, self.args.hub_model_id or Path(str(self.args.output_dir)).name, hf_api()) from error
 
-    def _finish_current_push(self) -> None:
-        super()._finish_current_push()
-        report_failed_uploads(self)
-
     # Evaluation
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         share_buffers(self.model)
         with torch.random.fork_rng(devices=[]):  # starting a data loader draws a number
-            return super().evaluate(*args, **kwargs)
+            found: dict[str, float] = super().evaluate(*args, **kwargs)
+        wanted = (self.args.metric_for_best_model or "").removeprefix("eval_")
+        if self.is_in_train and wanted and f"eval_{wanted}" not in found and "metric_key_prefix" not in kwargs:
+            names = sorted(name.removeprefix("eval_") for name in found)
+            raise ConfigError(f"metric_for_best_model is one of {', '.join(names)}; got {wanted!r}.")
+        return found
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
         self.held_out = KnownLosses()
@@ -266,12 +261,15 @@ class Trainer(StepMeans, transformers.Trainer):
                 self.held_out.add(gathered)
         return found
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        wanted = (self.args.metric_for_best_model or "").removeprefix("eval_")
-        if wanted and f"eval_{wanted}" not in metrics:
-            names = sorted(name.removeprefix("eval_") for name in metrics)
-            raise ConfigError(f"metric_for_best_model is one of {', '.join(names)}; got {wanted!r}.")
-        return super()._determine_best_metric(metrics, trial)
+
+class OldCheckpoints(TrainerCallback):
+    """Removes what a new checkpoint replaces."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.remove_old_checkpoints()
 
 
 def _resolve_metric(args: TrainingArguments) -> None:
