@@ -11,6 +11,7 @@ from hfvision.cards.model_card import UNSTATED
 from hfvision.cli import build_app
 from hfvision.conversion import convert, convert_back
 from hfvision.conversion.tables import FORMATS
+from hfvision.errors import ConfigError
 from hfvision.licences import licence_of
 from tests.originals import settings_of, tensors_of, write
 from tests.test_conversion import run_script
@@ -129,3 +130,13 @@ def test_weights_that_were_not_trained_since_stay_published_when_the_card_is_ref
     assert front(tmp_path / "again").license_name == NVIDIA
     write_folder_card(tmp_path / "again", license="mit")
     assert licence_of(tmp_path / "again").key == NVIDIA
+
+
+@pytest.mark.parametrize("license", ["other", "unknown", ""])
+def test_a_stated_licence_that_names_none_is_refused(license, tmp_path):
+    source = write("google_vit", tensors_of("google_vit"), tmp_path)
+    with pytest.raises(ConfigError, match="names no licence"):
+        convert(source, tmp_path / "model", license=license)
+    report = convert(source, tmp_path / "model", license="our-house-terms")
+    assert (front(tmp_path / "model").license, front(tmp_path / "model").license_name) == ("other", "our-house-terms")
+    assert report.licence == "our-house-terms, as stated"

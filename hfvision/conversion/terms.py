@@ -5,7 +5,17 @@ Weights that are no published file are their maker's, who alone can say; until t
 
 from hfvision.conversion.formats import Format
 from hfvision.conversion.recognition import BY_NAME, Recognition
+from hfvision.errors import ConfigError
 from hfvision.licences import LicenceReport, inherit, licence_named, of_row
+
+
+def check_stated(license: str | None) -> None:
+    """Raises ConfigError for a stated licence that names none."""
+    if license is not None and not licence_named(license).stated:
+        raise ConfigError(
+            f"license {license!r} names no licence. Give the Hub's identifier (apache-2.0, cc-by-4.0), or the name of "
+            "your own, which the card then has as license_name; leave it out to state none."
+        )
 
 
 def terms_of(name: str, license: str | None, recognition: Recognition) -> LicenceReport:

@@ -22,7 +22,7 @@ from hfvision.conversion.recognition import Recognition, completed, identify, se
 from hfvision.conversion.report import ConversionReport
 from hfvision.conversion.resave import SEEN, resave
 from hfvision.conversion.tensors import convert_tensors, dtype_changes, dtype_name, tied, unequal
-from hfvision.conversion.terms import licence_line, licence_note, terms_of
+from hfvision.conversion.terms import check_stated, licence_line, licence_note, terms_of
 from hfvision.conversion.unwrapping import unwrap
 from hfvision.conversion.verify import Arrays, compare_example, read_example
 from hfvision.conversion.writing import check_folder, new_folder, write_record
@@ -77,6 +77,7 @@ def convert(
     """
     out = Path(out)
     check_folder(out, overwrite)
+    check_stated(license)
     if position_rule is not None and position_rule not in get_args(PositionRule):
         raise ConfigError(f"position_rule is {' or '.join(get_args(PositionRule))}; got {position_rule!r}.")
     example = read_example(inputs, expected)
