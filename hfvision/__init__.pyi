@@ -133,6 +133,14 @@ from hfvision.training.arguments import VisionTrainingArguments as VisionTrainin
 from hfvision.training.augmentation import StandardAugmentation as StandardAugmentation
 from hfvision.training.classification import train_classification as train_classification
 from hfvision.training.classification_augmentation import ClassificationAugmentation as ClassificationAugmentation
+from hfvision.training.collators import ClassificationCollator as ClassificationCollator
+from hfvision.training.collators import DetectionCollator as DetectionCollator
+from hfvision.training.collators import PanopticCollator as PanopticCollator
+from hfvision.training.collators import SegmentationCollator as SegmentationCollator
+from hfvision.training.compute_metrics import ComputeClassificationMetrics as ComputeClassificationMetrics
+from hfvision.training.compute_metrics import ComputeDetectionMetrics as ComputeDetectionMetrics
+from hfvision.training.compute_metrics import ComputePanopticMetrics as ComputePanopticMetrics
+from hfvision.training.compute_metrics import ComputeSegmentationMetrics as ComputeSegmentationMetrics
 from hfvision.training.detection import train_detection as train_detection
 from hfvision.training.detection_augmentation import DetectionAugmentation as DetectionAugmentation
 from hfvision.training.distillation import Distillation as Distillation
