@@ -133,6 +133,8 @@ def test_figures_are_those_of_the_model_that_was_saved(place, task, tmp_path):
 def test_a_step_is_the_same_dealt_out_over_processes(tmp_path):
     in_two_processes(str(tmp_path / "found.pt"), cwd=tmp_path, module="tests.two_processes_side")
     found = torch.load(tmp_path / "found.pt", weights_only=True)
+    evaluated = torch.load(tmp_path / "found.pt.evaluated", weights_only=True)
+    assert evaluated == pytest.approx(two_processes_side.evaluations(batch_size=3), rel=1e-5)
     for name, (loss, gradients) in two_processes_side.results(processes=1, batches=1).items():
         assert found[name][0] == pytest.approx(loss, rel=1e-4), name
         scale = max(values.abs().max() for values in gradients.values())

@@ -425,6 +425,7 @@ def test_what_a_run_cannot_use_is_refused_before_anything_is_written(given, mess
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch compiles with parts of its own that it calls old
 def test_a_compiled_model_trains_as_the_plain_one(zeros_and_ones, tmp_path):  # noqa: F811
     args = {"max_steps": 3, "per_device_train_batch_size": 8, "learning_rate": 1e-3}
     start(zeros_and_ones, tmp_path / "plain", args=args)
@@ -468,6 +469,14 @@ def test_tensorboard_reads_what_a_run_writes(zeros_and_ones, tmp_path):  # noqa:
     with pytest.raises(KeyboardInterrupt):
         start(zeros_and_ones, tmp_path / "cut", args=args, callbacks=[Stop(1)])
     assert not (tmp_path / "cut").exists()
+
+
+def test_trackio_keeps_what_a_run_tells_it(zeros_and_ones, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "kept"))
+    pytest.importorskip("trackio")
+    args = {"num_train_epochs": 1, "per_device_train_batch_size": 16, "report_to": "trackio", "project": "zeros"}
+    start(zeros_and_ones, tmp_path / "out", args=args)
+    assert b"eval/accuracy" in (tmp_path / "kept" / "zeros.db").read_bytes()
 
 
 # The Hub

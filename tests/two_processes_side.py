@@ -1,4 +1,5 @@
 """One step over the same samples for each case, in as many processes as a launcher starts; the first one writes FILE.
+And an evaluation by hfvision's Trainer of the first seven, which neither processes nor batches divide.
 
 torchrun --nproc_per_node 2 -m tests.two_processes_side FILE
 """
@@ -11,6 +12,8 @@ from transformers import Trainer
 
 from hfvision.processes import is_main_process
 from hfvision.registry import IMAGE_CLASSIFICATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
+from hfvision.training.arguments import VisionTrainingArguments
+from hfvision.training.trainer import Trainer as VisionTrainer
 from tests.models import tiny_model
 from tests.test_accumulation import (
     StepMeansTrainer,
@@ -46,8 +49,23 @@ def results(processes, batches):
     return found
 
 
+def evaluations(batch_size):
+    """For each case the loss of an evaluation."""
+    found = {}
+    for name, (row, labels, together, _) in CASES.items():
+        model = tiny_model(*row)
+        model.config.problem_type = "single_label_classification" if name == "labels" else None
+        with tempfile.TemporaryDirectory() as scratch:
+            args = VisionTrainingArguments(scratch, per_device_eval_batch_size=batch_size, prediction_loss_only=True)
+            trainer = VisionTrainer(model, args, together, eval_dataset=with_labels(model, labels)[:7])
+            found[name] = trainer.evaluate()["eval_loss"]
+    return found
+
+
 if __name__ == "__main__":
     found = results(processes=2, batches=2)
+    evaluated = evaluations(batch_size=2)
     if is_main_process():
         torch.save(found, sys.argv[1])
+        torch.save(evaluated, sys.argv[1] + ".evaluated")
     torch.distributed.destroy_process_group()
