@@ -366,7 +366,11 @@ def test_labels_are_smoothed_for_classifiers_alone(model_type, auto_class, tmp_p
         {"save_strategy": "best", "eval_strategy": "epoch"},
         {"eval_steps": 2, "save_steps": 4},
         {"dataloader_drop_last": True, "data_seed": 5},
-        {"dataloader_num_workers": 2, "dataloader_persistent_workers": True},
+        pytest.param(
+            {"dataloader_num_workers": 2, "dataloader_persistent_workers": True},
+            marks=pytest.mark.slow,  # workers take seconds to end
+            id="dataloader_num_workers",
+        ),
         {"train_sampling_strategy": "sequential"},
         {"auto_find_batch_size": True},
         {"eval_on_start": True, "logging_first_step": True},
