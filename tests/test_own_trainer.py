@@ -14,6 +14,7 @@ import hfvision
 from hfvision.data import load_digit_scenes, prepare_detection
 from hfvision.errors import ConfigError, DatasetError
 from hfvision.models.detr_heads import DetrForSegmentation
+from hfvision.training.parameter_groups import mask_parameters
 from tests import test_train_detection as objects
 from tests import test_training as classes
 from tests import test_training_segmentation as pixels
@@ -106,6 +107,25 @@ def test_a_panoptic_model(given, scenes, tmp_path):
         if f"eval_{name}" in found:
             assert found[f"eval_{name}"] == pytest.approx(wanted[name], abs=1e-3)
     assert "eval_PQ" in found
+
+
+class Norms(transformers.TrainerCallback):
+    """The norms of the gradients of masks and of everything else, as the optimizer gets them."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+        masks = {id(parameter) for parameter in mask_parameters(model)}
+        grads = [(id(p) in masks, p.grad.norm()) for p in model.parameters() if p.grad is not None]
+        self.found = [torch.stack([norm for is_mask, norm in grads if is_mask is one]).norm() for one in (True, False)]
+
+
+def test_gradients_of_masks_are_clipped_apart_from_those_of_boxes(scenes, tmp_path):
+    data = prepare_detection(scenes, panoptic=True)
+    model = objects.tiny_model(model_class=DetrForSegmentation, num_labels=len(data.names))
+    norms = Norms()
+    args = hfvision.VisionTrainingArguments(str(tmp_path), max_steps=1, max_grad_norm=1e-3, save_strategy="no")
+    collator = hfvision.PanopticCollator(objects.tiny_processor())
+    hfvision.Trainer(model, args, collator, rows_of(data.train)[:2], callbacks=[norms]).train()
+    assert [float(norm) for norm in norms.found] == pytest.approx([1e-3, 1e-3], rel=1e-2)
 
 
 def test_images_of_other_shapes_are_padded_and_their_boxes_measured_where_they_were(tmp_path):

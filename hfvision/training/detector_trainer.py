@@ -29,9 +29,7 @@ class ObjectCounter(Counter, Protocol):
 
 
 class DetectorTrainer(Trainer):
-    """Masks learn and are clipped apart from the rest; a backbone whose rate is 0 does not learn and is no business of
-    this.
-    """
+    """Masks learn at a rate of their own; a backbone whose rate is 0 does not learn and is no business of this."""
 
     compute_metrics: ObjectCounter
 
@@ -54,18 +52,6 @@ class DetectorTrainer(Trainer):
             factor = (getattr(self.args, "head_lr_multiplier", None) or 1.0) * self.mask_rate_factor
             factors |= {id(parameter): factor for parameter in mask_parameters(self.model)}
         return {key: factor for key, factor in factors.items() if factor != 1.0}
-
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """The masks' gradients are clipped by themselves: beside those of the boxes, thousands of times larger, nothing
-        would be left of them. Sharded parameters are clipped together."""
-        masks = mask_parameters(model)
-        if not masks or self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            return super()._clip_grad_norm(model)
-        of_masks = {id(parameter) for parameter in masks}
-        others = [parameter for parameter in model.parameters() if id(parameter) not in of_masks]
-        norm = self.accelerator.clip_grad_norm_(others, self.args.max_grad_norm)  # which also takes off fp16's scale
-        nn.utils.clip_grad_norm_(masks, self.args.max_grad_norm)
-        return norm
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         samples: Any = self.train_dataset if train_dataset is None else train_dataset

@@ -32,7 +32,7 @@ from hfvision.training.arguments import VisionTrainingArguments, changed
 from hfvision.training.classification_loss import LabelLoss
 from hfvision.training.held_out import KnownLosses, losses_of_images
 from hfvision.training.loop import EarlyEnd, EpochOfSamples, NoProgress, WorkersThatStay
-from hfvision.training.parameter_groups import backbone_parameters, head_parameters
+from hfvision.training.parameter_groups import backbone_parameters, head_parameters, mask_parameters
 from hfvision.training.progress import Progress, no_bars
 from hfvision.training.pushing import push_checkpoint, report_failed_uploads
 from hfvision.training.run_checkpoints import LAST_FILE, last_complete, remove_old
@@ -138,6 +138,19 @@ class Trainer(StepMeans, transformers.Trainer):
             if factor not in (None, 1.0):
                 factors |= {id(parameter): factor for parameter in parameters(self.model)}
         return factors
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """The gradients of a panoptic DETR's masks are clipped by themselves: beside those of the boxes, thousands of
+        times larger, nothing would be left of them. Sharded parameters are clipped together.
+        """
+        masks = mask_parameters(model)
+        if not masks or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return super()._clip_grad_norm(model)
+        of_masks = {id(parameter) for parameter in masks}
+        others = [parameter for parameter in model.parameters() if id(parameter) not in of_masks]
+        norm = self.accelerator.clip_grad_norm_(others, self.args.max_grad_norm)  # which also takes off fp16's scale
+        nn.utils.clip_grad_norm_(masks, self.args.max_grad_norm)
+        return norm
 
     # Training, from the beginning or from a checkpoint
 
