@@ -1,4 +1,4 @@
-"""The hub's tables on SQLite and PostgreSQL (protocol section 13), the engine, and schema migrations.
+"""The hub's tables on SQLite and PostgreSQL (protocol section 13) and the engine.
 
 Times are whole milliseconds since 1970 UTC. Git objects are immutable rows under their own hash; a reference is one
 row, and moving it is what makes a commit.
@@ -25,22 +25,18 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
-    func,
-    inspect,
     make_url,
-    select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from hfvision.errors import ConfigError
 
-SCHEMA = 1
 BUSY_SECONDS = 60  # how long a writer waits for its turn in SQLite
 MIGRATION, WRITERS = 823740211, 823740212  # PostgreSQL's advisory locks that the hub takes
 IN_LIMIT = 500  # values in one IN (...)
 
-metadata = MetaData()
+metadata = MetaData()  # a change of it goes with a revision in migrations/versions
 
 setting = Table("setting", metadata, Column("key", String(64), primary_key=True), Column("value", Text, nullable=False))
 
@@ -260,29 +256,6 @@ def _sqlite(url: str) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
-
-
-def migrate(engine: Engine, new: Mapping[str, str]) -> dict[str, str]:
-    """Make the tables, or bring them up to date; returns the settings kept in the database.
-
-    `new` are settings to store where a key is missing. Raises ConfigError if the database is newer than this code.
-    """
-    try:
-        with engine.connect().execution_options(writes=True) as connection, connection.begin():
-            if engine.dialect.name == "postgresql":  # processes that start together take turns
-                connection.execute(select(func.pg_advisory_xact_lock(MIGRATION)))
-            if not inspect(connection).has_table("setting"):
-                metadata.create_all(connection)
-                new = {**new, "schema": str(SCHEMA)}
-            insert_new(connection, setting, [{"key": key, "value": value} for key, value in new.items()])
-            kept = {row.key: row.value for row in connection.execute(setting.select())}
-            if int(kept["schema"]) > SCHEMA:
-                raise ConfigError(
-                    f"the hub's database has schema {kept['schema']} and this hfvision knows {SCHEMA}: upgrade hfvision"
-                )
-            return kept
-    except SQLAlchemyError as error:
-        raise ConfigError(f"the hub's database cannot be prepared: {error}") from error
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:

@@ -1,7 +1,6 @@
 """One opened hub: settings, database, store, and what a process remembers of immutable things."""
 
 import hashlib
-import hmac
 import secrets
 import threading
 import uuid
@@ -12,13 +11,15 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from itsdangerous import TimestampSigner, URLSafeTimedSerializer
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import IntegrityError
 
 from hfvision.errors import ConfigError
-from hfvision.hub.database import WRITERS, migrate, open_engine
+from hfvision.hub.database import WRITERS, open_engine
 from hfvision.hub.errors import Conflict
 from hfvision.hub.gitobjects import Tree
+from hfvision.hub.migrations import migrate
 from hfvision.hub.settings import HubSettings
 from hfvision.hub.store import Store
 
@@ -29,6 +30,10 @@ TREE_MEMORY = 200_000  # lines of trees that a process remembers: about 50 MB
 COMMIT_MEMORY = 50_000
 PARSED_MEMORY = 256
 WORKERS = 2
+DERIVATION: dict[str, Any] = {
+    "key_derivation": "hmac",
+    "digest_method": hashlib.sha256,
+}  # of keys: one for each purpose
 
 
 class Memory(Generic[K, V]):
@@ -97,9 +102,13 @@ class Hub:
             except IntegrityError as error:
                 raise Conflict("What this would change has just been changed or deleted by others.") from error
 
-    def sign(self, purpose: str, text: str) -> str:
-        """A signature of the text for one purpose, in hex; the same in all processes. Compare in constant time."""
-        return hmac.new(self.secret, f"{purpose}\n{text}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()
+    def signer(self, purpose: str) -> TimestampSigner:
+        """A signer of text for one purpose: what it signed is valid in all processes, and for no other purpose."""
+        return TimestampSigner(self.secret, salt=purpose.encode("utf-8", "replace"), **DERIVATION)
+
+    def serializer(self, purpose: str) -> URLSafeTimedSerializer:
+        """The same for JSON values, as text that fits into addresses, headers and cookies."""
+        return URLSafeTimedSerializer(self.secret, salt=purpose.encode(), signer_kwargs=DERIVATION)
 
     @property
     def _postgres(self) -> bool:

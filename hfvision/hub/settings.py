@@ -23,7 +23,7 @@ class HubSettings:
     database: str = ""  # SQLAlchemy URL; empty: SQLite in `root`
     store: str = ""  # folder, or an object store's URL such as s3://bucket/prefix; empty: a folder in `root`
     public_url: str = ""  # as clients write it, with any path prefix; empty: whatever host the client used
-    secret: str = ""  # signs upload and Xet addresses; empty: made on first start and kept in the database
+    secret: str = ""  # signs addresses, Xet tokens and cookies; empty: made on first start and kept in the database
     regular_limit: int = 1 * MIB  # larger files, and all binary ones, go to the store as large files
     preupload_limit: int = 1 * MIB  # body of one preupload call
     commit_limit: int = 200 * MIB  # body of one commit call

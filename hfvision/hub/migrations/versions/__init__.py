@@ -1,0 +1,1 @@
+"""One revision a file, each the step from the one it names."""
