@@ -82,7 +82,7 @@ def test_nothing_dangerous_gets_through(name, around):
     for tag, attributes in Reader(html_of(around.format(DANGEROUS[name]))).tags:
         assert tag in TAGS
         assert set(attributes) - {"class"} <= HARMLESS
-        assert re.fullmatch(r"language-\S+|task|alert [a-z]+|", attributes.get("class", ""))
+        assert re.fullmatch(r"language-\S+|task-list-item|alert [a-z]+|", attributes.get("class", ""))
         for address in (attributes.get("href"), attributes.get("src")):
             assert address is None or address.startswith(("/files/", "#card-"))
 
@@ -90,7 +90,8 @@ def test_nothing_dangerous_gets_through(name, around):
 def test_what_cards_are_written_with_is_shown():
     html = html_of(
         '<h1 align="center">Roofs</h1>\n<p align="center"><img src="a b.png" width="50%" height="20"></p>\n\n'
-        "| a | b |\n|:--|--:|\n| 1 | 2 |\n\n- [ ] open **b**\n- [x] done\n- [y] no task\n\n```python\nx < 1\n```\n\n"
+        "| a | b |\n|:--|--:|\n| 1 | 2 |\n\n- [ ] open **b**\n- [x] done\n- [y] no task\n\n1. [X] [numbered](a)\n   - [ ] nested\n\n"
+        "```python\nx < 1\n```\n\n"
         "<details><summary>More</summary>\n\n*inside*\n\n</details>\n\n~~gone~~ a<sub>1</sub> $x^2$\n\n"
         "Hello\n=====\n## Hello\n"
     )
@@ -98,9 +99,11 @@ def test_what_cards_are_written_with_is_shown():
         '<h1 align="center" id="card-roofs">Roofs</h1>',
         '<img src="/files/a b.png" width="50%" height="20">',
         '<td align="right">2</td>',
-        '<li class="task">\N{BALLOT BOX} open <strong>b</strong></li>',
-        '<li class="task">\N{BALLOT BOX WITH CHECK} done</li>',
+        '<li class="task-list-item">\N{BALLOT BOX} open <strong>b</strong></li>',
+        '<li class="task-list-item">\N{BALLOT BOX WITH CHECK} done</li>',
         "<li>[y] no task</li>",
+        '<li class="task-list-item">\N{BALLOT BOX WITH CHECK} <a href=',
+        '<li class="task-list-item">\N{BALLOT BOX} nested</li>',
         '<code class="language-python">x &lt; 1\n</code>',
         "<details><summary>More</summary>\n<p><em>inside</em></p>\n</details>",
         "<s>gone</s> a<sub>1</sub> $x^2$",

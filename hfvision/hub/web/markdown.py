@@ -15,6 +15,7 @@ import nh3
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
+from mdit_py_plugins.tasklists import tasklists_plugin
 
 CARD_LIMIT = 128 * 1024  # bytes of a card that are rendered
 TAGS = {
@@ -38,14 +39,13 @@ ATTRIBUTES: dict[str, set[str]] = {
     "*": {"id"},
 }
 ALERTS = {"NOTE": "Note", "TIP": "Tip", "IMPORTANT": "Important", "WARNING": "Warning", "CAUTION": "Caution"}
-CLASSES = re.compile(r"language-[A-Za-z0-9_+#.-]{1,40}|task|alert (?:note|tip|important|warning|caution)")
+CLASSES = re.compile(r"language-[A-Za-z0-9_+#.-]{1,40}|task-list-item|alert (?:note|tip|important|warning|caution)")
 FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n.*?^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
 DEEPEST = 100  # nested blocks and quotes
 MOST_BRACKETS = 1000  # of one paragraph: the time that links take grows with their square
 BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 HEADING = re.compile(r"<h([1-6])((?: align=\"\w+\")?)>(.*?)</h\1>", re.DOTALL)
 ALERT = re.compile(r"\[!(\w{3,9})\][ \t]*(?:\n|\Z)")
-TASK = re.compile(r"\[([ xX])\][ \t]+")
 BARE = re.compile(r"\bhttps?://[^\s<>\"`]*[^\s<>\"`.,;:!?'()\[\]*_]")
 
 IMAGE = re.compile(r"<img\b[^<>]{0,4000}>", re.IGNORECASE)
@@ -105,19 +105,21 @@ def rendered(text: str, locate: Locate) -> Markup:
 @cache
 def _parser() -> MarkdownIt:
     options = {"html": True, "linkify": False, "maxNesting": DEEPEST}
-    return MarkdownIt("commonmark", options).enable(["table", "strikethrough"])
+    return MarkdownIt("commonmark", options).enable(["table", "strikethrough"]).use(tasklists_plugin)
 
 
 def _mark_tasks_and_alerts(tokens: list[Token]) -> None:
-    """`- [x] done` gets its box and `> [!NOTE]` its heading, each as the first thing in its item or quote."""
+    """The box of `- [x] done` becomes a character, as the page has no inputs, and `> [!NOTE]` gets its heading."""
     for outer, paragraph, inline in zip(tokens, tokens[1:], tokens[2:], strict=False):
-        if paragraph.type != "paragraph_open" or not inline.children or inline.children[0].type != "text":
+        if paragraph.type != "paragraph_open" or not inline.children:
             continue
-        if outer.type == "list_item_open" and (task := TASK.match(inline.children[0].content + " ")):
-            box = "\N{BALLOT BOX}" if task[1] == " " else "\N{BALLOT BOX WITH CHECK}"
-            inline.children[0].content = f"{box} {inline.children[0].content[task.end() :]}"
-            outer.attrSet("class", "task")
-        elif outer.type == "blockquote_open" and (alert := ALERT.match(inline.content)) and alert[1].upper() in ALERTS:
+        if outer.type == "list_item_open" and outer.attrs.get("class") == "task-list-item":
+            done = "checked=" in inline.children[0].content
+            box = "\N{BALLOT BOX WITH CHECK}" if done else "\N{BALLOT BOX}"
+            inline.children[0] = Token("text", "", 0, content=box)
+        if outer.type != "blockquote_open" or inline.children[0].type != "text":
+            continue
+        if (alert := ALERT.match(inline.content)) and alert[1].upper() in ALERTS:
             kind = alert[1].upper()
             del inline.children[: 2 if len(inline.children) > 1 else 1]  # its text, and the line's end
             title = Token("html_inline", "", 0, content=f"<strong>{ALERTS[kind]}</strong><br>")
@@ -185,7 +187,10 @@ def _split(address: str) -> tuple[str, str]:
 
 
 def _with_anchors(html: str) -> str:
-    """Headings get an id made of their words, so that a table of contents leads to them."""
+    """Headings get an id made of their words, so that a table of contents leads to them.
+
+    Made of the HTML, as many cards write their headings in HTML, which the parser's plugin for anchors does not see.
+    """
     seen: dict[str, int] = {}
 
     def anchored(match: re.Match[str]) -> str:
