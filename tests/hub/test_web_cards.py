@@ -90,7 +90,8 @@ def test_nothing_dangerous_gets_through(name, around):
 def test_what_cards_are_written_with_is_shown():
     html = html_of(
         '<h1 align="center">Roofs</h1>\n<p align="center"><img src="a b.png" width="50%" height="20"></p>\n\n'
-        "| a | b |\n|:--|--:|\n| 1 | 2 |\n\n- [ ] open **b**\n- [x] done\n- [y] no task\n\n1. [X] [numbered](a)\n   - [ ] nested\n\n"
+        "| a | b |\n|:--|--:|\n| 1 | 2 |\n\n"
+        "- [ ] open **b**\n- [x] done\n- [y] no task\n\n1. [X] [numbered](a)\n   - [ ] nested\n\n"
         "```python\nx < 1\n```\n\n"
         "<details><summary>More</summary>\n\n*inside*\n\n</details>\n\n~~gone~~ a<sub>1</sub> $x^2$\n\n"
         "Hello\n=====\n## Hello\n"
