@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,30 @@ def test_a_script_is_described_can_run_and_is_valid(path):
     assert f"`scripts/{path.name}`" in text_of("CONTRIBUTING.md")
     assert os.access(path, os.X_OK)
     subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+PROTOCOL = "docs/hub-protocol.md"
+
+
+def test_every_section_of_the_protocol_that_the_code_cites_exists():
+    sections = set(re.findall(r"^##+ (\d+(?:\.\d+)?)\.? ", text_of(PROTOCOL), flags=re.MULTILINE))
+    cited = {}
+    for path in (ROOT / "hfvision" / "hub").rglob("*.py"):
+        for first, second in re.findall(
+            r"\bsections? (\d[\d.]*\d|\d)(?: and (\d[\d.]*\d|\d))?", path.read_text("utf-8")
+        ):
+            cited.update({number: path.name for number in (first, second) if number})
+    assert len(cited) > 10
+    assert {number: name for number, name in cited.items() if number not in sections} == {}
+
+
+def test_the_protocol_lists_the_routes_of_the_server_and_no_others():
+    app = pytest.importorskip("hfvision.hub.app")
+    served = set()
+    for area in app.AREAS:
+        for route in import_module(f"hfvision.hub.http.{area}").ROUTES:
+            pattern = route.pattern.replace("/{kinds}/{namespace}/{name}.git", "/{namespace}/{name}.git")
+            served |= {f"{method} {pattern}" for method in route.methods - {"HEAD"}}
+    rows = "\n".join(line.split(" | ")[0] for line in text_of(PROTOCOL).splitlines() if line.startswith("| `"))
+    told = set(re.findall(r"`((?:GET|POST|PUT|DELETE) [^`]+)`", rows))
+    assert {one.replace("REPO", "/api/{kinds}/{namespace}/{name}") for one in told} == served
