@@ -6,10 +6,11 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hfvision.arithmetic import ArithmeticCounter
-from hfvision.catalog import TASKS, CatalogRow, row
+from hfvision.catalog import CatalogRow, row
 from hfvision.errors import ConfigError, UnknownNameError
 from hfvision.models.catalog_config import LABEL_FIELDS
 from hfvision.registry import architecture, class_name, load
+from hfvision.tasks import TASKS, tasks_named
 
 
 class Costs(NamedTuple):
@@ -27,9 +28,9 @@ def create(
 ) -> PreTrainedModel:
     """The model of the catalogue's row `name` with random weights, as `from_config` makes one: in training mode.
 
-    `overrides` are fields of the config (see `CatalogConfig.from_catalog`), num_labels=7 for one. `task`, one of
-    `hfvision.catalog.TASKS`' values, asks for another model of the same architecture than the row's, a classifier
-    of a row without head for one.
+    `overrides` are fields of the config (see `CatalogConfig.from_catalog`), num_labels=7 for one. `task`, by
+    the Hub's name as cards and pipelines have it, asks for another model of the same architecture than the row's, a
+    classifier of a row without head for one; the row's own where it does that task.
 
     Raises UnknownNameError for a row, task or field that does not exist, and ConfigError for values that cannot work.
     """
@@ -82,11 +83,12 @@ def costs_of(name: str) -> Costs:
 def _model(found: CatalogRow, task: str | None) -> str:
     """The reference of the model class. Raises UnknownNameError."""
     models = architecture(found.model_type)
-    if task is None or task == found.task:
+    wanted = [found.task_row] if task is None else tasks_named(task)
+    if found.task_row in wanted:
         return models.model(found.auto_class, found.model_class)
-    possible = {TASKS[auto_class]: auto_class for auto_class in models.models if auto_class in TASKS}
-    if task not in possible:
-        raise UnknownNameError(
-            f"the architecture of {found.name} has no model for {task!r}; it has {', '.join(possible)}."
-        )
-    return models.model(possible[task])
+    possible = [(one, auto) for auto in models.models for one in TASKS if one.auto_class == auto]
+    auto_class = next((auto for one, auto in possible if one in wanted), None)
+    if auto_class is None:
+        names = ", ".join(dict.fromkeys(one.name for one, _ in possible))
+        raise UnknownNameError(f"the architecture of {found.name} has no model for {task!r}; it has {names}.")
+    return models.model(auto_class)

@@ -14,8 +14,9 @@ from functools import cache, partial, wraps
 from typing import Any, Literal, TypeVar, get_args
 
 from hfvision.errors import ConfigError, numbered
+from hfvision.tasks import TASKS as ROWS
 
-CLASSIFICATION, SEGMENTATION, DETECTION, PANOPTIC = TASKS = ("classification", "segmentation", "detection", "panoptic")
+CLASSIFICATION, SEGMENTATION, DETECTION, PANOPTIC = TASKS = tuple(row.reading for row in ROWS if row.reading)
 OBJECTS = (DETECTION, PANOPTIC)
 Names = str | os.PathLike[str] | Sequence[str] | Mapping[Any, Any]
 Outcome = TypeVar("Outcome")

@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import Any
 
 from hfvision.errors import UnknownNameError
+from hfvision.tasks import PIPELINES
 
 IMAGE_CLASSIFICATION = "AutoModelForImageClassification"
 SEMANTIC_SEGMENTATION = "AutoModelForSemanticSegmentation"
@@ -312,13 +313,6 @@ ARCHITECTURES = {
             "channel_mlp_size": 48,
         },
     ),
-}
-
-PIPELINES = {
-    "image-classification": "hfvision.pipelines.image_classification:ImageClassificationPipeline",
-    "image-feature-extraction": "hfvision.pipelines.image_feature_extraction:ImageFeatureExtractionPipeline",
-    "image-segmentation": "hfvision.pipelines.image_segmentation:ImageSegmentationPipeline",
-    "object-detection": "hfvision.pipelines.object_detection:ObjectDetectionPipeline",
 }
 
 # Processors that are not one architecture's: found by their own name in a preprocessor_config.json.

@@ -60,7 +60,7 @@ COLUMNS = {
         "object at each pixel) and `objects` (`id`, `bbox` as x, y, width, height in pixels, `category`, `area`)."
     ),
 }
-TASKS = {
+CATEGORIES = {  # the Hub's tasks
     "digits": ["image-classification"],
     "digit-scenes": ["image-segmentation", "object-detection"],
 }
@@ -171,7 +171,7 @@ def _dataset_files(name: str, repo_id: str, work: Path) -> dict[str, Path]:
     front = DatasetCardData(
         license=LICENSE,
         pretty_name=name,
-        task_categories=TASKS[name],
+        task_categories=CATEGORIES[name],
         size_categories=["1K<n<10K"],
         tags=["hfvision"],
         configs=[

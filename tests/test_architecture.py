@@ -12,7 +12,17 @@ from tests.strictness import WARNINGS_ARE_ERRORS
 PACKAGE = Path(__file__).parents[1] / "hfvision"
 
 # For each part, the parts that it may import besides itself. A part is a module or folder directly in hfvision.
-GROUND = {"checkpoints", "confinement", "errors", "processes", "reporting", "termination", "tracing", "writing"}
+GROUND = {
+    "checkpoints",
+    "confinement",
+    "errors",
+    "processes",
+    "reporting",
+    "tasks",
+    "termination",
+    "tracing",
+    "writing",
+}
 MODELS = {*GROUND, "catalog", "geometry", "labels", "layers", "losses", "models", "upsampling"}
 PROCESSING = {*GROUND, "geometry", "objects", "processing", "upsampling"}
 REGISTRY = {*MODELS, *PROCESSING, "detections", "metrics", "registry"}
@@ -23,13 +33,14 @@ MAY_IMPORT = {
     "containers": set(),
     "torch_files": {"errors"},
     "errors": set(),
-    "reading_options": {"errors"},
+    "reading_options": {"errors", "tasks"},
     "processes": set(),
     "reporting": {"processes"},
     "row_files": {"errors", "writing"},
+    "tasks": {"errors"},
     "termination": set(),
     "writing": {"errors", "termination"},
-    "catalog": {"errors"},
+    "catalog": {"errors", "tasks"},
     "labels": {"errors", "reporting"},
     "geometry": {"errors"},
     "detections": {"errors", "geometry"},
@@ -51,7 +62,7 @@ MAY_IMPORT = {
     "pipelines": {*REGISTRY, "optimizing", "plots", "starters"},
     "plots": REGISTRY,
     "starters": REGISTRY,
-    "hub": {"confinement", "errors", "reporting", "writing", "__version__"},
+    "hub": {"confinement", "errors", "reporting", "tasks", "writing", "__version__"},
     "hub_access": {"errors"},
     "seeding": {*TOOLS, "hub_access"},
     "mirroring": {"errors", "hub_access"},

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import hfvision
-from hfvision.catalog import BOOKKEEPING, FAMILIES, TASKS, facts_of, list_models, row, rows, signature
+from hfvision.catalog import BOOKKEEPING, FAMILIES, facts_of, list_models, row, rows, signature
 from hfvision.conversion.tables import FORMATS
 from hfvision.creation import costs_of
 from hfvision.errors import ConfigError, UnknownNameError
 from hfvision.labels import label_set, label_sets
 from hfvision.registry import ARCHITECTURES, class_name, load
+from hfvision.tasks import TASKS
 from tests.manifests import meta_tensors
 from tests.strictness import WARNINGS_ARE_ERRORS
 
@@ -57,7 +58,7 @@ def test_every_row_names_what_the_package_has():
         architecture = ARCHITECTURES[one.model_type]
         assert class_name(architecture.config) == one.config_class
         assert class_name(architecture.model(one.auto_class, one.model_class)) == one.model_class
-        assert one.task in TASKS.values() and one.name == one.name.lower()
+        assert one.task_row in TASKS and one.name == one.name.lower()
         assert (one.labels is None) == (one.num_labels is None) == (one.auto_class == "AutoModel")
         assert one.labels is None or (one.labels in label_sets() and one.config["num_labels"] == one.num_labels)
         assert (one.license == "other") == (one.license_name is not None)
@@ -122,13 +123,13 @@ def test_a_name_that_does_not_exist_is_met_with_the_nearest():
         row("vit-base-patch16-384-augregs")
     with pytest.raises(UnknownNameError, match=r"no family 'swim'.* Did you mean 'swin'"):
         rows(family="swim")
-    with pytest.raises(UnknownNameError, match=r"no task 'segmentation'.*semantic-segmentation"):
+    with pytest.raises(UnknownNameError, match=r"no task 'segmentation'.*Did you mean 'image-segmentation'"):
         rows(task="segmentation")
 
 
 def test_a_task_and_a_family_choose_rows():
     assert {one.model_type for one in rows(family="deit")} == {"vit", "deit"}
-    assert {one.name for one in rows(task="panoptic-segmentation", family="detr")} == {
+    assert {one.name for one in rows(task="image-segmentation", family="detr", kind="panoptic")} == {
         f"detr-resnet-{depth}-panoptic" for depth in ("50", "50-dc5", "101")
     }
     assert rows(task="object-detection", family="vit") == ()
@@ -247,7 +248,7 @@ def test_architectures_without_weights_are_listed_when_asked_for(capsys):
 def test_the_list_as_json_holds_whole_rows(capsys):
     document = json.loads(listed(capsys, task="object-detection", as_json=True))
     wanted = [json.loads(json.dumps(asdict(one))) for one in rows(task="object-detection")]
-    assert [{**one, "task": "object-detection"} for one in wanted] == document["checkpoints"]
+    assert [{**one, "task": "object-detection", "kind": None} for one in wanted] == document["checkpoints"]
     assert "families" in json.loads(listed(capsys, as_json=True))
 
 

@@ -8,7 +8,8 @@ from transformers import pipeline
 
 import hfvision
 from hfvision.errors import ConfigError, HfvisionError, ImageShapeError, ImageValueError, UnknownNameError
-from hfvision.registry import ARCHITECTURES, PIPELINES, load
+from hfvision.registry import ARCHITECTURES, load
+from hfvision.tasks import PIPELINES
 from tests.models import tiny_model
 
 RNG = np.random.default_rng(0)

@@ -16,7 +16,8 @@ import transformers
 from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 import hfvision
-from hfvision.registry import ARCHITECTURES, PIPELINES, load
+from hfvision.registry import ARCHITECTURES, load
+from hfvision.tasks import PIPELINES
 from tests.models import pixels, tiny_config, tiny_model
 from tests.strictness import WARNINGS_ARE_ERRORS
 

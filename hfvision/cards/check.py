@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from hfvision.cards.existing import split_sections
 from hfvision.cards.figures import MEASURED
 from hfvision.cards.model_card import CARD
-from hfvision.cards.tasks import TASKS
+from hfvision.cards.tasks import NAMES
 from hfvision.errors import CheckpointReadError
 from hfvision.licences import Licence, carries, on_hub, trace
 
@@ -77,8 +77,8 @@ def _stated_licence(front: Mapping[str, Any]) -> Iterator[str]:
 def _fields(front: Mapping[str, Any]) -> Iterator[str]:
     if front.get("library_name") != "transformers":
         yield f"library_name is {front.get('library_name')!r}; models that transformers loads have 'transformers'"
-    if front.get("pipeline_tag") not in TASKS.values():
-        yield f"pipeline_tag is {front.get('pipeline_tag')!r}; one of {', '.join(dict.fromkeys(TASKS.values()))}"
+    if front.get("pipeline_tag") not in NAMES.values():
+        yield f"pipeline_tag is {front.get('pipeline_tag')!r}; one of {', '.join(dict.fromkeys(NAMES.values()))}"
     tags = front.get("tags")
     if not isinstance(tags, list) or not tags or not all(isinstance(tag, str) and tag for tag in tags):
         yield "tags are missing: a list of words"

@@ -14,7 +14,7 @@ from hfvision.cards.figures import Result, marked, model_index
 from hfvision.cards.model_card import assembled, banners, front_matter, licence_section
 from hfvision.cards.quoted import quoted
 from hfvision.cards.snippets import INSTALL, fenced, snippet
-from hfvision.cards.tasks import TASKS
+from hfvision.cards.tasks import NAMES
 from hfvision.cards.text import bullets, settings, table
 from hfvision.catalog import CatalogRow, rows
 from hfvision.errors import ConfigError, UnknownNameError
@@ -116,7 +116,7 @@ def _training_set(row: CatalogRow) -> tuple[str, ...]:
 def _text(found: Sequence[CatalogRow]) -> str:
     first = found[0]
     example = max(found, key=lambda row: len(row.figures))  # the one most is known about
-    task = TASKS[example.auto_class]
+    task = NAMES[example.auto_class]
     reports = [of_row(row) for row in found]
     report = replace(
         of_row(example), parents=tuple({one.model: one for found in reports for one in found.parents}.values())

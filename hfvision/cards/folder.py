@@ -21,7 +21,7 @@ from hfvision.cards.figures import ClassTable, Result
 from hfvision.cards.model_card import CARD, FINE_TUNED, TRAINED, assembled, card_parts
 from hfvision.cards.quoted import quoted
 from hfvision.cards.records import classes_of, measured, of_these_weights, read_record, row_of
-from hfvision.cards.tasks import TASKS, task_of
+from hfvision.cards.tasks import NAMES, task_of
 from hfvision.catalog import CatalogRow
 from hfvision.errors import CheckpointReadError, ConfigError
 from hfvision.licences import LicenceReport, inherit, of_row, trace, write_licence_files
@@ -60,7 +60,7 @@ def row_card(row: CatalogRow, name: str | None = None) -> str:
         config,
         name=name or row.name,
         license=of_row(row),
-        task=TASKS[row.auto_class],
+        task=NAMES[row.auto_class],
         datasets=row.datasets,
         provenance={
             "source repository": f"github.com/{row.repository}",

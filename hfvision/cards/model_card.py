@@ -15,6 +15,7 @@ from hfvision.cards.snippets import INSTALL, fenced, snippet
 from hfvision.cards.text import bullets, is_hub_id, named, one_line, settings, table
 from hfvision.labels.outputs import names_in_order
 from hfvision.licences import Licence, LicenceReport, licence_named, write_licence_files
+from hfvision.tasks import TASKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -26,7 +27,7 @@ UNSTATED = (
     "`hfvision card FOLDER --license apache-2.0`, for example."
 )
 LABELS_SHOWN = 20
-LABELLING_TASKS = ("image-classification", "image-segmentation", "object-detection")
+LABELLING_TASKS = {one.name for one in TASKS if one.answer}
 SIZES = {
     "num_hidden_layers": "{} blocks",
     "hidden_size": "width {}",

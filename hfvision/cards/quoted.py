@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 from hfvision.cards.figures import Result
-from hfvision.cards.tasks import TASKS
+from hfvision.cards.tasks import NAMES
 
 if TYPE_CHECKING:
     from hfvision.catalog import CatalogRow, Figure
@@ -17,7 +17,7 @@ def quoted(row: "CatalogRow") -> list[Result]:
     """The row's figures."""
     return [
         Result(
-            TASKS[row.auto_class],
+            NAMES[row.auto_class],
             figure.dataset,
             figure.split,
             figure.metric,

@@ -3,26 +3,19 @@
 from typing import Any
 
 from hfvision.registry import ARCHITECTURES
+from hfvision.tasks import TASKS, task_of_auto_class
 
-TASKS = {  # the Hub's, by the auto class that gives the model
-    "AutoModel": "image-feature-extraction",
-    "AutoModelForImageClassification": "image-classification",
-    "AutoModelForMaskedImageModeling": "image-feature-extraction",
-    "AutoModelForSemanticSegmentation": "image-segmentation",
-    "AutoModelForImageSegmentation": "image-segmentation",
-    "AutoModelForUniversalSegmentation": "image-segmentation",
-    "AutoModelForObjectDetection": "object-detection",
-}
+NAMES = {auto_class: task.name for task in TASKS for auto_class in task.auto_classes}  # the Hub's, by auto class
 
 
 def auto_class_of(config: Any) -> str | None:
     """The auto class that gives the class in `architectures`; None where hfvision has no such class."""
     known = ARCHITECTURES.get(config.model_type)
     found = known.named((config.architectures or [])[:1]) if known else None
-    return found[0] if found and found[0] in TASKS else None
+    return found[0] if found and found[0] in NAMES else None
 
 
 def task_of(config: Any) -> str | None:
     """The Hub's task of that class."""
-    found = auto_class_of(config)
-    return TASKS[found] if found else None
+    found = task_of_auto_class(auto_class_of(config))
+    return found.name if found else None

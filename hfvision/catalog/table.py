@@ -16,18 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from hfvision.errors import UnknownNameError
+from hfvision.tasks import Task, task_of_auto_class, tasks_named
 
 DATA = Path(__file__).with_name("data")  # one JSON file for each family
 FAMILIES = ("vit", "hybrid", "mixer", "deit", "swin", "segformer", "segmenter", "setr", "upernet", "detr")
 NEAREST = 3  # rows that an error names
-
-TASKS = {  # what a row's model is for, by the auto class that gives it
-    "AutoModel": "image-feature-extraction",
-    "AutoModelForImageClassification": "image-classification",
-    "AutoModelForSemanticSegmentation": "semantic-segmentation",
-    "AutoModelForObjectDetection": "object-detection",
-    "AutoModelForImageSegmentation": "panoptic-segmentation",
-}
 
 
 @dataclass(frozen=True)
@@ -77,37 +70,58 @@ class CatalogRow:
 
     @property
     def task(self) -> str:
-        return TASKS[self.auto_class]
+        """The Hub's name of what the model is for."""
+        return self.task_row.name
+
+    @property
+    def kind(self) -> str | None:
+        """The kind within the task, "semantic"; None where the task's name says it all."""
+        return self.task_row.kind
+
+    @property
+    def task_row(self) -> Task:
+        """The row of `hfvision.tasks` that its auto class says."""
+        found = task_of_auto_class(self.auto_class)
+        assert found is not None
+        return found
 
     @property
     def published(self) -> bool:
         return self.file is not None
 
 
-def rows(task: str | None = None, family: str | None = None) -> tuple[CatalogRow, ...]:
-    """All rows, or those of a task of `TASKS` and a family; one model_type is a family's name too.
+def rows(task: str | None = None, family: str | None = None, kind: str | None = None) -> tuple[CatalogRow, ...]:
+    """All rows, or those of a task, a kind and a family; one model_type is a family's name too.
 
-    Raises UnknownNameError for a task or family that no row has.
+    `task` is the Hub's name, and `kind` semantic, panoptic or instance, where the name covers several. Raises
+    UnknownNameError for a task, kind or family that no row has.
     """
     every = tuple(_by_name().values())
+    chosen = list(dict.fromkeys(one.task_row for one in every))
     if task is not None:
-        _check(task, {one.task for one in every}, "task")
+        chosen = tasks_named(task, among=chosen, owner="the catalogue")
+    if kind is not None:
+        _check(kind, {name for one in chosen for name in one.kinds}, "kind")
+        chosen = [one for one in chosen if kind in one.kinds]
     if family is not None:
         _check(family, {name for one in every for name in (one.family, one.model_type)}, "family")
     return tuple(
-        one
-        for one in every
-        if (task is None or one.task == task) and (family is None or family in (one.family, one.model_type))
+        one for one in every if one.task_row in chosen and (family is None or family in (one.family, one.model_type))
     )
 
 
 def list_models(
-    filter: str | Sequence[str] = "*", *, task: str | None = None, family: str | None = None, pretrained: bool = False
+    filter: str | Sequence[str] = "*",
+    *,
+    task: str | None = None,
+    family: str | None = None,
+    kind: str | None = None,
+    pretrained: bool = False,
 ) -> list[str]:
     """The names that `hfvision.create` takes, sorted; with `pretrained` those of which weights are published.
 
     `filter` is a pattern with `*`, `?` and `[01]`, or several of them, of which a name fits one; that none fits is no
-    error. Raises UnknownNameError for a task or family that no model has.
+    error. `task`, `kind` and `family` are as in `rows`. Raises UnknownNameError for one that no model has.
 
     >>> import hfvision
     >>> hfvision.list_models("deit-tiny-*", pretrained=True)
@@ -118,7 +132,7 @@ def list_models(
     patterns = [filter] if isinstance(filter, str) else list(filter)
     return sorted(
         one.name
-        for one in rows(task, family)
+        for one in rows(task, family, kind)
         if (one.published or not pretrained) and any(fnmatchcase(one.name, pattern) for pattern in patterns)
     )
 
@@ -153,7 +167,8 @@ def _check(name: str, known: set[str], what: str) -> None:
         return
     close = get_close_matches(name, known, n=1)
     meant = f" Did you mean {close[0]!r}?" if close else ""
-    raise UnknownNameError(f"the catalogue has no {what} {name!r}; it has {', '.join(sorted(known))}.{meant}")
+    listed = ", ".join(sorted(known)) or "none of that task"
+    raise UnknownNameError(f"the catalogue has no {what} {name!r}; it has {listed}.{meant}")
 
 
 @cache

@@ -6,7 +6,9 @@ import typer
 
 from hfvision.cli.output import JsonOption, emit
 from hfvision.cli.reading import NOTHING_SAID, Reading, takes_reading, usage_errors
+from hfvision.errors import UnknownNameError
 from hfvision.reading_options import TASKS, ReadingOptions
+from hfvision.tasks import reading_named
 
 
 @takes_reading(*TASKS)
@@ -19,8 +21,10 @@ def run(
     """Read a data set as training does with the same options, and say what is in it: classes with their counts, crowds,
     images without objects, what was left out and why. Exit code 1 if training would refuse it.
     """
-    if task not in TASKS:
-        raise typer.BadParameter(f"it is {', '.join(TASKS)}; got {task!r}", param_hint="--task")
+    try:
+        task = reading_named(task)
+    except UnknownNameError as error:
+        raise typer.BadParameter(str(error), param_hint="--task") from None
     with usage_errors():
         ReadingOptions.of(reading, task)
     from hfvision.data.checking import check_dataset

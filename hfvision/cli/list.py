@@ -1,5 +1,6 @@
 """`hfvision list`: what can be built, loaded, converted and used."""
 
+import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,8 +21,9 @@ LEGEND = (
 
 def run(
     task: Annotated[
-        str | None, typer.Option(help="Only models for this task: image-classification, semantic-segmentation, ...")
+        str | None, typer.Option(help="Only models for this task: image-classification, image-segmentation, ...")
     ] = None,
+    kind: Annotated[str | None, typer.Option(help="Of segmentation only this kind: semantic or panoptic.")] = None,
     family: Annotated[
         str | None, typer.Option(help="Only models of this family or model_type: swin, deit, ...")
     ] = None,
@@ -33,11 +35,13 @@ def run(
     """With a filter only the checkpoints, else also the model families and the starters."""
     from hfvision.catalog import rows
 
-    found = rows(task, family)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # names of 0.4.0 hold in scripts
+        found = rows(task, family, kind)
     shown = [row for row in found if all_ or row.published]
-    result: dict[str, Any] = {"checkpoints": [{**asdict(row), "task": row.task} for row in shown]}
+    result: dict[str, Any] = {"checkpoints": [{**asdict(row), "task": row.task, "kind": row.kind} for row in shown]}
     head: list[str] = []
-    if task is None and family is None:
+    if task is None and family is None and kind is None:
         from hfvision.registry import families
         from hfvision.starters import starters
 

@@ -28,21 +28,8 @@ from hfvision.conversion.verify import Arrays, compare_example, read_example
 from hfvision.conversion.writing import check_folder, new_folder, write_record
 from hfvision.errors import ConfigError, ConversionError, numbered
 from hfvision.layers.position import PositionRule
-from hfvision.registry import (
-    ARCHITECTURES,
-    IMAGE_CLASSIFICATION,
-    IMAGE_SEGMENTATION,
-    OBJECT_DETECTION,
-    SEMANTIC_SEGMENTATION,
-    load,
-)
-
-TASKS = {  # on the Hub
-    IMAGE_CLASSIFICATION: "image-classification",
-    SEMANTIC_SEGMENTATION: "image-segmentation",
-    OBJECT_DETECTION: "object-detection",
-    IMAGE_SEGMENTATION: "image-segmentation",
-}
+from hfvision.registry import ARCHITECTURES, load
+from hfvision.tasks import task_of_auto_class
 
 
 def convert(
@@ -101,7 +88,7 @@ def convert(
     converted, dtype, config = convert_tensors(checkpoint.tensors, format, plan)
     architecture = ARCHITECTURES[plan.model_type]
     name, sha256 = checkpoint.name, checkpoint.sha256
-    task = TASKS.get(plan.auto_class, "image-feature-extraction")
+    task = task_of_auto_class(plan.auto_class)
     with new_folder(out) as folder:
         config.save_pretrained(folder)
         save_torch_state_dict(converted.tensors, folder)
@@ -111,7 +98,7 @@ def convert(
             config,
             name=out.resolve().name,
             license=terms_of(out.resolve().name, license, recognition),
-            task=task,
+            task=task.name if task else "image-feature-extraction",
             provenance={
                 "source file": name,
                 "sha256": sha256,

@@ -14,9 +14,10 @@ from hfvision.data.dataset_report import DatasetReport
 from hfvision.data.detection import prepare_detection
 from hfvision.data.segmentation import prepare_segmentation
 from hfvision.data.sources import Source, name_of
-from hfvision.errors import ConfigError, DatasetError
+from hfvision.errors import ConfigError, DatasetError, UnknownNameError
 from hfvision.reading_options import CLASSIFICATION, DETECTION, PANOPTIC, SEGMENTATION
 from hfvision.reporting import kept_back
+from hfvision.tasks import reading_named
 
 PREPARE: dict[str, Callable[..., Any]] = {
     CLASSIFICATION: prepare_classification,
@@ -58,8 +59,10 @@ def check_dataset(dataset: Source, task: str, **options: Any) -> DatasetCheck:
 
     Nothing is reported meanwhile: all is in the answer. Raises ConfigError for a task or an option that is none.
     """
-    if task not in PREPARE:
-        raise ConfigError(f"task is {', '.join(PREPARE)}; got {task!r}.")
+    try:
+        task = reading_named(task)
+    except UnknownNameError as error:
+        raise ConfigError(str(error)) from None
     report, refusal = None, None
     with kept_back() as said:
         try:

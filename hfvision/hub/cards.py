@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from hfvision.tasks import task_of_class
+
 MOST_VALUES = 50_000  # in one card or config, aliases counted each time they are used
 MOST_DEPTH = 40
 MOST_TAGS = 300
@@ -26,32 +28,6 @@ _NUMBER = re.compile(r"[-+0-9_:.]+")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n)?^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
 
-# the head of a model, as the end of its class name, says the task: the first that fits
-TASKS = (
-    ("ForImageClassification", "image-classification"),
-    ("ForImageClassificationWithTeacher", "image-classification"),
-    ("ForSemanticSegmentation", "image-segmentation"),
-    ("ForUniversalSegmentation", "image-segmentation"),
-    ("ForInstanceSegmentation", "image-segmentation"),
-    ("ForZeroShotObjectDetection", "zero-shot-object-detection"),
-    ("ForObjectDetection", "object-detection"),
-    ("ForDepthEstimation", "depth-estimation"),
-    ("ForMaskedImageModeling", "image-feature-extraction"),
-    ("ForVideoClassification", "video-classification"),
-    ("CLIPModel", "zero-shot-image-classification"),
-    ("SiglipModel", "zero-shot-image-classification"),
-    ("ForMaskGeneration", "mask-generation"),
-    ("SamModel", "mask-generation"),
-    ("ForKeypointDetection", "keypoint-detection"),
-    ("ForKeypointMatching", "keypoint-detection"),
-    ("ForSequenceClassification", "text-classification"),
-    ("ForTokenClassification", "token-classification"),
-    ("ForQuestionAnswering", "question-answering"),
-    ("ForCausalLM", "text-generation"),
-    ("ForMaskedLM", "fill-mask"),
-    ("Backbone", "image-feature-extraction"),
-    ("Model", "image-feature-extraction"),
-)
 # endings of data files -> tags of a dataset
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
@@ -182,9 +158,8 @@ def infer_task(card: dict[str, Any], config: dict[str, Any] | None, library: str
         return str(card["pipeline_tag"])
     names = (config or {}).get("architectures")
     for name in names if isinstance(names, list) else []:
-        for ending, task in TASKS:
-            if str(name).endswith(ending):
-                return task
+        if task := task_of_class(str(name)):
+            return task.name
     return "image-classification" if library == "timm" else None
 
 

@@ -5,22 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from hfvision.errors import CheckpointReadError, ConfigError, HfvisionError, UnknownNameError
-from hfvision.registry import (
-    ARCHITECTURES,
-    IMAGE_CLASSIFICATION,
-    IMAGE_SEGMENTATION,
-    OBJECT_DETECTION,
-    SEMANTIC_SEGMENTATION,
-    class_name,
-)
+from hfvision.registry import ARCHITECTURES, class_name
 from hfvision.starters import STARTERS, resolve
+from hfvision.tasks import TASKS
 
-TASKS = {
-    IMAGE_CLASSIFICATION: "image-classification",
-    SEMANTIC_SEGMENTATION: "image-segmentation",
-    OBJECT_DETECTION: "object-detection",
-    IMAGE_SEGMENTATION: "image-segmentation",
-}
+# tasks of which a pipeline tells something that needs no further work
+ANSWERED = [(task, task.auto_class) for task in TASKS if task.answer and task.auto_class]
 
 
 def load_pipeline(model: str, device: str | int | None = None, optimize: Any = None) -> Any:
@@ -88,13 +78,13 @@ def check_device(device: Any) -> None:
 def _task(config: Any) -> str:
     """The task of the class that the checkpoint names; of others, the first that the architecture can do."""
     row = ARCHITECTURES.get(config.model_type)
-    offered = [auto_class for auto_class in TASKS if row is not None and auto_class in row.models]
-    for auto_class in offered:
+    offered = [(task, auto) for task, auto in ANSWERED if row is not None and auto in row.models]
+    for task, auto_class in offered:
         if row is not None and {class_name(one) for one in row.offered(auto_class)} & {*(config.architectures or ())}:
-            return TASKS[auto_class]
+            return task.name
     if row is not None and (named := row.named(config.architectures or ())):
         raise ConfigError(
             f"the model is a {class_name(named[1])}, without a head that classifies, segments or detects: fine-tune it "
             'first (hfvision train), or take its features with pipeline("image-feature-extraction")'
         )
-    return TASKS[offered[0]] if offered else TASKS[IMAGE_CLASSIFICATION]
+    return offered[0][0].name if offered else ANSWERED[0][0].name

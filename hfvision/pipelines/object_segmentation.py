@@ -27,9 +27,10 @@ from hfvision.processing.panoptic_maps import (
     post_process_panoptic_segmentation,
     post_process_semantic_segmentation,
 )
+from hfvision.tasks import TASKS
 from hfvision.upsampling import Size
 
-SUBTASKS = ("panoptic", "instance", "semantic")
+SUBTASKS = (*next(task.kinds for task in TASKS if task.answer == "segments"), "semantic")
 OUTPUTS = ("masks", "map", "arrays", "picture")
 THRESHOLDS = {"threshold": 0.9, "mask_threshold": 0.5, "overlap_mask_area_threshold": 0.5}  # transformers' pipeline's
 TRANSFORMERS_OPTIONS = ("subtask", *THRESHOLDS)

@@ -8,6 +8,7 @@ from typing import Any
 from hfvision.errors import ConfigError, ImageReadError, ImageShapeError, ImageValueError
 from hfvision.models.detr_heads import DetrForSegmentation
 from hfvision.pipelines.loading import load_pipeline
+from hfvision.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -163,4 +164,4 @@ def _kind(found: Any) -> Kind:
 def _kind_name(found: Any) -> str:
     if isinstance(found.model, DetrForSegmentation):
         return "segments"
-    return {"image-segmentation": "pixels", "object-detection": "objects"}.get(found.task, "labels")
+    return next((task.answer for task in TASKS if task.answer and task.name == found.task), "labels")

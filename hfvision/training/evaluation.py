@@ -22,7 +22,7 @@ from transformers import AutoConfig
 
 import hfvision
 from hfvision.cards.records import EVALUATION, read_record, weights_digest
-from hfvision.cards.tasks import TASKS, auto_class_of
+from hfvision.cards.tasks import NAMES, auto_class_of
 from hfvision.data.classification import ClassificationData
 from hfvision.data.detection import DetectionData
 from hfvision.data.object_table import IMAGE
@@ -191,7 +191,7 @@ def evaluate(
         said = f"{Path(name).name or name}: {matrix.counts.sum():,} {matrix.unit}"
         write_confusion(matrix, path, f"{data.name} ({data.evaluation.split})", said)
     result = EvaluationResult(
-        task=TASKS[auto_class],
+        task=NAMES[auto_class],
         dataset=data.name,
         split=with_seen(data.evaluation.split, trained_on, images),
         revision=data.fingerprint,

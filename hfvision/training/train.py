@@ -15,17 +15,13 @@ from transformers import AutoConfig, PreTrainedModel, TrainerCallback
 
 from hfvision.errors import ConfigError
 from hfvision.starters import resolve
+from hfvision.tasks import TASKS
 from hfvision.training.arguments import NEW, VisionTrainingArguments, refuse_unknown
 from hfvision.training.base import ModelSource, load_base
 from hfvision.training.recipe import Recipe
 from hfvision.training.run import Run, TrainingResult
 
-MODULES = {
-    "image-classification": "hfvision.training.classification",
-    "semantic-segmentation": "hfvision.training.segmentation",
-    "object-detection": "hfvision.training.detection",
-    "panoptic-segmentation": "hfvision.training.panoptic",
-}
+MODULES = {task.recipe: task.training for task in TASKS if task.training}
 SEGMENTS = "image-segmentation"  # on the Hub: semantic or panoptic, as the model is
 
 

@@ -7,7 +7,8 @@ from hfvision.bench.case import Case, Goal, Pair, Setting
 from hfvision.bench.suites import families as f
 from hfvision.bench.suites.photos import Photos
 from hfvision.bench.twins import quiet, their_class, twins
-from hfvision.registry import PIPELINES, load
+from hfvision.registry import load
+from hfvision.tasks import PIPELINES
 
 FILES = 64
 

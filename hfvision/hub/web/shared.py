@@ -16,6 +16,7 @@ from hfvision.hub.repositories import Repo
 from hfvision.hub.web.licences import licence_banner
 from hfvision.hub.web.rendering import prefix_of
 from hfvision.hub.web.visits import Visit
+from hfvision.tasks import TASKS
 
 IMAGES = {  # endings -> media type and how such a file begins
     "png": ("image/png", (b"\x89PNG",)),
@@ -25,7 +26,7 @@ IMAGES = {  # endings -> media type and how such a file begins
     "webp": ("image/webp", (b"RIFF",)),
     "bmp": ("image/bmp", (b"BM",)),
 }
-TRIABLE = {"image-classification", "image-segmentation", "object-detection"}
+TRIABLE = {task.name for task in TASKS if task.answer}
 
 
 def repo_values(repo: Repo, tab: str, revision: str = "main") -> dict[str, Any]:

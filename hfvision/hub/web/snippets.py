@@ -3,18 +3,9 @@
 import json
 
 from hfvision.hub.repositories import Repo
+from hfvision.tasks import TASKS
 
-PIPELINES = {
-    "image-classification": ("classify", "print({call}(image))"),
-    "image-segmentation": (
-        "segment",
-        'for part in {call}(image):\n    print(part["label"], part["mask"].size)',
-    ),
-    "object-detection": (
-        "detect",
-        'for found in {call}(image):\n    print(found["label"], round(found["score"], 2), found["box"])',
-    ),
-}
+EXAMPLES = {task.name: task.example for task in TASKS if task.example and task.example.call}
 
 
 def shell_snippet(repo: Repo, base: str) -> str:
@@ -31,12 +22,12 @@ def python_snippet(repo: Repo, revision: str) -> str:
     pinned = "" if revision == "main" else f", revision={json.dumps(revision)}"
     if repo.kind == "dataset":
         return f"from datasets import load_dataset\n\ndata = load_dataset({name}{pinned})"
-    if repo.pipeline_tag in PIPELINES and repo.library_name == "transformers":
-        call, use = PIPELINES[repo.pipeline_tag]
+    if repo.pipeline_tag in EXAMPLES and repo.library_name == "transformers":
+        example = EXAMPLES[repo.pipeline_tag]
         return (
             "import hfvision\nfrom transformers import pipeline\n\n"
-            f'{call} = pipeline("{repo.pipeline_tag}", model={name}{pinned})\n'
-            f'image = "image.png"  # or a PIL image, an array\n' + use.format(call=call)
+            f'{example.call} = pipeline("{repo.pipeline_tag}", model={name}{pinned})\n'
+            f'image = "image.png"  # or a PIL image, an array\n' + example.use.format(call=example.call)
         )
     if repo.library_name == "transformers":
         return (
