@@ -13,6 +13,7 @@ from torch import nn
 import hfvision
 from hfvision.errors import ConfigError, HfvisionError, ImageShapeError
 from hfvision.layers.token_merging import TokenMerging
+from hfvision.optimizing import compiling
 from hfvision.optimizing.merging import MergingLayer
 from hfvision.optimizing.options import optimize_options
 from hfvision.optimizing.packed import PackedLinear, can_pack
@@ -246,6 +247,27 @@ def test_compiling_gives_the_same_numbers_and_a_failing_compiler_leaves_the_mode
     left = hfvision.optimize(vit, compile="failing", sample=sample)
     assert "not compiled, because failing failed" in left.optimization.steps[0]
     torch.testing.assert_close(run(left, sample), run(vit, sample), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("compiled_seconds", [0.5, 2.0])
+def test_the_default_compiler_is_kept_only_where_it_makes_the_sample_faster(vit, compiled_seconds, monkeypatch):
+    monkeypatch.setattr(compiling, "DEFAULT", "aot_eager")
+
+    def seconds(run, device):
+        model = run.args[0]
+        return 1.0 if model._compiled_call_impl is None else compiled_seconds
+
+    monkeypatch.setattr(compiling, "run_seconds", seconds)
+    faster = hfvision.optimize(vit, compile=True, sample=images(vit))
+    kept = compiled_seconds < 1
+    assert (faster._compiled_call_impl is not None) == kept
+    wanted = "it is compiled by aot_eager" if kept else "it is not compiled, because aot_eager makes it slower here"
+    assert faster.optimization.steps[0].startswith(wanted)
+    assert f"{compiled_seconds * 1e3:.3g} ms, and 1e+03 ms uncompiled" in faster.optimization.steps[0]
+    torch.testing.assert_close(run(faster, images(vit)), run(vit, images(vit)), rtol=1e-5, atol=1e-5)
+    torch.compiler.reset()
+    named = hfvision.optimize(vit, compile="aot_eager", sample=images(vit))
+    assert named._compiled_call_impl is not None
 
 
 def test_models_of_transformers_own_take_all_but_merging():

@@ -14,7 +14,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import TransformersKwargs
 from typing_extensions import Unpack
 
-from hfvision.layers.linear import Linear, product, takes_onednn
+from hfvision.layers.linear import Linear, compiles_to_onednn, product, takes_onednn
+from hfvision.layers.operators import operator, takes_operators
 from hfvision.tracing import is_transformed, sizes_are_symbols
 
 FEWEST_QUERIES = 500  # below, torch's fused attention is the faster one throughout
@@ -60,10 +61,12 @@ def sdpa_attention(
 
     Takes and returns what the interface's "sdpa" does, for which it stands in; that has no maps.
     """
-    if not sizes_are_symbols() and query.shape[2] >= FEWEST_QUERIES and attention_mask is None and not dropout:
-        is_plain = all(kwargs.get(name) is None for name in NOT_IN_STRIPS)
-        if is_plain and _products_are_faster(query, key, value):
-            return _attention_in_strips(query, key, value, scaling), None
+    if attention_mask is None and not dropout and all(kwargs.get(name) is None for name in NOT_IN_STRIPS):
+        if not sizes_are_symbols():
+            if _products_are_faster(query, key, value):
+                return _attention_in_strips(query, key, value, scaling), None
+        elif not torch.is_grad_enabled() and takes_operators(query, key, value) and compiles_to_onednn():
+            return attention_of_graphs(query, key, value, scaling), None
     mixed, _ = sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
     )
@@ -72,7 +75,7 @@ def sdpa_attention(
 
 def _products_are_faster(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Long sequences of which no gradients are wanted, where torch's fused attention has the slower of two kernels."""
-    if not query.numel() or key.dtype is not value.dtype:
+    if query.shape[2] < FEWEST_QUERIES or not query.numel() or key.dtype is not value.dtype:
         return False
     if torch.is_grad_enabled() and any(tokens.requires_grad for tokens in (query, key, value)):
         return False  # the maps of all strips would have to be kept: together they are quadratic
@@ -97,6 +100,19 @@ def _attention_in_strips(query: Tensor, key: Tensor, value: Tensor, scaling: flo
                 maps = product(query[image, head, strip], keys).softmax(dim=-1)
                 out[image, strip, head] = product(maps, values)
     return out
+
+
+def _empty_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
+
+
+@operator("attention(Tensor query, Tensor key, Tensor value, float scaling) -> Tensor", _empty_attention)
+def attention_of_graphs(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """`sdpa_attention` without a mask in a compiled graph, where no gradients are wanted: (B, H, N, d) ->
+    (B, N, H, d)."""
+    if _products_are_faster(query, key, value):
+        return _attention_in_strips(query, key, value, scaling)
+    return nn.functional.scaled_dot_product_attention(query, key, value, scale=scaling).transpose(1, 2).contiguous()
 
 
 def token_mask(config: Any, x: Tensor, attention_mask: Tensor | None, seen: Tensor | None = None) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hfvision.layers.linear import is_observed, product
+from hfvision.layers.operators import operator, takes_operators
 from hfvision.layers.plain import PLAIN_TENSORS, may_stand_plain, stands_plain
 from hfvision.tracing import sizes_are_symbols
 from hfvision.upsampling import Size
@@ -35,12 +36,25 @@ def conv_of_patches(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Te
     """
     size = down, across = (kernel.shape[2], kernel.shape[3])
     places = x.movedim(1, -1)  # (B, h, w, C)
+    if not torch.is_grad_enabled() and takes_operators(x, kernel, bias):
+        return patches_of_graphs(x, kernel, bias)
     if torch.compiler.is_compiling() or not _lies_as_rows(places) or is_observed():
         return nn.functional.conv2d(x, kernel, bias, stride=size)
     high, wide = x.shape[2] // down, x.shape[3] // across
     patches = places[:, : high * down, : wide * across].unflatten(2, (wide, across)).unflatten(1, (high, down))
     patches = patches.transpose(2, 3).flatten(3)  # (B, h // p, w // q, p * q * C), of 1 x 1 without a copy
     return product(patches, kernel.permute(0, 2, 3, 1).flatten(1), bias).movedim(-1, 1)
+
+
+def _empty_patches(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    outputs, _, down, across = kernel.shape
+    return x.new_empty(x.shape[0], x.shape[2] // down, x.shape[3] // across, outputs).movedim(-1, 1)
+
+
+@operator("conv_of_patches(Tensor x, Tensor kernel, Tensor? bias) -> Tensor", _empty_patches)
+def patches_of_graphs(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """`conv_of_patches` in a compiled graph, where no gradients are wanted; in channels-last order."""
+    return channels_last(conv_of_patches(x, kernel, bias))
 
 
 def _lies_as_rows(places: Tensor) -> bool:

@@ -21,6 +21,7 @@ from torch.autograd import forward_ad
 from torch.nn.functional import linear
 
 from hfvision.errors import ConfigError
+from hfvision.layers.operators import operator, takes_operators
 from hfvision.layers.plain import may_stand_plain
 from hfvision.reporting import report_once
 from hfvision.tracing import is_transformed
@@ -213,10 +214,48 @@ class _Product(torch.autograd.Function):
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., k) times weight (n, k) transposed, plus bias (n): (..., n), as `torch.nn.functional.linear`."""
+    if takes_operators(x, weight, bias) and compiles_to_onednn():
+        return product_of_graphs(x, weight, bias)
     if not takes_onednn(x, weight, bias):
         return linear(x, weight, bias)
     multiply = _Product.apply if torch.is_grad_enabled() else onednn_product
     return cast(Tensor, multiply(x.reshape(-1, x.shape[-1]), weight, bias)).view(*x.shape[:-1], weight.shape[0])
+
+
+@torch.compiler.assume_constant_result  # else a compiler would follow the choice
+def compiles_to_onednn() -> bool:
+    """Whether graphs made now send their products to where uncompiled ones go."""
+    return linear_choice().backend == "onednn"
+
+
+def _empty_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+@operator("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor", _empty_product)
+def product_of_graphs(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`product` within a compiled graph, with its gradients."""
+    return product(x, weight, bias).contiguous()
+
+
+def _keep_for_gradients(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    x, weight, _ = inputs
+    for_x, for_weight, *_ = ctx.needs_input_grad  # torch adds one of its own
+    ctx.save_for_backward(x if for_weight else None, weight if for_x else None)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    x, weight = ctx.saved_tensors
+    for_x, for_weight, for_bias, *_ = ctx.needs_input_grad
+    rows = grad.flatten(0, -2)
+    return (
+        product_of_graphs(grad, weight.t(), None) if for_x else None,
+        product_of_graphs(rows.t(), x.flatten(0, -2).t(), None) if for_weight else None,
+        rows.sum(0) if for_bias else None,
+    )
+
+
+torch.library.register_autograd("hfvision::product", _gradients, setup_context=_keep_for_gradients)
 
 
 @may_stand_plain

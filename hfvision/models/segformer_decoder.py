@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hfvision.layers.conv import PatchConv, keeps_size
 from hfvision.layers.linear import Linear, product
+from hfvision.layers.operators import operator, takes_operators
 from hfvision.layers.plain import may_stand_plain, stands_plain
 from hfvision.tracing import values_are_hidden
 
@@ -52,9 +53,12 @@ class SegformerDecodeHead(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         if not self._may_merge():
             return self._finished(self._joined(maps))
-        if torch.is_grad_enabled() or values_are_hidden() or not self._may_end_in_strips():
-            return self._finished(self._merged(maps))
-        return self._in_strips(maps)
+        if not torch.is_grad_enabled() and self._may_end_in_strips():
+            if not values_are_hidden():
+                return _decoded_in_strips(*self._maps_and_weights(maps))
+            if takes_operators(*maps, self.classifier.weight):
+                return decoded_of_graphs(*self._maps_and_weights(maps))
+        return self._finished(self._merged(maps))
 
     def _may_merge(self) -> bool:
         """Whether a projection and its share of the fusing layer may be one."""
@@ -100,31 +104,17 @@ class SegformerDecodeHead(nn.Module):
         """(B, E, h, w) -> logits (B, K, h, w)."""
         return self.classifier(self.dropout(nn.functional.relu(self.batch_norm(fine)))).contiguous()
 
-    def _in_strips(self, maps: Sequence[Tensor]) -> Tensor:
-        """All of it for inference, a few rows at a time: no map of E channels exists at the first stage's size."""
+    def _maps_and_weights(self, maps: Sequence[Tensor]) -> "_MapsAndWeights":
+        """What `_decoded_in_strips` takes, the norm multiplied into the weights."""
         norm, (weights, bias) = self.batch_norm, self._fused()
         scale = norm.weight * (norm.get_buffer("running_var") + norm.eps).rsqrt()
-        weights = [scale.unsqueeze(1) * weight for weight in weights]
-        bias = scale * (bias - norm.get_buffer("running_mean")) + norm.bias
-        first = maps[0].permute(0, 2, 3, 1)
-        coarse = [_linear(one, weight) for one, weight in zip(maps[1:], weights[1:], strict=True)]
-        height, width = first.shape[1:3]
-        mixes = [_row_mix(one.shape[2], height, one.dtype) for one in coarse]
-        kernel = self.classifier.weight.flatten(1)
-        logits = first.new_empty(len(first), len(kernel), height, width, dtype=bias.dtype)
-        rows = max(1, STRIP // max(1, len(first) * width * len(bias)))
-        for top in range(0, height, rows):
-            strip = product(first[:, top : top + rows], weights[0], bias)  # (B, rows, w, E)
-            for one, mix in zip(coarse, mixes, strict=True):
-                mix = mix[top : top + rows]
-                touched = mix.any(dim=0).nonzero()
-                low, high = int(touched[0]), int(touched[-1]) + 1
-                band = _resized(one[:, :, low:high], (high - low, width)).permute(0, 2, 3, 1)
-                mix = mix[:, low:high].to(strip).expand(len(strip), -1, -1)
-                strip.flatten(2).baddbmm_(mix, band.flatten(2))
-            for image, places in zip(logits, strip.relu_().flatten(1, 2), strict=True):
-                image[:, top : top + rows] = product(kernel, places).unflatten(1, (-1, width))  # (K, rows * w)
-        return logits.add_(self.classifier.get_parameter("bias").view(-1, 1, 1))
+        return (
+            list(maps),
+            [scale.unsqueeze(1) * weight for weight in weights],
+            scale * (bias - norm.get_buffer("running_mean")) + norm.bias,
+            self.classifier.weight.flatten(1),
+            self.classifier.get_parameter("bias"),
+        )
 
     def _fused(self) -> tuple[list[Tensor], Tensor]:
         """For each stage a weight (E, D), and one bias (E,): its projection and its share of the fusing layer, which
@@ -134,6 +124,54 @@ class SegformerDecodeHead(nn.Module):
         pairs = [(share, stage.proj) for share, stage in zip(shares, stages, strict=True)]
         biases = torch.stack([share @ proj.bias for share, proj in pairs])
         return [share @ proj.weight for share, proj in pairs], biases.sum(dim=0)
+
+
+_MapsAndWeights = tuple[list[Tensor], list[Tensor], Tensor, Tensor, Tensor]
+
+
+def _decoded_in_strips(
+    maps: list[Tensor], weights: list[Tensor], bias: Tensor, kernel: Tensor, kernel_bias: Tensor
+) -> Tensor:
+    """All of it for inference, a few rows at a time: no map of E channels exists at the first stage's size.
+
+    maps: (B, D, h, w) of each stage; weights: (E, D) of each, and one bias (E,); kernel: (K, E), the classifier's,
+    kernel_bias: (K,). Returns logits (B, K, h, w).
+    """
+    first = maps[0].permute(0, 2, 3, 1)
+    coarse = [_linear(one, weight) for one, weight in zip(maps[1:], weights[1:], strict=True)]
+    height, width = first.shape[1:3]
+    mixes = [_row_mix(one.shape[2], height, one.dtype) for one in coarse]
+    logits = first.new_empty(len(first), len(kernel), height, width, dtype=bias.dtype)
+    rows = max(1, STRIP // max(1, len(first) * width * len(bias)))
+    for top in range(0, height, rows):
+        strip = product(first[:, top : top + rows], weights[0], bias)  # (B, rows, w, E)
+        for one, mix in zip(coarse, mixes, strict=True):
+            mix = mix[top : top + rows]
+            touched = mix.any(dim=0).nonzero()
+            low, high = int(touched[0]), int(touched[-1]) + 1
+            band = _resized(one[:, :, low:high], (high - low, width)).permute(0, 2, 3, 1)
+            mix = mix[:, low:high].to(strip).expand(len(strip), -1, -1)
+            strip.flatten(2).baddbmm_(mix, band.flatten(2))
+        for image, places in zip(logits, strip.relu_().flatten(1, 2), strict=True):
+            image[:, top : top + rows] = product(kernel, places).unflatten(1, (-1, width))  # (K, rows * w)
+    return logits.add_(kernel_bias.view(-1, 1, 1))
+
+
+def _empty_logits(
+    maps: list[Tensor], weights: list[Tensor], bias: Tensor, kernel: Tensor, kernel_bias: Tensor
+) -> Tensor:
+    return bias.new_empty(maps[0].shape[0], kernel.shape[0], *maps[0].shape[2:])
+
+
+@operator(
+    "segformer_decoder(Tensor[] maps, Tensor[] weights, Tensor bias, Tensor kernel, Tensor kernel_bias) -> Tensor",
+    _empty_logits,
+)
+def decoded_of_graphs(
+    maps: list[Tensor], weights: list[Tensor], bias: Tensor, kernel: Tensor, kernel_bias: Tensor
+) -> Tensor:
+    """`_decoded_in_strips` in a compiled graph, where no gradients are wanted."""
+    return _decoded_in_strips(maps, weights, bias, kernel, kernel_bias)
 
 
 def _linear(maps: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 from hfvision.errors import ConfigError, numbered
 from hfvision.layers.linear import Linear
 from hfvision.models.semantic import SemanticModel
+from hfvision.optimizing.compiling import compile_model
 from hfvision.optimizing.merging import check_merging, merge_tokens
 from hfvision.optimizing.options import DTYPES
 from hfvision.optimizing.packed import PackedLinear, can_pack, pack_linears
@@ -48,8 +50,9 @@ def optimize(
     - token_merging=r: each block of a ViT merges the r pairs of tokens that look most alike. Outputs keep their shapes,
       and dense models a class for every pixel; attention maps, if asked for, are of the merged tokens. Saving writes
       the weights alone.
-    - compile=True: `torch.compile` with dynamic shapes, or with another of its backends by name. The first images of a
-      new shape take long. Where nothing can be compiled here, the model runs as it is, and the report says so.
+    - compile=True: `torch.compile` with dynamic shapes. The first images take long, and of Swin those of each size.
+      Where nothing can be compiled here, or the sample takes longer compiled than uncompiled, the model runs as it is,
+      and the report says so. Another of torch's backends, by name, is kept whatever it takes.
 
     sample: (B, C, H, W), images as the processor makes them, on which the error is measured; where there are none,
     hfvision's own digit scenes, or noise for other channels than three. sample_name: what the report calls them.
@@ -73,7 +76,7 @@ def optimize(
     elif asked == "int8":
         steps += _to_int8(result, called_linears)
     if compile:
-        steps.append(_compile(result, images, compile))
+        steps.append(compile_model(result, partial(_outputs, result, images), compile))
     comparison = compare(before, _outputs(result, images), result.config)
     found = OptimizationReport(
         steps=tuple(steps),
@@ -190,19 +193,6 @@ def _refuse_to_save(*args: Any, **kwargs: Any) -> None:
         "a model in int8 has no file format that from_pretrained reads. Save the model that it was made from, and call "
         "optimize again after loading."
     )
-
-
-def _compile(model: PreTrainedModel, images: Tensor, backend: bool | str) -> str:
-    """Runs once, because it is then that torch compiles."""
-    name = backend if isinstance(backend, str) else "inductor"
-    model.compile(dynamic=True, backend=name)
-    try:
-        _outputs(model, images)
-    except Exception as error:  # what a missing compiler raises depends on the backend and the version of torch
-        model._compiled_call_impl = None
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return f"it is not compiled, because {name} failed: {reason}"
-    return f"it is compiled by {name} with dynamic shapes"
 
 
 def _bytes(model: nn.Module) -> int:
