@@ -13,6 +13,7 @@ from hfvision.errors import ConfigError, UnknownNameError
 from tests.test_cli import hfvision
 
 IN_PROCESS = [suite for suite in SUITES if suite != "load"]
+LONG = ("compiled", "forward", "scaling", "training")  # twelve seconds and more
 TINY = Setting(tiny=True, rounds=1, memory=False)
 
 
@@ -31,7 +32,9 @@ def doubled(value):
     return Pair(lambda: torch.tensor([value]), lambda: torch.tensor([1.0]))
 
 
-@pytest.mark.parametrize("suite", IN_PROCESS)
+@pytest.mark.parametrize(
+    "suite", [pytest.param(one, marks=pytest.mark.slow if one in LONG else ()) for one in IN_PROCESS]
+)
 def test_every_case_runs_and_is_equal(suite, tmp_path):
     report = run([suite], TINY)
     assert report.sound, [(row.case, row.reason) for row in report.rows]
@@ -50,6 +53,7 @@ def test_the_command_prints_what_it_writes(tmp_path):
     assert "load/import: " in done.stderr
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_one_side_beyond_what_it_held():
     (row,) = run(["postprocess"], Setting(tiny=True, rounds=1), "masks-*").rows
     assert row.status == "measured" and row.theirs_mb is not None and row.ours_mb is not None

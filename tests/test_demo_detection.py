@@ -94,6 +94,7 @@ def test_right_answers_reach_one(untrained, tmp_path, monkeypatch) -> None:
         assert [result.figures[name] for name in figures] == pytest.approx([1.0] * len(figures)) and result.passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("auto_class", list(CLASSES))
 def test_the_demo_trains_its_model_anew_when_asked(untrained, tmp_path, monkeypatch, auto_class) -> None:
     few = load_digit_scenes(6, 3)

@@ -228,6 +228,7 @@ def test_packed_weights_follow_the_weight():
     torch.testing.assert_close(linear(x.float()), nn.functional.linear(x.float(), linear.weight, linear.bias))
 
 
+@pytest.mark.slow
 def test_compiling_gives_the_same_numbers_and_a_failing_compiler_leaves_the_model_as_it_is(vit, monkeypatch):
     sample = images(vit)
     faster = hfvision.optimize(vit, compile="aot_eager", token_merging=2, sample=sample)

@@ -211,7 +211,7 @@ def test_every_decoder_layer_is_trained_and_the_loss_is_the_one_that_is_given(sc
 # Resuming
 
 
-@pytest.mark.parametrize("killed_at", [3, 4])
+@pytest.mark.parametrize("killed_at", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_interrupted_and_resumed_equals_uninterrupted(scenes, tmp_path, killed_at):
     wide = {split: part.map(_widened, with_indices=True) for split, part in scenes.items()}
     data = datasets.DatasetDict(wide)

@@ -156,6 +156,7 @@ def test_the_card_states_the_measured_result_and_the_settings(zeros_and_ones, tm
         assert words in card
 
 
+@pytest.mark.slow
 def test_training_again_gives_the_same_weights(zeros_and_ones, tmp_path):
     for name in ("a", "b"):
         start(zeros_and_ones, tmp_path / name, model=tiny_model(hidden_dropout_prob=0.1), augment=jitter)
@@ -205,7 +206,10 @@ def test_keep_best_ends_with_the_best_evaluation(zeros_and_ones, tmp_path):
 # Resuming
 
 
-@pytest.mark.parametrize(("save_every", "killed_at"), [(None, 4), (2, 3), (2, 5), (2, 4)])
+@pytest.mark.parametrize(
+    ("save_every", "killed_at"),
+    [(2, 3), *(pytest.param(*at, marks=pytest.mark.slow) for at in [(None, 4), (2, 5), (2, 4)])],
+)
 def test_interrupted_and_resumed_equals_uninterrupted(zeros_and_ones, tmp_path, save_every, killed_at):
     args = VisionTrainingArguments(
         num_train_epochs=2,

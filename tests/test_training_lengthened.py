@@ -58,6 +58,7 @@ def test_a_finished_run_goes_on_with_a_schedule_of_its_own(zeros_and_ones, tmp_p
     assert not list(out.glob("checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_what_is_added_is_the_same_every_time_and_after_an_interruption(zeros_and_ones, tmp_path):
     for name in ("straight", "again", "interrupted"):
         start(zeros_and_ones, tmp_path / name, args=SETTINGS, augment=jitter)

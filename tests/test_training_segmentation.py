@@ -202,7 +202,7 @@ def test_balanced_weights_are_one_for_the_median_class():
 # Resuming
 
 
-@pytest.mark.parametrize("killed_at", [3, 4])
+@pytest.mark.parametrize("killed_at", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_interrupted_and_resumed_equals_uninterrupted(scenes, tmp_path, killed_at):
     args = VisionTrainingArguments(
         num_train_epochs=2, per_device_train_batch_size=8, learning_rate=2e-3, drop_path_rate=0.2, save_steps=2

@@ -112,6 +112,7 @@ def test_folders_and_files_go_up_and_come_down_the_same(server, you, tmp_path, w
     assert you.get(f"/api/models/me/upload-{way}").status_code == 404
 
 
+@pytest.mark.slow
 def test_models_and_datasets_are_pushed_and_loaded(server, me, tmp_path):
     assert run(server, tmp_path / "a", MODEL, REPO="me/vit") == "ViTForImageClassification 3"
     info = me.get("/api/models/me/vit").json()

@@ -35,6 +35,7 @@ print(json.dumps([[row["label"], int(answer[0]["label"])] for row, answer in zip
 """
 
 
+@pytest.mark.slow
 def test_what_is_seeded_works_and_seeding_again_commits_nothing(server, tmp_path):
     first = run(server, tmp_path, SEED.format(namespace="me"))
     assert [(row["repo_id"], row["repo_type"], row["changed"]) for row in first] == [

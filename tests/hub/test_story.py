@@ -10,6 +10,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 from hfvision.hub import commits, repositories
 from hfvision.starters import STARTERS
 from tests.hub.publishing import caller_of
@@ -87,6 +89,7 @@ def fresh(server, home, *arguments):
     return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
 
 
+@pytest.mark.slow
 def test_from_an_original_checkpoint_to_a_fine_tune_that_was_resumed_from_the_hub(server, me, tmp_path):
     work = tmp_path / "work"
     fresh(server, work, HFVISION, "convert", STARTERS["vit-digits"], "digits.npz", "--to", "original")
