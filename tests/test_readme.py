@@ -1,4 +1,4 @@
-"""Snippets of README and training manual run, their commands are the ones checked, and they name what there is."""
+"""Snippets of README and documents run, their commands are the ones checked, and they name what there is."""
 
 import re
 from pathlib import Path
@@ -10,8 +10,13 @@ from hfvision.registry import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MANUAL = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-SNIPPETS = re.findall(r"```python\n(.*?)```", README + MANUAL, flags=re.DOTALL)
+NEEDS_A_SERVED_HUB = {"hub.md"}  # its snippet loads from one that is being served
+MANUALS = sorted(path for path in (ROOT / "docs").glob("*.md") if path.name not in NEEDS_A_SERVED_HUB)
+SNIPPETS = re.findall(
+    r"```python\n(.*?)```",
+    "\n".join([README, *(path.read_text(encoding="utf-8") for path in MANUALS)]),
+    flags=re.DOTALL,
+)
 
 
 def command(name):
