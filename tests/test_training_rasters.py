@@ -225,5 +225,5 @@ def test_colors_of_16_bits_with_alpha_train_as_those_of_8(tmp_path, suffix, capl
     assert "Alpha channels were dropped" in caplog.text
     three = ViTForImageClassification(ViTConfig(**ARCHITECTURES["vit"].tiny | {"image_size": SIDE, "patch_size": 8}))
     processor = ViTImageProcessor(size=side)
-    train_classification(three, deep / "classes", tmp_path / "out", processor=processor, settings=ONE_STEP)
+    train_classification(three, deep / "classes", tmp_path / "out", processor=processor, args=ONE_STEP)
     assert evaluate(tmp_path / "out", deep / "classes", record=False).samples == 2

@@ -1,7 +1,7 @@
 """Rows of the table of tasks by what a card, a pipeline, a model class or a user calls them."""
 
+import inspect
 import os
-import sys
 import warnings
 from collections.abc import Collection
 from difflib import get_close_matches
@@ -68,7 +68,7 @@ def reading_named(name: str) -> str:
 
 def _outside() -> int:
     """The stacklevel, for a warning in the caller, of the first frame that is not this package's."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE + os.sep):
+    level, frame = 0, inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE + os.sep):
         level, frame = level + 1, frame.f_back
     return level
