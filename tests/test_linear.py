@@ -160,6 +160,7 @@ def test_many_gradients_at_once(calls):
     close(torch.autograd.functional.hessian(lambda t: ours(t).pow(3).sum(), x, vectorize=True), hessian)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # from torch 2.14 on, in its own parts, too
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # forward mode in torch itself uses it
 def test_torch_func(calls):
     ours, theirs = pair(6, 5)
@@ -180,6 +181,7 @@ def test_torch_func(calls):
     close(per_weight["weight"], theirs.weight.grad)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # from torch 2.14 on, in its own parts, too
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # forward mode in torch itself uses it
 def test_forward_mode_also_over_a_backward_pass(calls):
     ours, theirs = pair(6, 5)
@@ -359,6 +361,7 @@ def test_what_follows_operators_sees_linear(calls):
     assert calls == []
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # from torch 2.14 on, in its own parts, too
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_tracing_and_graphs(calls):
     ours, theirs = pair()

@@ -55,6 +55,7 @@ def test_what_a_graph_expects_of_an_operator_is_what_it_makes(name, backend):
         torch.library.opcheck(function, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of torch 2.14's own check
 @pytest.mark.parametrize("bias", [None, numbers(5)])
 @pytest.mark.parametrize("rows", [(2, 3), (3,), (2, 2, 2)])
 def test_products_of_graphs_have_gradients(rows, bias, backend):
