@@ -5,6 +5,7 @@ lists all of them (`numbered` writes the list).
 """
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class HfvisionError(Exception):
@@ -78,6 +79,12 @@ def numbered(what: str, problems: Iterable[str], most: int | None = None) -> str
     if len(lines) < len(problems):
         lines.append(f"and {len(problems) - len(lines)} more")
     return f"{len(problems)} {what}{ending}:" + "".join(f"\n    {p}" for p in lines)
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The end of a message on a name that is none of those known: " Did you mean 'swin'?", or "" where none is near."""
+    close = get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def one_line(error: BaseException) -> str:

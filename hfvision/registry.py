@@ -11,12 +11,11 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from typing import Any
 
-from hfvision.errors import UnknownNameError
+from hfvision.errors import UnknownNameError, did_you_mean
 from hfvision.tasks import PIPELINES
 
 IMAGE_CLASSIFICATION = "AutoModelForImageClassification"
@@ -339,8 +338,7 @@ def load(reference: str) -> Any:
 def architecture(model_type: str) -> Architecture:
     """The row of a model_type. Raises UnknownNameError, naming the closest ones."""
     if model_type not in ARCHITECTURES:
-        close = get_close_matches(model_type, ARCHITECTURES, n=1)
-        meant = f" Did you mean {close[0]!r}?" if close else ""
+        meant = did_you_mean(model_type, ARCHITECTURES)
         raise UnknownNameError(f"hfvision has no model_type {model_type!r}; it has {', '.join(ARCHITECTURES)}.{meant}")
     return ARCHITECTURES[model_type]
 

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hfvision.errors import UnknownNameError
+from hfvision.errors import UnknownNameError, did_you_mean
 from hfvision.tasks import Task, task_of_auto_class, tasks_named
 
 DATA = Path(__file__).with_name("data")  # one JSON file for each family
@@ -165,10 +165,8 @@ def signature(shapes: Mapping[str, Sequence[int]]) -> str:
 def _check(name: str, known: set[str], what: str) -> None:
     if name in known:
         return
-    close = get_close_matches(name, known, n=1)
-    meant = f" Did you mean {close[0]!r}?" if close else ""
     listed = ", ".join(sorted(known)) or "none of that task"
-    raise UnknownNameError(f"the catalogue has no {what} {name!r}; it has {listed}.{meant}")
+    raise UnknownNameError(f"the catalogue has no {what} {name!r}; it has {listed}.{did_you_mean(name, known)}")
 
 
 @cache

@@ -12,12 +12,11 @@ stored (`LabelMap` reads them too), those in `classes` only what the outputs are
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hfvision.errors import UnknownNameError
+from hfvision.errors import UnknownNameError, did_you_mean
 
 FOLDER = Path(__file__).parent
 UNNAMED = "N/A"  # what published files call an output that no class uses
@@ -52,8 +51,7 @@ def label_set(name: str) -> LabelSet:
     """The set of that name. Raises UnknownNameError that lists all, the nearest first."""
     known = label_sets()
     if name not in known:
-        close = get_close_matches(name.lower(), known, n=1, cutoff=0.4)
-        meant = f" Did you mean {close[0]!r}?" if close else ""
+        meant = did_you_mean(name.lower(), known, cutoff=0.4)
         raise UnknownNameError(f"no label set is called {name!r}; there are {', '.join(known)}.{meant}")
     path = FOLDER / f"{name}.json"
     if path.is_file():

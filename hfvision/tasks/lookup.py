@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Collection
 from difflib import get_close_matches
 
-from hfvision.errors import UnknownNameError
+from hfvision.errors import UnknownNameError, did_you_mean
 from hfvision.tasks.table import TASKS, Task
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -60,10 +60,8 @@ def reading_named(name: str) -> str:
     by_name |= {task.recipe: reading for task, reading in among} | {reading: reading for _, reading in among}
     if name in by_name:
         return by_name[name]
-    close = get_close_matches(name, by_name, n=1)
-    meant = f" Did you mean {close[0]!r}?" if close else ""
     known = ", ".join(reading for _, reading in among)
-    raise UnknownNameError(f"task is {known}, or the Hub's name of one; got {name!r}.{meant}")
+    raise UnknownNameError(f"task is {known}, or the Hub's name of one; got {name!r}.{did_you_mean(name, by_name)}")
 
 
 def _outside() -> int:
