@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfvision.errors import ConfigError, numbered
-from hfvision.geometry import box_area, box_iou
+from hfvision.geometry import box_area, box_iou, convert_boxes
 from hfvision.geometry.arrays import descending
 from hfvision.metrics.counting import CountingMetric
 from hfvision.metrics.detection_records import RecordReader
@@ -85,9 +85,9 @@ class BoxConfusion(CountingMetric):
             assert record.detected.boxes is not None and record.true.boxes is not None
             self._count(
                 record.detected.labels[kept][order],
-                _corners(record.detected.boxes[kept][order]),
+                convert_boxes(record.detected.boxes[kept][order], "xywh", "xyxy"),
                 record.true.labels,
-                _corners(record.true.boxes),
+                convert_boxes(record.true.boxes, "xywh", "xyxy"),
                 record.crowd,
             )
             self.images += 1
@@ -163,7 +163,3 @@ def pixel_confusion(truth: NDArray[Any], answer: NDArray[Any], classes: int) -> 
 def with_nothing(names: Sequence[str]) -> tuple[str, ...]:
     """The names of rows and columns where one more stands for nothing."""
     return (*names, NOTHING)
-
-
-def _corners(boxes_xywh: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)

@@ -20,6 +20,8 @@ from transformers import EvalPrediction
 from transformers.utils.generic import ModelOutput
 
 from hfvision.errors import ConfigError
+from hfvision.geometry import convert_boxes
+from hfvision.geometry.arrays import to_numpy
 from hfvision.metrics import ClassificationMetric, DetectionMetric, PanopticMetric, SegmentationMetric
 from hfvision.processing.detections import post_process_object_detection
 from hfvision.processing.panoptic_maps import post_process_panoptic_segmentation
@@ -68,7 +70,7 @@ class ComputeClassificationMetrics(ComputeMetrics):
     """
 
     def count(self, predictions: Any, labels: Any) -> None:
-        logits, labels = _array(_entries(predictions)[0]), _array(labels).reshape(-1)
+        logits, labels = to_numpy(_entries(predictions)[0]), to_numpy(labels).reshape(-1)
         if logits.ndim != 2:
             raise ConfigError(f"a classifier predicts logits (B, K); got {logits.shape}.")
         counts = labels != NOT_COUNTED
@@ -94,7 +96,7 @@ class ComputeSegmentationMetrics(ComputeMetrics):
         self.ignore_index = ignore_index
 
     def count(self, predictions: Any, labels: Any) -> None:
-        logits, labels = _tensor(_entries(predictions)[0]), _array(labels)
+        logits, labels = _tensor(_entries(predictions)[0]), to_numpy(labels)
         if logits.ndim != 4:
             raise ConfigError(f"a segmenter predicts logits (B, K, h, w); got {tuple(logits.shape)}.")
         self.metric = self.metric or SegmentationMetric(logits.shape[1], ignore_index=self.ignore_index)
@@ -201,26 +203,25 @@ def _objects(predictions: Any, labels: Any) -> tuple[Tensor, Tensor]:
 
 def _reference(label: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """Boxes in pixels of the image as it was; areas, too, which the labels have at the size that the model saw."""
-    boxes = _array(label["boxes"]).reshape(-1, 4) * np.array([size[1], size[0]] * 2)
-    corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
-    found = {"boxes": corners, "labels": _array(label["class_labels"])}
+    boxes = to_numpy(label["boxes"]).reshape(-1, 4) * np.array([size[1], size[0]] * 2)
+    found = {"boxes": convert_boxes(boxes, "cxcywh", "xyxy"), "labels": to_numpy(label["class_labels"])}
     if "area" in label and "size" in label:
         height, width = _size(label, "size")
-        found["area"] = _array(label["area"]) * (size[0] * size[1] / (height * width))
-    return found | ({"iscrowd": _array(label["iscrowd"])} if "iscrowd" in label else {})
+        found["area"] = to_numpy(label["area"]) * (size[0] * size[1] / (height * width))
+    return found | ({"iscrowd": to_numpy(label["iscrowd"])} if "iscrowd" in label else {})
 
 
 def _segments(label: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """The true segments; where masks overlap, the later one is in front."""
     places = np.zeros(size, np.int32)
-    for number, mask in enumerate(_array(label["masks"]), start=1):
+    for number, mask in enumerate(to_numpy(label["masks"]), start=1):
         places[mask[: size[0], : size[1]].astype(bool)] = number
-    crowd = _array(label["iscrowd"]) if "iscrowd" in label else np.zeros(len(label["class_labels"]))
+    crowd = to_numpy(label["iscrowd"]) if "iscrowd" in label else np.zeros(len(label["class_labels"]))
     return {
         "segmentation": places,
         "segments_info": [
             {"id": number, "category_id": int(category), "iscrowd": int(crowd[number - 1])}
-            for number, category in enumerate(_array(label["class_labels"]), start=1)
+            for number, category in enumerate(to_numpy(label["class_labels"]), start=1)
             if (places == number).any()
         ],
     }
@@ -229,12 +230,8 @@ def _segments(label: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]
 def _size(label: Mapping[str, Any], name: str, default: tuple[int, ...] | None = None) -> tuple[int, int]:
     if name not in label and default is None:
         raise ConfigError(f"the labels of an image say its {name} (height, width), as DetectionCollator makes them.")
-    height, width = (int(side) for side in (_array(label[name]) if name in label else default or ()))
+    height, width = (int(side) for side in (to_numpy(label[name]) if name in label else default or ()))
     return height, width
-
-
-def _array(values: Any) -> np.ndarray[Any, Any]:
-    return values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 def _tensor(values: Any) -> Tensor:
