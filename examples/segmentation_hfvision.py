@@ -15,7 +15,7 @@ parser.add_argument("--steps", type=int, default=20)
 options = parser.parse_args()
 
 result = hfvision.train(
-    "semantic-segmentation",
+    "image-segmentation",
     options.model,
     options.dataset,
     options.output,

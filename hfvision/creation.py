@@ -22,6 +22,7 @@ def create(
     name: str,
     *,
     task: str | None = None,
+    kind: str | None = None,
     dtype: torch.dtype | str | None = None,
     attn_implementation: str | None = None,
     **overrides: Any,
@@ -30,12 +31,13 @@ def create(
 
     `overrides` are fields of the config (see `CatalogConfig.from_catalog`), num_labels=7 for one. `task`, by
     the Hub's name as cards and pipelines have it, asks for another model of the same architecture than the row's, a
-    classifier of a row without head for one; the row's own where it does that task.
+    classifier of a row without head for one; the row's own where it does that task. `kind` is that of segmentation:
+    semantic, panoptic or instance.
 
     Raises UnknownNameError for a row, task or field that does not exist, and ConfigError for values that cannot work.
     """
     found = row(name)
-    reference = _model(found, task)
+    reference = _model(found, task, kind)
     own = class_name(reference) == found.model_class
     if own and found.num_labels is None and (given := [field for field in LABEL_FIELDS if field in overrides]):
         raise ConfigError(
@@ -80,10 +82,10 @@ def costs_of(name: str) -> Costs:
     return Costs(parameters, counter.flop)
 
 
-def _model(found: CatalogRow, task: str | None) -> str:
+def _model(found: CatalogRow, task: str | None, kind: str | None) -> str:
     """The reference of the model class. Raises UnknownNameError."""
     models = architecture(found.model_type)
-    wanted = [found.task_row] if task is None else tasks_named(task)
+    wanted = [found.task_row] if task is None else tasks_named(task, kind)
     if found.task_row in wanted:
         return models.model(found.auto_class, found.model_class)
     possible = [(one, auto) for auto in models.models for one in TASKS if one.auto_class == auto]

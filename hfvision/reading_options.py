@@ -2,34 +2,24 @@
 
 An option is one field of `ReadingOptions`. From the table come the keywords of `prepare_classification`,
 `prepare_segmentation` and `prepare_detection` (`takes_reading_options`), the options of `hfvision train`, `check` and
-`evaluate` (`hfvision.cli.reading`), and what a training run remembers for those who measure its model later.
+`evaluate` (`hfvision.cli.options`), and what a training run remembers for those who measure its model later.
 """
 
 import difflib
-import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
-from functools import cache, partial, wraps
-from typing import Any, Literal, TypeVar, get_args
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, Literal, TypeVar
 
 from hfvision.errors import ConfigError, numbered
+from hfvision.options import Option, choices_of, listed, names_listed, option, takes_options
 from hfvision.tasks import TASKS as ROWS
 
 CLASSIFICATION, SEGMENTATION, DETECTION, PANOPTIC = TASKS = tuple(row.reading for row in ROWS if row.reading)
 OBJECTS = (DETECTION, PANOPTIC)
 Names = str | os.PathLike[str] | Sequence[str] | Mapping[Any, Any]
 Outcome = TypeVar("Outcome")
-
-
-def listed(text: str) -> str | list[str]:
-    """What a command line says for several names: a file, or what stands between commas."""
-    return [part.strip() for part in text.split(",")] if "," in text else text
-
-
-def names_listed(text: str) -> list[str]:
-    """One name, or several with commas between them."""
-    return [part.strip() for part in text.split(",")]
 
 
 def _option(
@@ -43,13 +33,12 @@ def _option(
     splits: bool = False,
     remembered: bool = True,
 ) -> Any:
-    """A field. `help` is for the command line, `shown` its default in words where `default` does not say it; `tasks`
-    are those that it exists for; `flags` how it is written, if not as its name; `parse` makes its value of a text.
-    `splits` marks what chooses images rather than reads them, which has no meaning where one split is measured.
-    `remembered`: what was said in training holds when the model is measured, too.
+    """A field as `hfvision.options` has it. `tasks` are those that it exists for; `splits` marks what chooses images
+    rather than reads them, which has no meaning where one split is measured. `remembered`: what was said in training
+    holds when the model is measured, too.
     """
-    about = {"help": help, "tasks": tuple(tasks), "shown": shown, "flags": flags, "parse": parse}
-    return field(default=default, metadata={**about, "splits": splits, "remembered": remembered and not splits})
+    more = {"tasks": tuple(tasks), "splits": splits, "remembered": remembered and not splits}
+    return option(help, default, shown=shown, flags=flags, parse=parse, **more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,54 +134,19 @@ class ReadingOptions:
         return cls(**said)
 
 
-Option = Field[Any]
-
-
 @cache
 def options_of(*tasks: str, splits: bool = True) -> tuple[Option, ...]:
     """The options of any of the tasks, in their order; without those that choose splits if `splits` is false."""
     return tuple(
-        option
-        for option in fields(ReadingOptions)
-        if not set(tasks).isdisjoint(option.metadata["tasks"]) and (splits or not option.metadata["splits"])
+        one
+        for one in fields(ReadingOptions)
+        if not set(tasks).isdisjoint(one.metadata["tasks"]) and (splits or not one.metadata["splits"])
     )
-
-
-def kind_of(option: Option) -> type:
-    """What a command line reads for the option: bool, int, float or str."""
-    kinds = [kind for kind in (option.type, *get_args(option.type)) if kind in (bool, int, float)]
-    return kinds[0] if kinds else str
-
-
-def choices_of(option: Option) -> tuple[str, ...]:
-    """The values that an option of few values has; () for others."""
-    literals = [kind for kind in (option.type, *get_args(option.type)) if str(kind).startswith("typing.Literal")]
-    return get_args(literals[0]) if literals else ()
 
 
 def takes_reading_options(*tasks: str) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
     """Decorator: the parameter `options` of a function becomes one keyword for every option of the tasks."""
-
-    def decorate(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
-        own = inspect.signature(function).parameters
-
-        @wraps(function)
-        def call(*args: Any, **given: Any) -> Outcome:
-            further = {name: value for name, value in given.items() if name in own and name != "options"}
-            said = {name: value for name, value in given.items() if name not in further}
-            return function(*args, **further, options=ReadingOptions.of(said, *tasks))
-
-        keyword = partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
-        replaced = [keyword(one.name, default=one.default, annotation=one.type) for one in options_of(*tasks)]
-        kept = [one for one in own.values() if one.name != "options"]
-        first = [one for one in kept if one.kind is not inspect.Parameter.KEYWORD_ONLY]
-        signature = inspect.signature(function)
-        call.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[*first, *replaced, *kept[len(first) :]]
-        )
-        return call
-
-    return decorate
+    return takes_options(options_of(*tasks), lambda given: ReadingOptions.of(given, *tasks))
 
 
 def _unknown(name: str, tasks: Sequence[str]) -> str:

@@ -52,7 +52,7 @@ def test_detection_trains_as_the_options_say(given, tmp_path):
 def test_images_that_are_not_learnt_by_heart_end_in_exit_code_1(given):
     ran = run_command("detection", *given, "--overfit", "3")
     assert ran.exit_code == 1
-    assert "3 images could not be learnt by heart: AP50" in ran.stdout
+    assert "3 images could not be learned by heart: AP50" in ran.stdout
     assert "look at:" in ran.stdout
 
 

@@ -8,10 +8,10 @@ import typer
 from typer.testing import CliRunner
 
 from hfvision.cli import build_app
-from hfvision.cli.reading import flag_of
 from hfvision.data import prepare_classification, prepare_detection, prepare_segmentation
 from hfvision.errors import ConfigError
-from hfvision.reading_options import TASKS, ReadingOptions, choices_of, options_of
+from hfvision.options import choices_of, flag_of
+from hfvision.reading_options import TASKS, ReadingOptions, options_of
 
 PREPARE = {
     "classification": prepare_classification,

@@ -16,7 +16,7 @@ from hfvision.cli import build_app
 from hfvision.errors import ConfigError, UnknownNameError
 from hfvision.registry import ARCHITECTURES, load
 from hfvision.tasks import PIPELINES, TASKS, reading_named, task_of_auto_class, task_of_class, tasks_named
-from hfvision.training.train import MODULES
+from hfvision.training.train import recipe_of
 
 PACKAGE = Path(hfvision.__file__).parent
 NAMES = {name for task in TASKS for name in (task.name, task.old_name) if name}
@@ -65,7 +65,7 @@ def test_a_row_names_what_there_is(task):
         assert task_of_class(f"Some{ending}") is task
     if task.training:
         assert import_module(task.training).RECIPE.task == task.recipe
-        assert MODULES[task.recipe] == task.training
+        assert recipe_of(task.name, "none", task.kind).task == task.recipe
 
 
 def test_rows_are_told_apart_by_name_and_kind():

@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from hfvision import __version__
+from hfvision.cli.options import add_command
 from hfvision.errors import HfvisionError
 from hfvision.processes import is_main_process, rank
 from hfvision.termination import INTERRUPTED, TERMINATED, sigterm_exits
@@ -75,7 +76,7 @@ def build_app() -> typer.Typer:
         if hasattr(module, "app"):
             app.add_typer(module.app, name=name, help=summary, no_args_is_help=True)
         else:
-            app.command(name, help=summary)(module.run)
+            add_command(app, name, module.run, summary)
     return app
 
 

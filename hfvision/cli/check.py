@@ -4,18 +4,18 @@ from typing import Annotated
 
 import typer
 
+from hfvision.cli.options import NOTHING, Given, reading_of, takes, usage_errors
 from hfvision.cli.output import JsonOption, emit
-from hfvision.cli.reading import NOTHING_SAID, Reading, takes_reading, usage_errors
 from hfvision.errors import UnknownNameError
 from hfvision.reading_options import TASKS, ReadingOptions
 from hfvision.tasks import reading_named
 
 
-@takes_reading(*TASKS)
+@takes(reading=reading_of(*TASKS))
 def run(
     dataset: Annotated[str, typer.Argument(help="Folder, annotation file, Hub id, parquet file, or a built-in name.")],
     task: Annotated[str, typer.Option(help="What would be trained on it.", metavar="|".join(TASKS))],
-    reading: Reading = NOTHING_SAID,
+    reading: Given = NOTHING,
     as_json: JsonOption = False,
 ) -> None:
     """Read a data set as training does with the same options, and say what is in it: classes with their counts, crowds,

@@ -20,6 +20,7 @@ from hfvision.losses.counts import ItemCount, StepCounts
 from hfvision.losses.detection_masks import mask_losses
 from hfvision.losses.detection_targets import DetectionTargets, read_targets
 from hfvision.losses.matcher import Matches, match
+from hfvision.options import numbers_by_name, option
 
 WEIGHTS: Mapping[str, float] = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_mask": 1.0, "loss_dice": 1.0}
 
@@ -39,11 +40,20 @@ class DetectionLoss:
     """
 
     num_labels: int  # K; class K is "no object"
-    class_cost: float = 1.0  # of the matcher
-    bbox_cost: float = 5.0
-    giou_cost: float = 2.0
-    eos_coefficient: float = 0.1
-    weights: Mapping[str, float] = field(default_factory=dict, hash=False)
+    class_cost: float = option("Weight of the class in the matching.", 1.0)
+    bbox_cost: float = option("Weight of the box's distance in the matching.", 5.0)
+    giou_cost: float = option("Weight of the box's GIoU in the matching.", 2.0)
+    eos_coefficient: float = option(
+        "Weight of queries without an object.", 0.1, shown="the model's, 0.1", flags="--eos"
+    )
+    weights: Mapping[str, float] = field(
+        default_factory=dict,
+        hash=False,
+        metadata={
+            "help": 'Weights of terms: "loss_bbox=5,loss_giou=2".',
+            **{"shown": "the model's", "flags": "--loss-weights", "parse": numbers_by_name},
+        },
+    )
 
     def __post_init__(self) -> None:
         costs = {"class_cost": self.class_cost, "bbox_cost": self.bbox_cost, "giou_cost": self.giou_cost}

@@ -23,15 +23,32 @@ def task_of_class(name: str) -> Task | None:
     return max(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
 
-def tasks_named(name: str, *, among: Collection[Task] = TASKS, owner: str = "the Hub", warn: bool = True) -> list[Task]:
+def tasks_named(
+    name: str,
+    kind: str | None = None,
+    *,
+    among: Collection[Task] = TASKS,
+    owner: str = "the Hub",
+    warn: bool = True,
+) -> list[Task]:
     """The rows of `among` with that name: all kinds for the Hub's name, one for a name of 0.4.0, which is deprecated.
+    With a `kind` those that have it.
 
     `owner` is who has these tasks, for the message. `warn` says an old name in a DeprecationWarning that points at the
     caller outside this package. Raises UnknownNameError, naming the nearest one.
 
     >>> [task.kind for task in tasks_named("image-segmentation")]
     ['semantic', 'panoptic']
+    >>> [task.kind for task in tasks_named("image-segmentation", "instance")]
+    ['panoptic']
     """
+    if kind is not None:
+        rows = tasks_named(name, among=among, owner=owner, warn=warn)
+        if found := [task for task in rows if kind in task.kinds]:
+            return found
+        kinds = [kind for task in rows for kind in task.kinds]
+        has = f"has the kinds {', '.join(kinds)}; got {kind!r}." if kinds else f"has no kinds; got {kind!r}."
+        raise UnknownNameError(f"task {name!r} {has}{did_you_mean(kind, kinds)}")
     if found := [task for task in among if task.name == name]:
         return found
     if old := [task for task in among if task.old_name == name]:

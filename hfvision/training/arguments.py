@@ -57,6 +57,7 @@ OTHER_NAMES = {
     "keep_best": "load_best_model_at_end",
     "workers": "dataloader_num_workers",
     "patience": "early_stopping_patience",
+    "label_smoothing": "label_smoothing_factor",
     "evaluation_strategy": "eval_strategy",
 }
 # Fields of TrainingArguments that mean nothing here: the value that says nothing, and why.

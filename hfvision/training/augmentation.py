@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from hfvision.errors import ConfigError, numbered
+from hfvision.options import option
 from hfvision.processing.batch import sizes_of_steps
 from hfvision.processing.options import Plan, make_plan
 from hfvision.training.color_jitter import varied_colours
@@ -39,11 +40,14 @@ class Recipe:
 class StandardAugmentation(Recipe):
     """Which parts of the recipe are used, and how much; raises ConfigError naming every value that cannot work."""
 
-    scale: tuple[float, float] = (0.5, 2.0)  # factors, drawn evenly; (1, 1): none
-    crop: int | Size | None = None  # pixels; None: as large as the evaluation's size, as a square where it keeps ratios
-    most_of_one_class: float = 0.75  # share of a window that one class may fill; 1: any
-    flip: float = 0.5  # share of the windows that are mirrored
-    colour: bool = True  # vary brightness, contrast, saturation and hue
+    scale: tuple[float, float] = option("Least and largest factor, drawn evenly; 1 1: none.", (0.5, 2.0))
+    crop: int | Size | None = option(
+        "Side of the windows that are cut out, in pixels.",
+        shown="as the model is evaluated, a square if it keeps ratios",
+    )
+    most_of_one_class: float = option("Share of a window that one class may fill; 1: any.", 0.75)
+    flip: float = option("Mirror half of the windows; not where left and right matter.", 0.5, switch=True)
+    colour: bool = option("Vary brightness, contrast, saturation and hue.", True, switch=True)
 
     def __post_init__(self) -> None:
         crop = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop

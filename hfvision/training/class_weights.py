@@ -13,8 +13,26 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from hfvision.errors import ConfigError, numbered
+from hfvision.options import numbers_by_name, option
 
 ClassWeights: TypeAlias = Sequence[float] | Mapping[str, float] | Literal["balanced"]
+
+
+def read_class_weights(text: str) -> ClassWeights:
+    """Those that a command line says. Raises ValueError."""
+    if text == "balanced":
+        return "balanced"
+    try:
+        return numbers_by_name(text) if "=" in text else [float(part) for part in text.split(",")]
+    except ValueError:
+        what = 'numbers with commas between them, names with numbers ("cat=2,dog=0.5"), or "balanced"'
+        raise ValueError(f"{what}; got {text!r}") from None
+
+
+CLASS_WEIGHTS: ClassWeights | None = option(
+    'One for each class: "1,2.5,1"; or by name: "cat=2,dog=0.5"; or "balanced", by how rare each is.',
+    parse=read_class_weights,
+)
 
 
 def class_weights_of(given: ClassWeights | None, names: Sequence[str], counts: Any) -> tuple[float, ...] | None:

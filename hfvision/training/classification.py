@@ -12,16 +12,17 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageClassification, EvalPrediction, TrainerCallback, TrainingArguments
+from transformers import AutoModelForImageClassification, EvalPrediction, TrainingArguments
 
 from hfvision.data.classification import ClassificationData, prepare_classification
 from hfvision.data.sources import Source
 from hfvision.errors import ConfigError, DatasetError
 from hfvision.layers.patch_embedding import pair
 from hfvision.metrics.classification import ClassificationMetric
+from hfvision.options import option
 from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.base import Base, ModelSource, check_images_fit, fit_head, set_drop_path, set_image_size
-from hfvision.training.class_weights import ClassWeights, class_weights_of
+from hfvision.training.class_weights import CLASS_WEIGHTS, ClassWeights, class_weights_of
 from hfvision.training.classification_augmentation import (
     Augment,
     ClassificationAugmentation,
@@ -46,6 +47,10 @@ class ClassificationResult(TrainingResult):
 
     accuracy: float  # share of the held-out images
 
+    @property
+    def summary(self) -> str:
+        return f"accuracy {self.accuracy:.2%}"
+
 
 def train_classification(
     model: ModelSource,
@@ -54,17 +59,7 @@ def train_classification(
     *,
     args: VisionTrainingArguments | Mapping[str, Any] | None = None,
     settings: TrainingSettings | None = None,
-    processor: Any = None,
-    augment: Augment = "standard",
-    image_size: int | Sequence[int] | None = None,
-    class_weights: ClassWeights | None = None,
-    label_smoothing: float = 0.0,
-    distillation: Distillation | None = None,
-    data_options: Mapping[str, Any] | None = None,
-    resume: bool = False,
-    license: str | None = None,
-    notes: Sequence[str] = (),
-    callbacks: Sequence[TrainerCallback] = (),
+    **options: Any,
 ) -> ClassificationResult:
     """Train on `dataset`, measure on held-out images, and write config, weights, processor and card to `output_dir`.
 
@@ -88,54 +83,32 @@ def train_classification(
     Raises DatasetError, ConfigError or CheckpointReadError before anything is written, and ConfigError if training
     diverges.
     """
-    result = train(
-        "image-classification",
-        model,
-        dataset,
-        output_dir,
-        chosen(args, settings),
-        processor=processor,
-        data_options=data_options,
-        resume=resume,
-        license=license,
-        notes=notes,
-        callbacks=callbacks,
-        augment=augment,
-        image_size=image_size,
-        class_weights=class_weights,
-        label_smoothing=label_smoothing,
-        distillation=distillation,
-    )
-    return cast("ClassificationResult", result)
+    args = chosen(args, settings, options)
+    return cast("ClassificationResult", train("image-classification", model, dataset, output_dir, args, **options))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationOptions(TaskOptions):
     """What is chosen of a classifier beside model, data and arguments; see `train_classification`."""
 
-    augment: Augment = "standard"
-    image_size: int | Sequence[int] | None = None
-    class_weights: ClassWeights | None = None
-    label_smoothing: float = 0.0
+    augment: Augment = option(
+        "The standard recipe: a part of the image, mirrored, other colors.",
+        "standard",
+        fields=ClassificationAugmentation,
+        panel="Augmentation",
+    )
+    image_size: int | Sequence[int] | None = option("Side of the images that the model takes.", shown="the model's own")
+    class_weights: ClassWeights | None = CLASS_WEIGHTS
     distillation: Distillation | None = None
 
     def check(self, args: VisionTrainingArguments) -> VisionTrainingArguments:
-        if self.smoothing(args) != self.label_smoothing and self.label_smoothing:
+        if self.distillation is not None and (self.class_weights is not None or args.label_smoothing_factor):
             raise ConfigError(
-                f"label_smoothing is {self.label_smoothing} and label_smoothing_factor of the arguments "
-                f"{args.label_smoothing_factor}: give one of them."
-            )
-        if self.distillation is not None and (self.class_weights is not None or self.smoothing(args)):
-            raise ConfigError(
-                "with a teacher, label_smoothing is the Distillation's own, and classes have no weights: leave both "
-                "out."
+                "with a teacher, label_smoothing is the Distillation's own, and classes have no weights: leave "
+                "class_weights and label_smoothing_factor out."
             )
         standard_or_given(self.augment)  # raises for what is none
         return args
-
-    def smoothing(self, args: VisionTrainingArguments) -> float:
-        """The share of a label that all classes get."""
-        return args.label_smoothing_factor or self.label_smoothing
 
 
 def _task(run: Run, base: Base, data: ClassificationData, options: ClassificationOptions) -> Task[ClassificationResult]:
@@ -149,7 +122,7 @@ def _task(run: Run, base: Base, data: ClassificationData, options: Classificatio
         check_images_fit(base, part.split, len(part), part.read)
     teaching = None if distillation is None else distillation.loss_for(base.model)
     counts = np.bincount(data.train.labels, minlength=len(data.names))
-    weights, smoothing = class_weights_of(options.class_weights, data.names, counts), options.smoothing(run.args)
+    weights, smoothing = class_weights_of(options.class_weights, data.names, counts), run.args.label_smoothing_factor
     loss = LabelLoss(weights, smoothing) if weights is not None or smoothing else None
     prepare: Any = recipe
     if isinstance(recipe, ClassificationAugmentation):
@@ -188,6 +161,7 @@ RECIPE = Recipe(
     kind="an image classifier",
     data_class=ClassificationData,
     prepare=prepare_classification,
+    datasets='Hub id, folder of class folders, parquet file, or "digits".',
     options=ClassificationOptions,
     build=_task,
 )

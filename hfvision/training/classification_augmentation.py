@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hfvision.data.image_sizes import size_of
 from hfvision.errors import ConfigError, numbered
+from hfvision.options import option
 from hfvision.processing.options import make_plan
 from hfvision.training.augmentation import Recipe, Size, scaled_size
 from hfvision.training.color_jitter import varied_colours
@@ -32,10 +33,14 @@ WINDOWS_TRIED = 10
 class ClassificationAugmentation(Recipe):
     """Parts of the recipe that are used, and how much; raises ConfigError naming every value that cannot work."""
 
-    area: tuple[float, float] = (0.35, 1.0)  # least and largest share of the image that is seen; (1, 1): all of it
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # of the window's sides beside the image's own, width over height
-    flip: float = 0.5  # share of the images that are mirrored; 0 where left and right matter, as in digits
-    colour: bool = True  # vary brightness, contrast, saturation and hue
+    area: tuple[float, float] = option(
+        "Least and largest share of the image that is seen; 1 1: all of it.", (0.35, 1.0)
+    )
+    ratio: tuple[float, float] = option(
+        "Least and largest ratio of the window's sides beside the image's own, width over height.", (3 / 4, 4 / 3)
+    )
+    flip: float = option("Mirror half of the images; not where left and right matter, as in digits.", 0.5, switch=True)
+    colour: bool = option("Vary brightness, contrast, saturation and hue.", True, switch=True)
 
     def __post_init__(self) -> None:
         rules = {

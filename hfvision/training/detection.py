@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForObjectDetection, EvalPrediction, TrainerCallback
+from transformers import AutoModelForObjectDetection, EvalPrediction
 
 from hfvision.data.detection import DetectionData, prepare_detection
 from hfvision.data.sources import Source
@@ -24,11 +24,12 @@ from hfvision.errors import DatasetError
 from hfvision.metrics.detection import DetectionMetric
 from hfvision.models.detr_heads import DetrForObjectDetection
 from hfvision.objects import ImageObjects
+from hfvision.options import option
 from hfvision.processing.detections import post_process_object_detection
 from hfvision.training.arguments import VisionTrainingArguments, changed
 from hfvision.training.base import Base, ModelSource
 from hfvision.training.detection_samples import packed, unpacked
-from hfvision.training.detector import Augmentation, DetectorOptions, Trunk, prepare_detector
+from hfvision.training.detector import DetectorOptions, prepare_detector
 from hfvision.training.detector_task import detector_task
 from hfvision.training.held_out import ImageMeans
 from hfvision.training.overfit import LearntByHeart, OverfitCheck, judge, overfit_arguments, overfit_data
@@ -50,6 +51,17 @@ class DetectionTrainingResult(TrainingResult):
     AR100: float
     overfit: OverfitCheck | None = None  # where it was asked for
 
+    @property
+    def summary(self) -> str:
+        return f"AP {self.AP:.2%}, AP50 {self.AP50:.2%}"
+
+    @property
+    def passed(self) -> bool:
+        return self.overfit is None or self.overfit.passed
+
+    def in_words(self) -> str:
+        return super().in_words() if self.overfit is None else self.overfit.in_words(self.AP50, self.steps)
+
 
 def train_detection(
     model: ModelSource,
@@ -58,19 +70,7 @@ def train_detection(
     *,
     args: VisionTrainingArguments | Mapping[str, Any] | None = None,
     settings: TrainingSettings | None = None,
-    processor: Any = None,
-    augment: Augmentation = "standard",
-    overfit: int | None = None,
-    patience: int | None = None,
-    trunk: Trunk | None = None,
-    trunk_rate_factor: float | None = None,
-    num_queries: int | None = None,
-    loss: Mapping[str, Any] | None = None,
-    data_options: Mapping[str, Any] | None = None,
-    resume: bool = False,
-    license: str | None = None,
-    notes: Sequence[str] = (),
-    callbacks: Sequence[TrainerCallback] = (),
+    **options: Any,
 ) -> DetectionTrainingResult:
     """Train on `dataset`, measure on held-out images, and write config, weights, processor and card to `output_dir`.
 
@@ -94,34 +94,17 @@ def train_detection(
     Raises DatasetError, ConfigError or CheckpointReadError before anything is written, and ConfigError if training
     diverges.
     """
-    result = train(
-        "object-detection",
-        model,
-        dataset,
-        output_dir,
-        chosen(args, settings),
-        processor=processor,
-        data_options=data_options,
-        resume=resume,
-        license=license,
-        notes=notes,
-        callbacks=callbacks,
-        augment=augment,
-        overfit=overfit,
-        patience=patience,
-        trunk=trunk,
-        trunk_rate_factor=trunk_rate_factor,
-        num_queries=num_queries,
-        loss=loss,
-    )
-    return cast("DetectionTrainingResult", result)
+    args = chosen(args, settings, options)
+    return cast("DetectionTrainingResult", train("object-detection", model, dataset, output_dir, args, **options))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionOptions(DetectorOptions):
     """What is chosen of a detector beside model, data and arguments; see `train_detection`."""
 
-    overfit: int | None = None
+    overfit: int | None = option(
+        "Only try whether so many images can be learned by heart (AP50 above 0.9); exit code 1 if not."
+    )
 
     def check(self, args: VisionTrainingArguments) -> VisionTrainingArguments:
         DetectionMetric(1)  # raises where its backend is not installed
@@ -164,6 +147,7 @@ RECIPE = Recipe(
     kind="an object detection model",
     data_class=DetectionData,
     prepare=prepare_detection,
+    datasets='Hub id, parquet file, folder of an annotation tool (COCO, VOC, YOLO, ...), or "digit-scenes".',
     options=DetectionOptions,
     build=_task,
 )

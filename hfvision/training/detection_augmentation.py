@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hfvision.errors import ConfigError, numbered
 from hfvision.objects import ImageObjects
+from hfvision.options import option
 from hfvision.processing.options import make_plan
 from hfvision.training.augmentation import Recipe, Size, scaled_size
 from hfvision.training.color_jitter import varied_colours
@@ -32,11 +33,15 @@ Window = tuple[int, int, int, int]  # top, left, height, width
 class DetectionAugmentation(Recipe):
     """Which parts of the recipe are used, and how much; raises ConfigError naming every value that cannot work."""
 
-    scale: tuple[float, float] = (0.6, 1.0)  # factors of the evaluation's size, drawn evenly; (1, 1): none
-    crop: float = 0.5  # share of the images that are cut to a window
-    crop_sides: tuple[float, float] = (0.64, 1.2)  # least and largest side of it, in short sides of the image
-    flip: float = 0.5  # share that is mirrored; 0 where left and right matter
-    colour: bool = True  # vary brightness, contrast, saturation and hue
+    scale: tuple[float, float] = option(
+        "Least and largest factor of the size that the model is evaluated at, drawn evenly; 1 1: none.", (0.6, 1.0)
+    )
+    crop: float = option("Share of the images that are cut to a random window.", 0.5)
+    crop_sides: tuple[float, float] = option(
+        "Least and largest side of the window, in short sides of the image.", (0.64, 1.2)
+    )
+    flip: float = option("Mirror half of the images; not where left and right matter.", 0.5, switch=True)
+    colour: bool = option("Vary brightness, contrast, saturation and hue.", True, switch=True)
 
     def __post_init__(self) -> None:
         rules = {

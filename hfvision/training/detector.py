@@ -18,10 +18,11 @@ from hfvision.losses.detection import DetectionLoss
 from hfvision.models.detr import DetrModel
 from hfvision.models.detr_heads import DetrDetector
 from hfvision.models.detr_trunk import DetrTrunk, load_trunk
+from hfvision.options import option
 from hfvision.processing.detection import DetectionImageProcessor
 from hfvision.reporting import report
 from hfvision.starters import resolve
-from hfvision.training.arguments import VisionTrainingArguments, changed
+from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.base import Base, check_images_fit, fit_head
 from hfvision.training.detection_augmentation import DetectionAugmentation, ObjectAugment, changed_processor
 from hfvision.training.parameter_groups import backbone_parameters, mask_parameters, part_of
@@ -45,19 +46,19 @@ class DetectorOptions(TaskOptions):
     Raises ConfigError naming every value that cannot work.
     """
 
-    augment: Augmentation = "standard"
-    patience: int | None = None
-    trunk: Trunk | None = None
-    trunk_rate_factor: float | None = None
-    num_queries: int | None = None
-    loss: Mapping[str, Any] | None = None  # of DetectionLoss, "weights" among them
+    augment: Augmentation = option(
+        "The standard recipe: cut out, scaled, mirrored, other colors.",
+        "standard",
+        fields=DetectionAugmentation,
+        panel="Augmentation",
+    )
+    trunk: Trunk | None = option("Classifier or segmenter (folder, Hub id) that the backbone's weights are taken from.")
+    num_queries: int | None = option("The most objects found in an image.", shown="the model's", flags="--queries")
+    loss: Mapping[str, Any] | None = option("", fields=DetectionLoss, make=dict)
 
     def __post_init__(self) -> None:
         known = {"class_cost", "bbox_cost", "giou_cost", "eos_coefficient", "weights"}
         rules = {
-            f"trunk_rate_factor is at least 0 (0: the trunk does not learn); got {self.trunk_rate_factor}": (
-                self.trunk_rate_factor is None or self.trunk_rate_factor >= 0
-            ),
             f"num_queries is a whole number of at least 1; got {self.num_queries}": self.num_queries is None
             or (isinstance(self.num_queries, int) and self.num_queries >= 1),
             f"loss has {', '.join(sorted(known))}; got {', '.join(map(str, self.loss or ()))}": not self.loss
@@ -67,21 +68,7 @@ class DetectorOptions(TaskOptions):
             raise ConfigError(numbered("problem", problems))
 
     def check(self, args: VisionTrainingArguments) -> VisionTrainingArguments:
-        pairs = {
-            "patience": (self.patience, "early_stopping_patience", args.early_stopping_patience),
-            "trunk_rate_factor": (self.trunk_rate_factor, "backbone_lr_multiplier", args.backbone_lr_multiplier),
-        }
-        problems = [
-            f"{ours} is {given} and {theirs} of the arguments {said}: give one of them"
-            for ours, (given, theirs, said) in pairs.items()
-            if None not in (given, said) and given != said
-        ]
-        if self.patience is not None and (not isinstance(self.patience, int) or self.patience < 0):
-            problems.append(f"patience is a number of evaluations, or 0 to train to the end; got {self.patience!r}")
-        if problems:
-            raise ConfigError(numbered("problem", problems))
-        chosen = {theirs: given for given, theirs, _ in pairs.values() if given is not None}
-        return changed(without_smoothing(args), **chosen)
+        return without_smoothing(args)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from hfvision.data.segmentation import SegmentationData
 from hfvision.data.sources import Source
 from hfvision.errors import CheckpointReadError, ConfigError, one_line
 from hfvision.licences.inheritance import RECORD_FILE
+from hfvision.options import takes_options
 from hfvision.registry import IMAGE_CLASSIFICATION, IMAGE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
 from hfvision.reporting import report
 from hfvision.row_files import check_row_file, row_file
@@ -47,6 +48,7 @@ from hfvision.training.detection_augmentation import ObjectPreparation
 from hfvision.training.detection_samples import DetectedSamples, collate
 from hfvision.training.detector_task import image_sizes
 from hfvision.training.detector_trainer import DetectorTrainer
+from hfvision.training.evaluation_options import EvaluationOptions
 from hfvision.training.measured_data import UNIVERSAL, data_to_measure
 from hfvision.training.panoptic import PQCounter
 from hfvision.training.progress import quiet_unless_main
@@ -106,20 +108,13 @@ class _Measuring:
 
 
 @sigterm_exits()
+@takes_options(fields(EvaluationOptions), lambda given: EvaluationOptions(**given))
 def evaluate(
     model: str | os.PathLike[str],
     dataset: Source | ClassificationData | SegmentationData | DetectionData,
     *,
-    split: str | None = None,
-    by_number: bool = False,
-    threshold: float = 0.5,
-    batch_size: int = 8,
-    precision: str = "fp32",
-    workers: int = 0,
     data_options: Mapping[str, Any] | None = None,
-    record: str | os.PathLike[str] | bool = True,
-    predictions: str | os.PathLike[str] | None = None,
-    confusion: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    options: EvaluationOptions,
 ) -> EvaluationResult:
     """Measure a folder, Hub id or starter on a data set: classification, segmentation, detection or panoptic, whatever
     the model is for.
@@ -148,14 +143,15 @@ def evaluate(
     quiet_unless_main()
     name = os.fspath(model)
     source = resolve(name)
-    to = _record_file(name, record)
-    answers = None if predictions is None else Path(predictions)
+    to = _record_file(name, options.record)
+    answers = None if options.predictions is None else Path(options.predictions)
+    confusion = options.confusion
     pictures = [Path(confusion)] if isinstance(confusion, str | os.PathLike) else [Path(path) for path in confusion]
     check_confusion_files(pictures)
     if answers is not None:
         check_row_file(answers)
     auto_class = _auto_class(source, name)
-    given = arguments_of({"batch_size": batch_size, "precision": precision, "workers": workers})
+    given = arguments_of({name: getattr(options, name) for name in ("batch_size", "precision", "workers")})
     with ExitStack() as stack:
         arguments = VisionTrainingArguments(
             stack.enter_context(tempfile.TemporaryDirectory()), batch_eval_metrics=True, label_names=["labels"], **given
@@ -167,14 +163,16 @@ def evaluate(
                     f"{name!r} lacks {len(base.missing)} tensors of its {type(base.model).__name__}, "
                     f"{base.missing[0]} for one: with weights made anew there is nothing to measure. Train it first."
                 )
-            data = data_to_measure(auto_class, dataset, base, Path(source), split, by_number, data_options or {})
+            data = data_to_measure(
+                auto_class, dataset, base, Path(source), options.split, options.by_number, data_options or {}
+            )
         images = len(data.evaluation)
         trained_on = seen_of(data.evaluation, read_written(read_record(Path(source, RECORD_FILE)).get("images")))
         if trained_on:
             report(
                 f"{trained_on:,} of {images:,} images were trained on: figures that count them are not held-out ones."
             )
-        how = _measuring(auto_class, base, data, arguments, threshold, dataset)
+        how = _measuring(auto_class, base, data, arguments, options.threshold, dataset)
         is_main = arguments.process_index == 0
         rows = stack.enter_context(row_file(answers, how.recorder.columns)) if answers and is_main else None
         trainer = how.trainer(
@@ -204,10 +202,10 @@ def evaluate(
         versions={part.__name__: part.__version__ for part in (hfvision, transformers, torch)},
         device=str(base.model.device),
         settings={
-            "batch_size": batch_size,
-            "precision": precision,
-            "by_number": by_number,
-            **({"threshold": threshold} if isinstance(how.counter, PQCounter) else {}),
+            "batch_size": options.batch_size,
+            "precision": options.precision,
+            "by_number": options.by_number,
+            **({"threshold": options.threshold} if isinstance(how.counter, PQCounter) else {}),
         },
         reading=remembered(data.reading),
         seconds=round(time.monotonic() - started, 2),

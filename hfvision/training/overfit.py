@@ -37,6 +37,15 @@ class OverfitCheck:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def in_words(self, last_AP50: float, steps: int) -> str:
+        """The verdict, and what to look at."""
+        verdict = "can be learned" if self.passed else "could not be learned"
+        text = (
+            f"{self.images} images {verdict} by heart: AP50 {last_AP50:.2%} after {steps:,} steps, more than "
+            f"{self.required_AP50:.0%} twice in a row is wanted"
+        )
+        return text + "".join(f"\n  look at: {advice}" for advice in self.advice)
+
 
 class LearntByHeart(EarlyEnd):
     """Ends training when the objects are found."""

@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForUniversalSegmentation, EvalPrediction, TrainerCallback
+from transformers import AutoModelForUniversalSegmentation, EvalPrediction
 
 from hfvision.data.detection import DetectionData, prepare_detection
 from hfvision.data.sources import Source
@@ -25,10 +25,11 @@ from hfvision.errors import ConfigError, DatasetError
 from hfvision.metrics.panoptic import PanopticMetric
 from hfvision.models.detr_heads import DetrForSegmentation
 from hfvision.objects import ImageObjects, SegmentMasks
+from hfvision.options import option
 from hfvision.processing.panoptic_maps import post_process_panoptic_segmentation
 from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.base import Base, ModelSource
-from hfvision.training.detector import Augmentation, DetectorOptions, Trunk, prepare_detector
+from hfvision.training.detector import DetectorOptions, prepare_detector
 from hfvision.training.detector_task import detector_task
 from hfvision.training.held_out import ImageMeans
 from hfvision.training.recipe import Recipe
@@ -47,6 +48,10 @@ class PanopticTrainingResult(TrainingResult):
     SQ: float  # mean IoU of the segments that were found
     RQ: float  # share that was found
 
+    @property
+    def summary(self) -> str:
+        return f"PQ {self.PQ:.2%} (SQ {self.SQ:.2%}, RQ {self.RQ:.2%})"
+
 
 def train_panoptic(
     model: ModelSource,
@@ -55,19 +60,7 @@ def train_panoptic(
     *,
     args: VisionTrainingArguments | Mapping[str, Any] | None = None,
     settings: TrainingSettings | None = None,
-    processor: Any = None,
-    augment: Augmentation = "standard",
-    threshold: float = 0.5,
-    patience: int | None = None,
-    trunk: Trunk | None = None,
-    trunk_rate_factor: float | None = None,
-    num_queries: int | None = None,
-    loss: Mapping[str, Any] | None = None,
-    data_options: Mapping[str, Any] | None = None,
-    resume: bool = False,
-    license: str | None = None,
-    notes: Sequence[str] = (),
-    callbacks: Sequence[TrainerCallback] = (),
+    **options: Any,
 ) -> PanopticTrainingResult:
     """Train on `dataset`, measure on held-out images, and write config, weights, processor and card to `output_dir`.
 
@@ -79,34 +72,18 @@ def train_panoptic(
     Raises DatasetError, ConfigError or CheckpointReadError before anything is written, and ConfigError if training
     diverges.
     """
-    result = train(
-        "panoptic-segmentation",
-        model,
-        dataset,
-        output_dir,
-        chosen(args, settings),
-        processor=processor,
-        data_options=data_options,
-        resume=resume,
-        license=license,
-        notes=notes,
-        callbacks=callbacks,
-        augment=augment,
-        threshold=threshold,
-        patience=patience,
-        trunk=trunk,
-        trunk_rate_factor=trunk_rate_factor,
-        num_queries=num_queries,
-        loss=loss,
+    args = chosen(args, settings, options)
+    return cast(
+        "PanopticTrainingResult",
+        train("image-segmentation", model, dataset, output_dir, args, kind="panoptic", **options),
     )
-    return cast("PanopticTrainingResult", result)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PanopticOptions(DetectorOptions):
     """What is chosen of a panoptic model beside model, data and arguments; see `train_panoptic`."""
 
-    threshold: float = 0.5
+    threshold: float = option("Score above which a query is a segment, in held-out figures.", 0.5)
 
     def check(self, args: VisionTrainingArguments) -> VisionTrainingArguments:
         if not 0 <= self.threshold <= 1:
@@ -144,6 +121,7 @@ RECIPE = Recipe(
     kind="a panoptic segmentation model",
     data_class=DetectionData,
     prepare=prepare_detection,
+    datasets='Hub id, parquet file, folder in the form of COCO panoptic, or "digit-scenes[-large]".',
     options=PanopticOptions,
     build=_task,
 )

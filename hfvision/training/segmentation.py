@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSemanticSegmentation, EvalPrediction, TrainerCallback, TrainingArguments
+from transformers import AutoModelForSemanticSegmentation, EvalPrediction, TrainingArguments
 
 from hfvision.data.segmentation import SegmentationData, prepare_segmentation
 from hfvision.data.segmented_images import SegmentedImages
@@ -25,13 +25,14 @@ from hfvision.errors import ConfigError, DatasetError, numbered
 from hfvision.losses.segmentation import SegmentationLoss
 from hfvision.metrics.segmentation import SegmentationMetric
 from hfvision.models.semantic import SemanticModel
+from hfvision.options import option
 from hfvision.processing.segmentation import BaseSegmentationImageProcessor
 from hfvision.processing.semantic_maps import semantic_map
 from hfvision.reporting import report
 from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.augmentation import JointAugment, Preparation, StandardAugmentation, preparation
 from hfvision.training.base import Base, ModelSource, check_images_fit, fit_head, set_drop_path
-from hfvision.training.class_weights import ClassWeights, class_weights_of
+from hfvision.training.class_weights import CLASS_WEIGHTS, ClassWeights, class_weights_of
 from hfvision.training.held_out import LOSS, ImageMeans, losses_of_pixels
 from hfvision.training.loop import Samples
 from hfvision.training.progress import diverged
@@ -54,6 +55,10 @@ class SegmentationResult(TrainingResult):
     mean_iou: float  # of the classes that occur
     pixel_accuracy: float
 
+    @property
+    def summary(self) -> str:
+        return f"mean IoU {self.mean_iou:.2%}"
+
 
 def train_segmentation(
     model: ModelSource,
@@ -62,15 +67,7 @@ def train_segmentation(
     *,
     args: VisionTrainingArguments | Mapping[str, Any] | None = None,
     settings: TrainingSettings | None = None,
-    processor: Any = None,
-    augment: StandardAugmentation | JointAugment | None = StandardAugmentation(),  # noqa: B008 (frozen)
-    loss: SegmentationLoss | str | None = None,
-    class_weights: ClassWeights | None = None,
-    data_options: Mapping[str, Any] | None = None,
-    resume: bool = False,
-    license: str | None = None,
-    notes: Sequence[str] = (),
-    callbacks: Sequence[TrainerCallback] = (),
+    **options: Any,
 ) -> SegmentationResult:
     """Train on `dataset`, measure on held-out images, and write config, weights, processor and card to `output_dir`.
 
@@ -87,32 +84,26 @@ def train_segmentation(
     Raises DatasetError, ConfigError or CheckpointReadError before anything is written, and ConfigError if training
     diverges.
     """
-    result = train(
-        "semantic-segmentation",
-        model,
-        dataset,
-        output_dir,
-        chosen(args, settings),
-        processor=processor,
-        data_options=data_options,
-        resume=resume,
-        license=license,
-        notes=notes,
-        callbacks=callbacks,
-        augment=augment,
-        loss=loss,
-        class_weights=class_weights,
+    args = chosen(args, settings, options)
+    return cast(
+        "SegmentationResult", train("image-segmentation", model, dataset, output_dir, args, kind="semantic", **options)
     )
-    return cast("SegmentationResult", result)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationOptions(TaskOptions):
     """What is chosen of a segmenter beside model, data and arguments; see `train_segmentation`."""
 
-    augment: StandardAugmentation | JointAugment | None = StandardAugmentation()  # noqa: RUF009 (frozen)
-    loss: SegmentationLoss | str | None = None
-    class_weights: ClassWeights | None = None
+    augment: StandardAugmentation | JointAugment | None = option(
+        "The standard recipe: scaled, cut out, mirrored, other colors.",
+        StandardAugmentation(),
+        fields=StandardAugmentation,
+        panel="Augmentation",
+    )
+    loss: SegmentationLoss | str | None = option(
+        'Such as "cross_entropy", "dice+cross_entropy".', shown="the model's own"
+    )
+    class_weights: ClassWeights | None = CLASS_WEIGHTS
 
     def check(self, args: VisionTrainingArguments) -> VisionTrainingArguments:
         return without_smoothing(args)
@@ -154,6 +145,7 @@ RECIPE = Recipe(
     kind="a semantic segmentation model",
     data_class=SegmentationData,
     prepare=prepare_segmentation,
+    datasets='Hub id, folder of images and masks, parquet file, or "digit-scenes[-large]".',
     options=SegmentationOptions,
     build=_task,
 )

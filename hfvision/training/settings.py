@@ -6,32 +6,22 @@ their names; whatever else decides the weights stands beside them as "arguments"
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from enum import Enum
 from typing import Any
 
 from hfvision.errors import ConfigError
-from hfvision.training.arguments import DETECTION, DETECTION_FROM_SCRATCH, FROM_SCRATCH, VisionTrainingArguments, is_new
+from hfvision.training.arguments import (
+    DETECTION,
+    DETECTION_FROM_SCRATCH,
+    FROM_SCRATCH,
+    OTHER_NAMES,
+    VisionTrainingArguments,
+    is_new,
+)
 
 PRECISIONS = ("fp32", "bf16", "fp16")
-SAME = {  # setting: field of VisionTrainingArguments with the same value
-    "epochs": "num_train_epochs",
-    "batch_size": "per_device_train_batch_size",
-    "gradient_accumulation": "gradient_accumulation_steps",
-    "learning_rate": "learning_rate",
-    "head_rate_factor": "head_lr_multiplier",
-    "scheduler": "lr_scheduler_type",
-    "warmup": "warmup_steps",
-    "weight_decay": "weight_decay",
-    "max_grad_norm": "max_grad_norm",
-    "drop_path": "drop_path_rate",
-    "seed": "seed",
-    "activation_checkpointing": "activation_checkpointing",
-    "save_every": "save_steps",
-    "keep_best": "load_best_model_at_end",
-    "eval_batch_size": "per_device_eval_batch_size",
-    "workers": "dataloader_num_workers",
-}
+MOVED = ("patience", "trunk_rate_factor")  # options of tasks in 0.4, which are arguments now
 ANY_WEIGHTS = ("eval_batch_size", "workers")  # settings that change no weight, so that a resumed run may change them
 # The same of TrainingArguments: where things go, who is told, how fast it is done.
 ANY_WEIGHTS_EITHER = frozenset(
@@ -145,23 +135,47 @@ class TrainingSettings:
         return VisionTrainingArguments(**arguments_of(asdict(self)))
 
 
+SAME = {  # setting: field of VisionTrainingArguments with the same value
+    one.name: OTHER_NAMES.get(one.name, one.name)
+    for one in fields(TrainingSettings)
+    if one.name not in ("max_steps", "precision")
+}
+
+
 def _short(arguments: Mapping[str, Any]) -> dict[str, Any]:
     names = {theirs: ours for ours, theirs in SAME.items()}
     return {names[name]: value for name, value in arguments.items()}
 
 
 def chosen(
-    args: VisionTrainingArguments | Mapping[str, Any] | None, settings: TrainingSettings | None
+    args: VisionTrainingArguments | Mapping[str, Any] | None,
+    settings: TrainingSettings | None,
+    options: dict[str, Any],
 ) -> VisionTrainingArguments | Mapping[str, Any] | None:
-    """The arguments of a call that may still give its settings the old way. Raises ConfigError where both are given."""
-    if settings is None:
+    """The arguments of a call that may still give some of them the old way; what `options` hold of them is taken out.
+
+    Raises ConfigError where both are given.
+    """
+    moved = {OTHER_NAMES[name]: options.pop(name) for name in MOVED if name in options}
+    moved = {name: value for name, value in moved.items() if value is not None}
+    if settings is not None:
+        if args is not None:
+            raise ConfigError("args and settings say the same; give args alone.")
+        _deprecated(
+            "settings=TrainingSettings(...)",
+            "args=VisionTrainingArguments(...), or args={...} with the fields that differ from the task's defaults",
+        )
+        args = settings.arguments()
+    if not moved:
         return args
-    if args is not None:
-        raise ConfigError("args and settings say the same; give args alone.")
-    warnings.warn(
-        "settings=TrainingSettings(...) is deprecated and will be removed: give args=VisionTrainingArguments(...), or "
-        "args={...} with the fields that differ from the task's defaults.",
-        DeprecationWarning,
-        stacklevel=3,
-    )
-    return settings.arguments()
+    said = vars(args) if isinstance(args, VisionTrainingArguments) else args or {}
+    if twice := [name for name, value in moved.items() if said.get(name) not in (None, value)]:
+        raise ConfigError(f"{', '.join(twice)}: args and an older name say different things; give args alone.")
+    names = ", ".join(moved)
+    _deprecated(f"an older name of {names}", f"args={{...}} with {names}")
+    return replace(args, **moved) if isinstance(args, VisionTrainingArguments) else {**said, **moved}
+
+
+def _deprecated(what: str, instead: str) -> None:
+    said = f"{what} is deprecated and will be removed: give {instead}."
+    warnings.warn(said, DeprecationWarning, stacklevel=4)

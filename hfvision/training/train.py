@@ -1,6 +1,7 @@
 """`hfvision.train`: model + data set -> a folder that a pipeline loads, for every task.
 
     result = hfvision.train("image-classification", "vit-digits", "photos/", "out", {"num_train_epochs": 5})
+    result = hfvision.train("image-segmentation", "nvidia/mit-b0", "streets/", "out", kind="semantic")
 
 Each task's module says what is its own (`RECIPE`); the rest stands here once.
 """
@@ -15,14 +16,13 @@ from transformers import AutoConfig, PreTrainedModel, TrainerCallback
 
 from hfvision.errors import ConfigError
 from hfvision.starters import resolve
-from hfvision.tasks import TASKS
-from hfvision.training.arguments import NEW, VisionTrainingArguments, refuse_unknown
+from hfvision.tasks import TASKS, Task, task_of_class, tasks_named
+from hfvision.training.arguments import NEW, VisionTrainingArguments
 from hfvision.training.base import ModelSource, load_base
 from hfvision.training.recipe import Recipe
 from hfvision.training.run import Run, TrainingResult
 
-MODULES = {task.recipe: task.training for task in TASKS if task.training}
-SEGMENTS = "image-segmentation"  # on the Hub: semantic or panoptic, as the model is
+TRAINED = tuple(task for task in TASKS if task.training)
 
 
 def train(
@@ -32,6 +32,7 @@ def train(
     output_dir: str | os.PathLike[str],
     args: VisionTrainingArguments | Mapping[str, Any] | None = None,
     *,
+    kind: str | None = None,
     processor: Any = None,
     data_options: Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -42,8 +43,9 @@ def train(
 ) -> TrainingResult:
     """Train on `dataset`, measure on held-out images, and write config, weights, processor and card to `output_dir`.
 
-    `task` is a name of the Hub: image-classification, object-detection, image-segmentation (semantic or panoptic, as
-    the model is; semantic-segmentation and panoptic-segmentation say which). `args` are VisionTrainingArguments, or a
+    `task` is a name of the Hub: image-classification, object-detection, image-segmentation. `kind` is that of
+    segmentation, as in `hfvision.create`: semantic, panoptic, or instance, which a panoptic model does; None: as the
+    model is. `args` are VisionTrainingArguments, or a
     dict of those fields that differ from the task's defaults (`VisionTrainingArguments.for_task`). Everything of
     TrainingArguments works, `report_to` and `push_to_hub` among it: what is pushed at the end is the finished folder.
     `options` are those of the task: see `train_classification`, `train_segmentation`, `train_detection` and
@@ -62,7 +64,7 @@ def train(
         >>> result.steps
         1
     """
-    recipe = recipe_of(task, model)
+    recipe = recipe_of(task, model, kind)
     chosen = recipe.options_of(options)
     args = chosen.check(_arguments(recipe.task, model, args))
     run = Run(output_dir, args, figure=recipe.figure, resume=resume)
@@ -76,16 +78,17 @@ def train(
     return chosen.finished(result, base, data)
 
 
-def recipe_of(task: str, model: ModelSource) -> Recipe:
-    """The recipe of a task. Raises UnknownNameError for a name that is none, with the nearest one."""
-    name = _kind_of_segmentation(model) if task == SEGMENTS else task
-    refuse_unknown({name: None}, [*MODULES, SEGMENTS], "the tasks that are trained", "task")
-    recipe: Recipe = import_module(MODULES[name]).RECIPE
+def recipe_of(task: str, model: ModelSource, kind: str | None = None) -> Recipe:
+    """The recipe of a task. Raises UnknownNameError for a task or a kind that is none, with the nearest one."""
+    rows = tasks_named(task, kind, among=TRAINED, owner="hfvision.train")
+    if len(rows) > 1:
+        rows = [row for row in rows if _fits(row, model)] or rows
+    recipe: Recipe = import_module(str(rows[0].training)).RECIPE
     return recipe
 
 
-def _kind_of_segmentation(model: ModelSource) -> str:
-    """Panoptic for a model that finds segments, and semantic for others."""
+def _fits(task: Task, model: ModelSource) -> bool:
+    """Whether the class of a model is one of those of the task."""
     if isinstance(model, PreTrainedModel):
         names = [type(model).__name__]
     else:
@@ -93,8 +96,7 @@ def _kind_of_segmentation(model: ModelSource) -> str:
             names = AutoConfig.from_pretrained(resolve(os.fspath(model).removeprefix(NEW))).architectures or []
         except (OSError, ValueError):
             names = []  # reading the model says what is wrong with it
-    is_panoptic = any(name.endswith(("ForSegmentation", "ForUniversalSegmentation")) for name in names)
-    return "panoptic-segmentation" if is_panoptic else "semantic-segmentation"
+    return any(task_of_class(name) is task for name in names)
 
 
 def _arguments(
