@@ -184,11 +184,11 @@ def test_the_loss_is_a_weighted_mean_over_the_images_of_a_step(batches):
 
 
 def test_what_a_class_weighs_decides_what_is_learned(zeros_and_ones, tmp_path):
-    args = VisionTrainingArguments(num_train_epochs=4, per_device_train_batch_size=8, learning_rate=5e-3)
-    names = test_training.DIGITS
-    result = test_training.start(
-        zeros_and_ones, tmp_path / "out", args=args, class_weights={names[0]: 0.0}, label_smoothing=0.1
+    args = VisionTrainingArguments(
+        num_train_epochs=4, per_device_train_batch_size=8, learning_rate=5e-3, label_smoothing_factor=0.1
     )
+    names = test_training.DIGITS
+    result = test_training.start(zeros_and_ones, tmp_path / "out", args=args, class_weights={names[0]: 0.0})
     assert result.per_class[names[1]] == 1.0
     assert result.per_class[names[0]] == 0.0  # it was never told that there are any
     plain = evaluate(tmp_path / "out", zeros_and_ones["test"], record=False).metrics["loss"]
@@ -202,9 +202,9 @@ def test_what_a_class_weighs_decides_what_is_learned(zeros_and_ones, tmp_path):
 
 def test_accumulated_batches_learn_what_one_batch_does(zeros_and_ones, tmp_path):
     for name, batch, steps in (("one", 8, 1), ("two", 4, 2)):
-        args = replace(ONE_STEP, per_device_train_batch_size=batch, gradient_accumulation_steps=steps)
-        options = {"class_weights": [1, 3], "label_smoothing": 0.2}
-        test_training.start(zeros_and_ones, tmp_path / name, args=args, **options)
+        batches = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": steps}
+        args = replace(ONE_STEP, **batches, label_smoothing_factor=0.2)
+        test_training.start(zeros_and_ones, tmp_path / name, args=args, class_weights=[1, 3])
     one, two = (test_training.weights(tmp_path / name) for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, two[name], rtol=1e-4, atol=1e-6)
@@ -215,7 +215,8 @@ def test_a_teacher_has_its_own_smoothing(zeros_and_ones, tmp_path):
 
     teacher = Distillation(test_training.tiny_model())
     with pytest.raises(ConfigError, match="Distillation's own"):
-        test_training.start(zeros_and_ones, tmp_path / "out", distillation=teacher, label_smoothing=0.1)
+        args = replace(ONE_STEP, label_smoothing_factor=0.1)
+        test_training.start(zeros_and_ones, tmp_path / "out", distillation=teacher, args=args)
 
 
 def test_the_command_takes_all_of_it(zeros_and_ones, tmp_path):

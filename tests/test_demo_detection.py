@@ -134,21 +134,23 @@ def test_the_command_in_a_card_is_one_that_trains(name, monkeypatch) -> None:
     )
     given: dict = {}
 
-    def train(model, dataset, output, **options):
-        given.update(options, model=model, dataset=dataset, output=str(output))
+    def train(task, model, dataset, output, args, **options):
+        given.update(options, args=args, model=model, dataset=dataset, output=str(output))
         raise ConfigError("far enough")
 
-    functions = {"detection": "train_detection", "panoptic": "train_panoptic"}
-    monkeypatch.setattr(f"hfvision.training.{recipe.task}.{functions[recipe.task]}", train)
+    monkeypatch.setattr("hfvision.training.train.train", train)
     words = recipe.command(name).split()
     assert words[0] == "hfvision"
     with pytest.raises(ConfigError, match="far enough"):
         CliRunner().invoke(build_app(), words[1:], catch_exceptions=False)
     assert (given["model"], given["dataset"], given["output"]) == (f"new:{name}", recipe.dataset, "FOLDER")
     args, augment = given["args"], given["augment"]
-    assert args == {"load_best_model_at_end": False, "num_train_epochs": 7, "learning_rate": 1e-3}
+    assert args == {
+        **{"load_best_model_at_end": False, "num_train_epochs": 7, "learning_rate": 1e-3},
+        "early_stopping_patience": 3,
+    }
     assert (augment.scale, augment.flip, augment.crop) == ((0.8, 1.2), 0, 0.25)
-    assert (given["trunk"], given["num_queries"], given["patience"]) == ("segformer-digit-scenes", 12, 3)
+    assert (given["trunk"], given["num_queries"]) == ("segformer-digit-scenes", 12)
     assert given["license"] == "apache-2.0"
 
 

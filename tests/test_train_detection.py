@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -215,8 +216,11 @@ def test_every_decoder_layer_is_trained_and_the_loss_is_the_one_that_is_given(sc
 def test_interrupted_and_resumed_equals_uninterrupted(scenes, tmp_path, killed_at):
     wide = {split: part.map(_widened, with_indices=True) for split, part in scenes.items()}
     data = datasets.DatasetDict(wide)
-    args = VisionTrainingArguments(num_train_epochs=2, per_device_train_batch_size=8, learning_rate=1e-3, save_steps=2)
-    run = {"args": args, "augment": DetectionAugmentation(), "trunk_rate_factor": 0.5}
+    args = VisionTrainingArguments(
+        **{"num_train_epochs": 2, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "save_steps": 2},
+        backbone_lr_multiplier=0.5,
+    )
+    run = {"args": args, "augment": DetectionAugmentation()}
     whole = start(data, tmp_path / "whole", **run)
     with pytest.raises(KeyboardInterrupt):
         start(data, tmp_path / "cut", callbacks=[Stop(killed_at)], **run)
@@ -248,7 +252,8 @@ def test_a_pretrained_trunk_learns_slowly_and_its_beginning_not_at_all(scenes, t
     assert rates.beginning(f"{trunk}encoder.stages.1") == {1e-4}
     assert rates.beginning(f"{trunk}encoder.stages.0") == rates.beginning(f"{trunk}embedder") == {None}
     assert rates.beginning("model.decoder") == rates.beginning("class_labels_classifier") == {1e-3}
-    start(scenes, tmp_path / "b", model=str(tmp_path / "base"), args=args, trunk_rate_factor=0, callbacks=[rates])
+    args = replace(args, backbone_lr_multiplier=0.0)
+    start(scenes, tmp_path / "b", model=str(tmp_path / "base"), args=args, callbacks=[rates])
     assert rates.beginning(trunk) == {None}
 
 
@@ -324,9 +329,11 @@ def test_patience_counts_evaluations_without_a_better_figure():
 
 def test_training_ends_when_nothing_gets_better_and_a_resumed_run_ends_there_too(scenes, tmp_path):
     args = VisionTrainingArguments(
-        num_train_epochs=9, per_device_train_batch_size=8, learning_rate=1e-30, load_best_model_at_end=True
+        **{"num_train_epochs": 9, "per_device_train_batch_size": 8, "learning_rate": 1e-30},
+        load_best_model_at_end=True,
+        early_stopping_patience=2,
     )
-    run = {"args": args, "patience": 2}
+    run = {"args": args}
     whole = start(scenes, tmp_path / "whole", **run)
     assert [entry["step"] for entry in whole.history] == [3, 6, 9]
 
@@ -448,9 +455,12 @@ def test_faults_are_found_before_anything_is_written(scenes, tmp_path, monkeypat
         start(scenes, tmp_path / "out", processor=ViTImageProcessor(size={"height": 32, "width": 32}))
     with pytest.raises(ConfigError, match=r"a DetrForObjectDetection of hfvision; got DetrForSegmentation"):
         start(scenes, tmp_path / "out", model=tiny_model(model_class=DetrForSegmentation))
-    with pytest.raises(ConfigError, match="3 problems"):
-        start(scenes, tmp_path / "out", num_queries=0, trunk_rate_factor=-1, loss={"eos": 1})
-    with pytest.raises(ConfigError, match="patience"):
+    with pytest.raises(ConfigError, match="2 problems"):
+        start(scenes, tmp_path / "out", num_queries=0, loss={"eos": 1})
+    with (
+        pytest.warns(DeprecationWarning, match="early_stopping_patience"),
+        pytest.raises(ConfigError, match="patience"),
+    ):
         start(scenes, tmp_path / "out", patience=-1)
     boxes = prepare_detection(scenes, check_images=0)
     with pytest.raises(DatasetError, match="panoptic=True"):

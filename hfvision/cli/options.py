@@ -184,7 +184,7 @@ def _values(options: Iterable[Option], given: Mapping[str, Any]) -> dict[str, An
         inner = about.get("fields")
         if about.get("switch"):
             if value is False:
-                values[one.name] = type(one.default)(0)
+                values[one.name] = False if one.default is True else 0.0
         elif inner is not None:
             within = _values(_options_in(inner), given)
             if value is False:
@@ -224,7 +224,7 @@ def _kind(one: Option) -> Any:
 def _shown(one: Option) -> str | bool:
     """The default in words; False: none is shown."""
     default, words = one.default, one.metadata.get("shown")
-    if words or default in (None, (), False) or isinstance(default, type(MISSING)):
+    if words or default in (None, (), False) or default is MISSING:
         return words or False
     if _kind(one) is bool:
         return flag_of(one)[2:]

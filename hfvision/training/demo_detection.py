@@ -118,12 +118,12 @@ def run_detection_demo(
             base,
             recipe.dataset,
             folder / name,
-            args=arguments_of({"seed": seed, "max_steps": max_steps, **recipe.settings}),
+            args=arguments_of({"seed": seed, "max_steps": max_steps, **recipe.settings, **recipe.further}),
             augment=None if recipe.augmentation is None else DetectionAugmentation(**recipe.augmentation),
             resume=True,
             license=LICENSE,
             notes=notes_for(name) if name in RECIPES else (),
-            **recipe.further,
+            **recipe.options(),
         )
         model, seconds = trained.output_dir, trained.seconds
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hfvision.data.scenes import NAME as SCENES
 from hfvision.errors import ConfigError
-from hfvision.training.arguments import NEW
+from hfvision.training.arguments import NEW, OTHER_NAMES
 
 LICENSE = "apache-2.0"
 SCENES_MEASURED = 200  # the validation split
@@ -34,13 +34,17 @@ class SceneRecipe:
     required: float  # of the figure that decides, on the unseen scenes
     augmentation: Mapping[str, Any] | None  # fields of the standard recipe; None: the scenes vary enough by themselves
     settings: Mapping[str, Any] = field(default_factory=dict)  # by the short names of `hfvision.training.settings`
-    further: Mapping[str, Any] = field(default_factory=dict)  # arguments of the training function, such as "trunk"
+    further: Mapping[str, Any] = field(default_factory=dict)  # options of the task, such as "trunk", and settings
     dataset: str = SCENES
     start: str | None = None  # the model that it starts from; None: new weights
 
     def base(self, starter: str) -> str:
         """What the training of the starter starts from."""
         return self.start or NEW + starter
+
+    def options(self) -> dict[str, Any]:
+        """What of `further` are options of the task; the others are arguments of training by older names."""
+        return {name: value for name, value in self.further.items() if name not in OTHER_NAMES}
 
     def command(self, name: str) -> str:
         """The command line that makes the starter of that name."""

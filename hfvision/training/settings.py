@@ -45,7 +45,8 @@ ANY_WEIGHTS_EITHER = frozenset(
 
 def arguments_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of VisionTrainingArguments that settings, by their short names, become."""
-    given = {SAME[name]: value for name, value in settings.items() if name in SAME}
+    names = OTHER_NAMES | SAME
+    given = {names[name]: value for name, value in settings.items() if name in names and name != "precision"}
     if "max_steps" in settings:
         given["max_steps"] = -1 if settings["max_steps"] is None else settings["max_steps"]
     if (precision := settings.get("precision", "fp32")) not in PRECISIONS:
