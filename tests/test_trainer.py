@@ -2,9 +2,7 @@
 
 import json
 import os
-import shutil
 from dataclasses import fields
-from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -546,27 +544,7 @@ def test_a_hub_that_refuses_says_so_before_training(hub, zeros_and_ones, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-# Runs of 0.4
-
-
-def test_a_run_begun_with_0_4_is_resumed(zeros_and_ones, tmp_path):  # noqa: F811
-    """Its record as 0.4.0 wrote it; the checkpoint's files have not changed."""
-    args = {
-        **{"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 5e-3, "drop_path_rate": 0.2},
-        **{"save_steps": 2, "load_best_model_at_end": True},
-    }
-    with pytest.raises(KeyboardInterrupt):
-        start(zeros_and_ones, tmp_path / "out", args=args, augment=jitter, callbacks=[Stop(3)])
-    shutil.copyfile(Path(__file__).parent / "data" / "run_of_0_4_0.json", tmp_path / "out" / "training_run.json")
-    result = start(zeros_and_ones, tmp_path / "out", args=args, augment=jitter, resume=True)
-    assert (result.resumed_from, result.steps) == (2, 6)
-
-
-def test_a_run_begun_with_0_4_says_what_differs(zeros_and_ones, tmp_path):  # noqa: F811
-    (tmp_path / "out").mkdir()
-    shutil.copyfile(Path(__file__).parent / "data" / "run_of_0_4_0.json", tmp_path / "out" / "training_run.json")
-    with pytest.raises(ConfigError, match=r"settings\.learning_rate: it has 0\.005, this call 5e-05"):
-        start(zeros_and_ones, tmp_path / "out", args={"num_train_epochs": 2}, augment=jitter, resume=True)
+# Names of 0.4
 
 
 def test_settings_still_work_with_a_warning(zeros_and_ones, tmp_path):  # noqa: F811

@@ -63,8 +63,7 @@ class RunFolder:
         if not self.check(resume):
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_record({"plan": self.plan})
-        elif self.plan != self._record()["plan"]:
-            self._check_same(self._record())
+        elif self._is_same_but_longer(self._record()):
             self._lengthen(self._record())
 
     def _lengthen(self, record: Mapping[str, Any]) -> None:
@@ -158,16 +157,22 @@ class RunFolder:
         last = last_complete(self.path)
         return 0 if last is None else step_of(last)
 
-    def _check_same(self, record: Mapping[str, Any]) -> None:
-        """Raises ConfigError unless the plan is that of the record, or the same and longer."""
+    def _is_same_but_longer(self, record: Mapping[str, Any]) -> bool:
+        """Whether the plan is that of the record but longer. Raises ConfigError where more differs.
+
+        What a plan does not name is None: an older version had less to name.
+        """
         theirs, ours = _flat(record["plan"]), _flat(self.plan)
         differing = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
+        if not differing:
+            return False
         if not set(differing) <= set(LENGTH) or not _is_longer(theirs, ours, record.get("result")):
             lines = [f"{key}: it has {theirs.get(key)!r}, this call {ours.get(key)!r}" for key in differing]
             raise ConfigError(
                 f"{self.path} holds another run; {numbered('difference', lines)}\n    Resume with the same settings "
                 "(more epochs or steps lengthen a run), or choose another folder."
             )
+        return True
 
     def _write_record(self, record: Mapping[str, Any]) -> None:
         partial = self.path / f"{RECORD}.partial"
