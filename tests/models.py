@@ -15,6 +15,17 @@ from hfvision.registry import (
 ROWS = [(model_type, auto_class) for model_type, row in ARCHITECTURES.items() for auto_class in row.models]
 CLASSIFIERS = [model_type for model_type, row in ARCHITECTURES.items() if IMAGE_CLASSIFICATION in row.models]
 DENSE = [model_type for model_type, row in ARCHITECTURES.items() if SEMANTIC_SEGMENTATION in row.models]
+# Rows whose forward pass no other row holds whole: not the trunks that are inside models with heads, nor the second row
+# of one class, nor classes that add a config alone. What costs much by row and goes through the whole model (graphs,
+# hooks on every module) is tested on these; saving, loading, shapes and messages on all.
+HELD_BY_OTHERS = {
+    *((model_type, "AutoModel") for model_type, row in ARCHITECTURES.items() if model_type != "vit"),
+    *((model_type, "AutoBackbone") for model_type in ("deit", "microsoft_swin", "nvlabs_segformer")),
+    *((model_type, "AutoModelForUniversalSegmentation") for model_type in ("detr", "facebook_detr")),
+    ("nvlabs_segformer", IMAGE_CLASSIFICATION),
+    ("facebook_detr", OBJECT_DETECTION),
+}
+WHOLE = [row for row in ROWS if row not in HELD_BY_OTHERS]
 DETECTORS = [(model_type, name) for model_type, name in ROWS if name in (OBJECT_DETECTION, IMAGE_SEGMENTATION)]
 
 

@@ -46,6 +46,7 @@ def test_every_case_runs_and_is_equal(suite, tmp_path):
     assert [row.case for row in report.rows if f"| {row.case} |" not in text] == []
 
 
+@pytest.mark.slow  # which times the imports of fresh processes, and is one itself
 def test_the_command_prints_what_it_writes(tmp_path):
     done = hfvision("bench", "load", "--case", "import", "--tiny", "--rounds", 1, "--json", "--output", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ import hfvision
 from hfvision.errors import ConfigError, MissingPartError
 from hfvision.models.detr_trunk import load_trunk
 from hfvision.registry import ARCHITECTURES, load
-from tests.models import ROWS, tiny_config, tiny_model
+from tests.models import WHOLE, tiny_config, tiny_model
 
 ROWS_AND_OTHERS = [
     *((model_type, reference) for model_type, row in ARCHITECTURES.items() for reference in row.models.values()),
@@ -59,7 +59,7 @@ def test_no_weight_is_made_that_is_not_kept(reference, model_type, fields):
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # transformers' own
-@pytest.mark.parametrize("row", ROWS, ids="-".join)
+@pytest.mark.parametrize("row", WHOLE, ids="-".join)
 def test_no_property_of_a_part_fails_in_another_way_than_by_being_absent(row):
     """Tools ask modules for all that they have, torch.jit.trace among them."""
     for module in tiny_model(*row).modules():

@@ -5,7 +5,7 @@ import torch
 from torch.func import functional_call, grad, vmap
 
 from hfvision.registry import IMAGE_SEGMENTATION, OBJECT_DETECTION
-from tests.models import ROWS, main_output, pixels, tiny_model
+from tests.models import WHOLE, main_output, pixels, tiny_model
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:There is a performance drop:UserWarning"
@@ -41,7 +41,7 @@ def assert_gradients_of_each_sample(model, *inputs):
             torch.testing.assert_close(together[name][index], wanted, rtol=0, atol=ROUNDING * scale, msg=name)
 
 
-@pytest.mark.parametrize("row", ROWS, ids="-".join)
+@pytest.mark.parametrize("row", WHOLE, ids="-".join)
 def test_gradients_of_each_sample_are_those_of_a_loop(row):
     # torch's convolution in float64 makes no gradient of a kernel whose batch of maps was one image's, repeated.
     model = tiny_model(*row).to(torch.float32 if "detr" in row[0] and "Segmentation" in row[1] else torch.float64)
@@ -58,7 +58,7 @@ def test_gradients_of_padded_samples_are_those_of_a_loop(model_type, auto_class)
     assert_gradients_of_each_sample(model, x, mask)
 
 
-@pytest.mark.parametrize("row", ROWS, ids="-".join)
+@pytest.mark.parametrize("row", WHOLE, ids="-".join)
 def test_answers_of_each_sample_are_those_of_a_loop(row):
     """Without gradients other fast paths would be taken."""
     model = tiny_model(*row)

@@ -9,7 +9,7 @@ from hfvision.layers import in_place
 from hfvision.layers.dense import Dense
 from hfvision.layers.in_place import activated, in_strips
 from hfvision.layers.linear import Linear
-from tests.models import ROWS, pixels, tiny_model
+from tests.models import WHOLE, pixels, tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ def test_hooks_see_everything_at_once_and_untouched():
     assert torch.equal(kept[1], kept[0])
 
 
-@pytest.mark.parametrize("row", ROWS, ids="-".join)
+@pytest.mark.parametrize("row", WHOLE, ids="-".join)
 def test_models_answer_the_same_with_and_without(row, monkeypatch):
     model = tiny_model(*row)
     x = pixels(model.config)

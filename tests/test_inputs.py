@@ -1,4 +1,5 @@
-"""Every way an image can be odd x every classifier: the pixels that the model gets and its answer, or one clear error.
+"""Every way an image can be odd x every image processor: the pixels that the model gets and its answer, or one clear
+error.
 
 The table INPUTS says what each kind of image amounts to: grey levels (H, W, 3), written out by hand, or an error.
 Images are as large as the models want them, so that no resizing blurs the comparison; sizes have their own table.
@@ -189,14 +190,23 @@ class Row:
         return torch.from_numpy((scaled - mean) / std).float().permute(2, 0, 1)[None]
 
 
-@pytest.fixture(scope="module", params=CLASSIFIERS)
-def row(request):
-    processor_class = load(ARCHITECTURES[request.param].processor)
+def row_of(model_type):
+    processor_class = load(ARCHITECTURES[model_type].processor)
     square, size = {"height": SIDE, "width": SIDE}, processor_class.size
     options = {"size": {"shortest_edge": SIDE} if "shortest_edge" in size else square}
     if getattr(processor_class, "crop_size", None):
         options["crop_size"] = square
-    return Row(tiny_model(request.param), processor_class(**options))
+    return Row(tiny_model(model_type), processor_class(**options))
+
+
+# One classifier of each class of processors: what an image amounts to is settled before a model sees it, and all models
+# check pixels alike (test_models_common).
+BY_PROCESSOR = {ARCHITECTURES[model_type].processor: model_type for model_type in reversed(CLASSIFIERS)}
+
+
+@pytest.fixture(scope="module", params=sorted(BY_PROCESSOR.values()))
+def row(request):
+    return row_of(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -236,6 +246,14 @@ def test_an_image_amounts_to_what_the_table_says(row, name):
         classify = pipeline("image-classification", model=row.model, image_processor=processor)
         with pytest.raises(HfvisionError if kind.image is not None else Exception):
             classify(kind.image)
+
+
+@pytest.mark.parametrize("model_type", sorted({*CLASSIFIERS} - {*BY_PROCESSOR.values()}))
+def test_every_classifier_answers_through_the_processor_of_its_row(model_type):
+    row = row_of(model_type)
+    assert_answers(row, row.processor, Image.fromarray(RGB), row.pixels(RGB))
+    with pytest.raises(ImageReadError, match=r"there is no file nowhere/image\.png"):
+        row.processor("nowhere/image.png", return_tensors="pt")
 
 
 # --- files ----------------------------------------------------------------------------------------

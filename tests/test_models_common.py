@@ -21,6 +21,7 @@ from tests.models import (
     DENSE,
     DETECTORS,
     ROWS,
+    WHOLE,
     has_attention,
     input_config,
     main_output,
@@ -32,12 +33,19 @@ from tests.models import (
     tiny_model,
 )
 
+CONVOLUTIONAL_STEMS = ("vit-hybrid", "google_vit_hybrid", "segformer", "nvlabs_segformer", "detr", "facebook_detr")
+WITH_POSITIONS = ("vit", "deit", "google_vit", "vit-hybrid", "google_vit_hybrid", "microsoft_swin")  # of CLASSIFIERS
 EXACT = {"rtol": 0, "atol": 0}
 ROUNDING = {"rtol": 0, "atol": 2e-5}  # outputs are of order one; another order of summation moves the last bits
 
 
 @pytest.fixture(params=ROWS, ids="-".join)
 def model(request):
+    return tiny_model(*request.param)
+
+
+@pytest.fixture(params=WHOLE, ids="-".join)
+def whole(request):
     return tiny_model(*request.param)
 
 
@@ -63,14 +71,21 @@ def trainable(request):
     return tiny_model(*request.param)
 
 
-@pytest.fixture
-def resizable(model):
-    return model if takes_any_size(model) else pytest.skip("it has the patch grid that it was trained with")
+@pytest.fixture(params=[row for row in ROWS if row[0] != "mlp_mixer"], ids="-".join)
+def resizable(request):
+    """All but those that have the patch grid that they were trained with."""
+    return tiny_model(*request.param)
 
 
-@pytest.fixture
-def attentive(model):
-    return model if has_attention(model) else pytest.skip("it has no attention")
+@pytest.fixture(params=[row for row in WHOLE if row[0] != "mlp_mixer"], ids="-".join)
+def attentive(request):
+    return tiny_model(*request.param)
+
+
+@pytest.fixture(params=[row for row in WHOLE if row[0] not in ("mlp_mixer", *CONVOLUTIONAL_STEMS)], ids="-".join)
+def padding(request):
+    """Those that pad images to whole patches; a convolutional stem pads by itself, the family's own tests say how."""
+    return tiny_model(*request.param)
 
 
 def auto_class_of(model):
@@ -133,6 +148,14 @@ def test_a_saved_model_comes_back_identical_through_the_auto_class(model, tmp_pa
     torch.testing.assert_close(main_output(loaded(x)), main_output(model(x)), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("row", ROWS, ids="-".join)
+def test_which_models_the_lists_leave_out(row):
+    model = tiny_model(*row)
+    assert takes_any_size(model) == has_attention(model) == (row[0] != "mlp_mixer")
+    assert pads_to_patches(model) == (row[0] not in CONVOLUTIONAL_STEMS)
+    assert row[0] not in CLASSIFIERS or has_position_table(model) == (row[0] in WITH_POSITIONS)
+
+
 def test_every_parameter_gets_a_gradient(trainable):
     size = (96, 64) if takes_any_size(trainable) else None  # attention to a single place has no gradient
     loss_on(trainable, pixels(trainable.config, size=size)).backward()
@@ -146,11 +169,9 @@ def test_an_image_does_not_see_its_batch(model):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("size", [(40, 32), (37, 61), (24, 24), (9, 9)])
-def test_any_image_size_works_by_padding_to_whole_patches(resizable, size):
-    model = resizable
-    if not pads_to_patches(model):
-        pytest.skip("a convolutional stem pads by itself; the family's own tests say how")
+@pytest.mark.parametrize("size", [(40, 27), (37, 61), (9, 9)])
+def test_any_image_size_works_by_padding_to_whole_patches(padding, size):
+    model = padding
     x, patch = pixels(model.config, size=size), input_config(model.config).patch_size
     padded = torch.nn.functional.pad(x, (0, -size[1] % patch, 0, -size[0] % patch))
     torch.testing.assert_close(coarse(model, x), coarse(model, padded), **EXACT)
@@ -229,14 +250,15 @@ def test_activation_checkpointing_changes_no_gradient(trainable):
 
 
 @torch.no_grad()
-def test_compiles_as_one_graph(model):
-    x = pixels(model.config)
+def test_compiles_as_one_graph(whole):
+    model, x = whole, pixels(whole.config)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(main_output(compiled(x)), main_output(model(x)), **ROUNDING)
 
 
 @torch.no_grad()
-def test_exports_with_any_batch_and_image_size(model):
+def test_exports_with_any_batch_and_image_size(whole):
+    model = whole
     inner = model.config.backbone_config if isinstance(model.config, DetrConfig) else input_config(model.config)
     stages = len(getattr(inner, "depths", [1]))
     # What is one place to a side is another graph: the smallest map has two, after halving from stage to stage.
@@ -354,7 +376,6 @@ def test_mapped_bands_answer_bit_for_bit_as_rgb(trainable):
         ({"image_size": 0}, "image_size is a positive whole number or a pair"),
         ({"image_size": [32, 32, 32]}, "or a pair"),
         ({"num_channels": [3, 3]}, "num_channels is a positive whole number; got"),
-        ({"image_size": 64, "position_rule": "nearest"}, "position_rule is 'bicubic'.* or '.*'; got 'nearest'"),
         ({"num_channels": 4, "channel_init": "zeros"}, "channel_init is 'mean', 'repeat'"),
         ({"num_channels": 4, "channel_init": {7: 0}}, r"one of the 4 new channels \(0 to 3\)"),
         ({"num_channels": 4, "channel_init": {"red": "red"}}, "4 are wanted, got 1"),
@@ -364,12 +385,16 @@ def test_mapped_bands_answer_bit_for_bit_as_rgb(trainable):
 def test_a_geometry_that_cannot_work_is_refused(classifier, change, message):
     if not set(change) & {*classifier.geometry_fields}:
         message = f"{message}|has no image_size to change"
-    elif "position_rule" in change and not has_position_table(classifier):
-        pytest.skip("it has no positions to resample")
     before = copy.deepcopy(classifier.state_dict())
     with pytest.raises(ConfigError, match=message):
         classifier.resize_input(**change)
     assert all(torch.equal(before[name], value) for name, value in classifier.state_dict().items())
+
+
+@pytest.mark.parametrize("model_type", WITH_POSITIONS)
+def test_a_rule_for_positions_is_one_of_those_there_are(model_type):
+    with pytest.raises(ConfigError, match=r"position_rule is 'bicubic'.* or '.*'; got 'nearest'"):
+        tiny_model(model_type).resize_input(image_size=64, position_rule="nearest")
 
 
 def test_weights_on_disk_are_not_resized(classifier):
@@ -388,10 +413,8 @@ def test_forward_takes_images_first_and_further_options_by_name(model):
     assert parameters[1].name == "pixel_values" and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
 
 
-def test_a_config_that_cannot_work_is_refused(classifier):
-    if not has_attention(classifier):
-        pytest.skip("it has no attention heads")
-    if not isinstance(getattr(classifier.config, "num_attention_heads", None), int):
-        pytest.skip("it has heads for each stage; the family's own tests say more")
+@pytest.mark.parametrize("model_type", ["vit", "deit", "google_vit", "vit-hybrid", "google_vit_hybrid"])
+def test_a_config_that_cannot_work_is_refused(model_type):
+    """Families with heads for each stage say more in tests of their own."""
     with pytest.raises(Exception, match="cannot be split among 5 attention heads"):
-        tiny_config(classifier.config.model_type, num_attention_heads=5)
+        tiny_config(model_type, num_attention_heads=5)

@@ -21,7 +21,7 @@ from hfvision.errors import ConfigError
 from hfvision.layers import in_place
 from hfvision.models import detr_heads, detr_resnet, segformer_decoder
 from hfvision.models.bit import BitConvolution, as_stored
-from tests.models import ROWS, pixels, tiny_model
+from tests.models import WHOLE, pixels, tiny_model
 
 ROUNDING = {"rtol": 1e-4, "atol": 1e-4}  # other orders of summation, through a whole model of outputs of order one
 TIMM = {"model_type": "timm_backbone", "backbone": "resnet18", "out_indices": [1, 2, 3, 4]}
@@ -35,7 +35,7 @@ VARIANTS = [
 ]
 # PEFT 0.21 asks transformers 5.24 by a name that this has given up.
 PEFT = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-MODELS = [(*row, {}) for row in ROWS] + VARIANTS
+MODELS = [(*row, {}) for row in WHOLE] + VARIANTS
 
 
 @pytest.fixture(autouse=True)

@@ -56,8 +56,7 @@ def test_what_a_graph_expects_of_an_operator_is_what_it_makes(name, backend):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of torch 2.14's own check
-@pytest.mark.parametrize("bias", [None, numbers(5)])
-@pytest.mark.parametrize("rows", [(2, 3), (3,), (2, 2, 2)])
+@pytest.mark.parametrize(("rows", "bias"), [((2, 3), numbers(5)), ((3,), None), ((2, 2, 2), numbers(5))])
 def test_products_of_graphs_have_gradients(rows, bias, backend):
     bias = None if bias is None else bias.clone().requires_grad_()
     x, weight = numbers(*rows, 4).requires_grad_(), numbers(5, 4, seed=2).requires_grad_()

@@ -1,12 +1,12 @@
-"""torch.jit.trace and torch.export, once per row of the registry: graphs that hold for other batches and sizes too."""
+"""torch.jit.trace and torch.export, once per kind of model: graphs that hold for other batches and sizes too."""
 
 import pytest
 import torch
 from torch import nn
 
 from hfvision.errors import ImageShapeError
-from hfvision.registry import IMAGE_SEGMENTATION, OBJECT_DETECTION
-from tests.models import ROWS, main_output, pixels, takes_any_size, tiny_model
+from hfvision.registry import IMAGE_CLASSIFICATION, IMAGE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
+from tests.models import WHOLE, main_output, pixels, takes_any_size, tiny_model
 
 # torch says of every size that it writes into the graph as a number that it does so, and that jit is old.
 pytestmark = [
@@ -17,6 +17,15 @@ pytestmark = [
 
 ROUNDING = {"rtol": 0, "atol": 5e-6}  # outputs are of order one; a graph sums in another order
 SIZES = [(32, 32), (48, 64), (37, 61), (16, 80), (9, 9)]  # one is that of the recording; some need padding
+# Graphs of any size are test_models_common's, for every model. In one of a fixed size the same code settles padding,
+# positions and windows with numbers: one model of each way to do so.
+OF_ONE_SIZE = [
+    ("vit", IMAGE_CLASSIFICATION),
+    ("vit-hybrid", IMAGE_CLASSIFICATION),
+    ("segformer", SEMANTIC_SEGMENTATION),
+    ("upernet", SEMANTIC_SEGMENTATION),
+    ("detr", IMAGE_SEGMENTATION),
+]
 
 
 class Answer(nn.Module):
@@ -31,15 +40,17 @@ class Answer(nn.Module):
         return tuple(outputs[name] for name in self.names) if self.names else main_output(outputs)
 
 
-@pytest.fixture(params=ROWS, ids="-".join)
+@pytest.fixture(params=WHOLE, ids="-".join)
 def model(request):
     return tiny_model(*request.param)
 
 
 @torch.no_grad()
-def test_a_recorded_model_answers_as_the_model_at_every_size_and_batch(model):
+def test_a_recorded_model_answers_as_the_model_at_every_size_and_batch(model, tmp_path):
+    """Read again from its file, as another process does: nothing in the graph lies outside of it."""
     answer = Answer(model)
-    recorded = torch.jit.trace(answer, pixels(model.config))
+    torch.jit.save(torch.jit.trace(answer, pixels(model.config)), tmp_path / "model.pt")
+    recorded = torch.jit.load(tmp_path / "model.pt")
     for batch, size in [(2, SIZES[0]), (3, SIZES[0]), (1, SIZES[0]), *((2, size) for size in SIZES[1:])]:
         x = pixels(model.config, batch=batch, size=size)
         if size != SIZES[0] and not takes_any_size(model):
@@ -49,14 +60,6 @@ def test_a_recorded_model_answers_as_the_model_at_every_size_and_batch(model):
                 recorded(x)
         else:
             torch.testing.assert_close(recorded(x), answer(x), **ROUNDING)
-
-
-@torch.no_grad()
-def test_a_model_recorded_at_one_size_serves_in_another_process(model, tmp_path):
-    """As a file: nothing in the graph lies outside of it."""
-    x = pixels(model.config)
-    torch.jit.save(torch.jit.trace(Answer(model), x), tmp_path / "model.pt")
-    torch.testing.assert_close(torch.jit.load(tmp_path / "model.pt")(x), main_output(model(x)), **ROUNDING)
 
 
 @torch.no_grad()
@@ -83,7 +86,9 @@ def test_recording_leaves_no_trace_in_the_model(model):
 
 
 @torch.no_grad()
-def test_exports_at_a_size_of_its_own(model):
-    x = pixels(model.config, size=(40, 48) if takes_any_size(model) else None)
+@pytest.mark.parametrize("row", OF_ONE_SIZE, ids="-".join)
+def test_exports_at_a_size_of_its_own(row):
+    model = tiny_model(*row)
+    x = pixels(model.config, size=(40, 48))
     exported = torch.export.export(model, (x,)).module()
     torch.testing.assert_close(main_output(exported(x)), main_output(model(x)), **ROUNDING)
