@@ -14,7 +14,14 @@ from hfvision.layers.drop_path import DropPath
 from hfvision.models.detr_config import DetrConfig
 from hfvision.models.semantic import SemanticModel
 from hfvision.models.swin import SwinConfig
-from hfvision.registry import ARCHITECTURES, IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION, load
+from hfvision.registry import (
+    ARCHITECTURES,
+    IMAGE_CLASSIFICATION,
+    IMAGE_SEGMENTATION,
+    OBJECT_DETECTION,
+    SEMANTIC_SEGMENTATION,
+    load,
+)
 from hfvision.upsampling import upsample
 from tests.models import (
     CLASSIFIERS,
@@ -44,8 +51,14 @@ def model(request):
     return tiny_model(*request.param)
 
 
-@pytest.fixture(params=WHOLE, ids="-".join)
-def whole(request):
+# A graph takes seconds to make: those of models that people serve are made in every run, the others are slow.
+SERVED = (IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION, OBJECT_DETECTION, IMAGE_SEGMENTATION)
+
+
+@pytest.fixture(
+    params=[row if row[1] in SERVED else pytest.param(row, marks=pytest.mark.slow) for row in WHOLE], ids="-".join
+)
+def graphed(request):
     return tiny_model(*request.param)
 
 
@@ -250,15 +263,15 @@ def test_activation_checkpointing_changes_no_gradient(trainable):
 
 
 @torch.no_grad()
-def test_compiles_as_one_graph(whole):
-    model, x = whole, pixels(whole.config)
+def test_compiles_as_one_graph(graphed):
+    model, x = graphed, pixels(graphed.config)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(main_output(compiled(x)), main_output(model(x)), **ROUNDING)
 
 
 @torch.no_grad()
-def test_exports_with_any_batch_and_image_size(whole):
-    model = whole
+def test_exports_with_any_batch_and_image_size(graphed):
+    model = graphed
     inner = model.config.backbone_config if isinstance(model.config, DetrConfig) else input_config(model.config)
     stages = len(getattr(inner, "depths", [1]))
     # What is one place to a side is another graph: the smallest map has two, after halving from stage to stage.

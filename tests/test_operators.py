@@ -84,7 +84,11 @@ def graphs_of(model):
 @pytest.mark.parametrize(
     ("model_type", "operators"),
     [
-        ("segformer", {"hfvision.product", "hfvision.attention", "hfvision.conv_of_patches", "segformer_decoder"}),
+        pytest.param(
+            "segformer",
+            {"hfvision.product", "hfvision.attention", "hfvision.conv_of_patches", "segformer_decoder"},
+            marks=pytest.mark.slow,
+        ),
         ("setr", {"hfvision.product", "hfvision.attention"}),
     ],
 )
