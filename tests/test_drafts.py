@@ -139,3 +139,19 @@ def test_pipelines_take_it_and_answer_at_the_true_size(tmp_path):
     found = detect(str(path), output="arrays", threshold=0.0, decode="draft")
     assert found.size == (803, 601)
     assert detect(str(path), output="picture", decode="draft").size == (601, 803)
+
+
+def test_a_classifier_reads_a_draft_where_a_call_asks_for_it(tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(photo())
+    model, size = tiny_model("vit"), {"height": 32, "width": 32}
+
+    def scores(call, **options):
+        processor = ViTImageProcessor(size=size, **options)
+        classify = pipeline("image-classification", model=model, image_processor=processor)
+        answers = classify(str(path), top_k=5, **call)
+        return [answer["score"] for answer in sorted(answers, key=lambda one: one["label"])]
+
+    drafted = scores({}, decode="draft")
+    assert scores({"decode": "draft"}) == pytest.approx(drafted, abs=1e-6)
+    assert scores({}) != pytest.approx(drafted, abs=1e-6)
