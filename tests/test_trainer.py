@@ -562,7 +562,7 @@ def test_settings_still_work_with_a_warning(zeros_and_ones, tmp_path):  # noqa: 
 
 
 def test_a_task_or_option_that_is_none_is_refused_with_the_nearest(zeros_and_ones, tmp_path):  # noqa: F811
-    with pytest.raises(UnknownNameError, match="did you mean object-detection"):
+    with pytest.raises(UnknownNameError, match="Did you mean 'object-detection'"):
         hfvision.train("object-detecton", tiny_vit(), zeros_and_ones, tmp_path / "out")
     with pytest.raises(UnknownNameError, match=r"'agument' .*did you mean augment"):
         hfvision.train("image-classification", tiny_vit(), zeros_and_ones, tmp_path / "out", agument=None)
