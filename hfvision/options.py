@@ -27,9 +27,10 @@ def option(
     """A field of a dataclass. `help` is for the command line, `shown` its default in words where `default` does not say
     it; `flags` how it is written, if not as its name; `parse` makes its value of a text, and raises ValueError.
 
-    Further keys of its metadata are for the command line: `switch`: it only turns the option off, to False or 0; `off`:
-    how that is written beside the option; `repeated`: it may be given several times; `panel`: where the help lists it;
-    `fields`: a dataclass whose options it has in the place of this one, put together by `make` or by that class.
+    Further keys of its metadata are for the command line: `min` and `max`, the least and largest number; `switch`: it
+    only turns the option off, to False or 0; `off`: how that is written beside the option; `repeated`: it may be given
+    several times; `panel`: where the help lists it; `fields`: a dataclass whose options it has in the place of this
+    one, put together by `make` or by that class.
     """
     return field(default=default, metadata={"help": help, "shown": shown, "flags": flags, "parse": parse, **about})
 

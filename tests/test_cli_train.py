@@ -10,9 +10,11 @@ import typer
 from typer.testing import CliRunner
 
 from hfvision.cli import build_app
+from hfvision.cli.predict import PredictionOptions
 from hfvision.cli.train import ROWS, command_of
 from hfvision.cli.train_arguments import REFUSED, RENAMED
 from hfvision.options import flag_of
+from hfvision.pipelines.predict import KINDS
 from hfvision.reading_options import options_of
 from hfvision.training import train as training
 from hfvision.training.arguments import MEANINGLESS, OTHER_NAMES, VisionTrainingArguments
@@ -191,9 +193,14 @@ def test_an_argument_that_is_refused_says_why(name):
 
 
 def test_values_that_cannot_be_read_are_wrong_usage():
-    words = "train detection --model m --dataset d --output o --loss-weights loss_bbox"
-    done = run(*words.split())
-    assert done.exit_code == 2 and "loss_bbox" in done.output
+    for words in (
+        "train detection --model m --dataset d --output o --loss-weights loss_bbox",
+        "train classification --model m --dataset d --output o --image-size 0",
+        "predict image.png --model m --batch-size 0",
+        "evaluate m --dataset d --threshold 2",
+    ):
+        done = run(*words.split())
+        assert done.exit_code == 2 and "Invalid value for" in done.output, done.output
 
 
 @pytest.mark.parametrize("words", ["--help", "train --help", "evaluate --help", "check --help", "predict --help"])
@@ -223,6 +230,11 @@ def test_the_help_of_a_task_has_common_options_first_and_all_others_last():
         panel: [one.name for one in command_of("detection").params if one.rich_help_panel == panel] for panel in panels
     }
     assert len(of_panel["Training"]) < 25 < len(of_panel[panels[-1]])
+
+
+def test_options_of_predict_are_those_of_the_pipelines():
+    known = {name for kind in KINDS.values() for name in kind.options} | {"batch_size", "device", "optimize"}
+    assert {one.name for one in fields(PredictionOptions)} <= known
 
 
 def test_no_option_is_declared_twice():

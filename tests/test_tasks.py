@@ -88,6 +88,13 @@ def test_a_model_is_created_by_the_name_that_cards_and_pipelines_use(name):
     assert type(hfvision.create(name, task="image-segmentation")).__name__ == found.model_class
 
 
+def test_a_kind_says_which_model_is_created():
+    model = hfvision.create("mit-b0", task="image-segmentation", kind="semantic", num_labels=3)
+    assert type(model).__name__.endswith("ForSemanticSegmentation")
+    with pytest.raises(UnknownNameError, match="has no model for"):
+        hfvision.create("mit-b0", task="image-segmentation", kind="panoptic")
+
+
 def test_a_model_of_another_row_is_created_by_the_hubs_name():
     model = hfvision.create("mit-b0", task="image-segmentation", num_labels=3)
     assert type(model).__name__.endswith("ForSemanticSegmentation") and model.config.num_labels == 3

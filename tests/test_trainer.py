@@ -564,6 +564,10 @@ def test_settings_still_work_with_a_warning(zeros_and_ones, tmp_path):  # noqa: 
 def test_a_task_or_option_that_is_none_is_refused_with_the_nearest(zeros_and_ones, tmp_path):  # noqa: F811
     with pytest.raises(UnknownNameError, match="Did you mean 'object-detection'"):
         hfvision.train("object-detecton", tiny_vit(), zeros_and_ones, tmp_path / "out")
+    with pytest.raises(UnknownNameError, match=r"kinds semantic, panoptic, instance; got 'semantics'.*'semantic'"):
+        hfvision.train("image-segmentation", tiny_vit(), zeros_and_ones, tmp_path / "out", kind="semantics")
+    with pytest.raises(UnknownNameError, match="has no kinds"):
+        hfvision.train("object-detection", tiny_vit(), zeros_and_ones, tmp_path / "out", kind="semantic")
     with pytest.raises(UnknownNameError, match=r"'agument' .*did you mean augment"):
         hfvision.train("image-classification", tiny_vit(), zeros_and_ones, tmp_path / "out", agument=None)
     with pytest.raises(ConfigError, match=r"VisionTrainingArguments, or a dict.*got TrainingArguments"):

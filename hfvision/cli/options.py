@@ -240,6 +240,8 @@ def _parameters(one: Option, panel: str | None) -> list[inspect.Parameter]:
         flags,
         help=about["help"],
         show_default=_shown(one),
+        min=about.get("min"),
+        max=about.get("max"),
         metavar="|".join(map(str, choices)) or None,
         rich_help_panel=panel,
     )

@@ -2,22 +2,42 @@
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from hfvision.cli.options import NOTHING, Given, source_of, takes
 from hfvision.cli.output import JsonOption, emit
 from hfvision.errors import ConfigError
+from hfvision.options import option
 
 PICTURES = ("map", "overlay")
 BAR_FROM = 8  # images
 
 
+@dataclass(frozen=True, kw_only=True)
+class PredictionOptions:
+    """Keywords of `hfvision.pipelines.predict`; what is not given is left to the model's pipeline."""
+
+    top_k: int | None = option("Labels per image, of models that classify.", shown="5", min=1)
+    threshold: float | None = option("Least score of an object.", shown="0.5; of a segment 0.9", min=0, max=1)
+    subtask: str | None = option("Of models that segment objects: panoptic, instance, semantic.", shown="panoptic")
+    tile: int | None = option("Side in pixels of windows to cut large images into.", min=1)
+    overlap: float | None = option("Share of a window that its neighbor repeats.", shown="0.25")
+    blend: str | None = option("How windows are joined where pixels get labels: gauss, mean, none.")
+    batch_size: int = option("Images (or windows) that run together.", 1, min=1)
+    device: str | None = option("cpu, cuda, cuda:1, mps.")
+    optimize: str | None = option(
+        "Faster, not quite the same numbers: bfloat16, int8, token_merging=8, compile, or several with commas."
+    )
+
+
+@takes(options=source_of(PredictionOptions))
 def run(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders, patterns or URLs.")],
     model: Annotated[str, typer.Option(help="A starter model (vit-digits), a folder, or a Hub id.")],
-    top_k: Annotated[int | None, typer.Option(min=1, help="Labels per image (5), of models that classify.")] = None,
     output: Annotated[
         list[Path] | None,
         typer.Option(
@@ -26,25 +46,7 @@ def run(
             "May be given twice."
         ),
     ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Least score of an object (0.5; of a segment 0.9).", min=0, max=1)
-    ] = None,
-    subtask: Annotated[
-        str | None, typer.Option(help="Of models that segment objects: panoptic (default), instance, semantic.")
-    ] = None,
-    tile: Annotated[int | None, typer.Option(min=1, help="Side in pixels of windows to cut large images into.")] = None,
-    overlap: Annotated[float | None, typer.Option(help="Share of a window that its neighbour repeats (0.25).")] = None,
-    blend: Annotated[
-        str | None, typer.Option(help="How windows are joined where pixels get labels: gauss, mean, none.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images (or windows) that run together.")] = 1,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
-    optimize: Annotated[
-        str | None,
-        typer.Option(
-            help="Faster, not quite the same numbers: bfloat16, int8, token_merging=8, compile, or several with commas."
-        ),
-    ] = None,
+    options: Given = NOTHING,
     processor: Annotated[
         list[str] | None,
         typer.Option(
@@ -63,22 +65,13 @@ def run(
     from hfvision.data.inputs import listed
     from hfvision.pipelines.predict import Failure, predictions_or_failures
 
-    options = {
-        "top_k": top_k,
-        "threshold": threshold,
-        "subtask": subtask,
-        "tile": tile,
-        "overlap": overlap,
-        "blend": blend,
-    } | _processor_options(processor or [])
+    options = {**options, **_processor_options(processor or [])}
     table, folder = _destinations(output or [])
     inputs = listed(images)
     if not inputs:
         raise ConfigError(f"no images in {', '.join(images)}")
     files = None if folder is None else PictureFiles(folder)
-    answers = predictions_or_failures(
-        [one.source for one in inputs], model, batch_size=batch_size, device=device, optimize=optimize, **options
-    )
+    answers = predictions_or_failures([one.source for one in inputs], model, **options)
     rows: list[dict[str, Any]] = []
     failures: list[Failure] = []
     few = True if len(inputs) < BAR_FROM else None  # None: a bar where stderr is a terminal

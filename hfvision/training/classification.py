@@ -34,7 +34,8 @@ from hfvision.training.distillation import Distillation
 from hfvision.training.held_out import LOSS, ImageMeans, losses_of_classes
 from hfvision.training.loop import Samples, process
 from hfvision.training.progress import diverged
-from hfvision.training.recipe import Recipe, TaskOptions
+from hfvision.training.recipe import Measuring, Recipe, TaskOptions
+from hfvision.training.recording import ClassifierRecorder, ImageNames
 from hfvision.training.run import Run, Task, TrainingResult, described, digest, listed
 from hfvision.training.settings import TrainingSettings, chosen
 from hfvision.training.train import train
@@ -97,7 +98,9 @@ class ClassificationOptions(TaskOptions):
         fields=ClassificationAugmentation,
         panel="Augmentation",
     )
-    image_size: int | Sequence[int] | None = option("Side of the images that the model takes.", shown="the model's own")
+    image_size: int | Sequence[int] | None = option(
+        "Side of the images that the model takes.", shown="the model's own", min=1
+    )
     class_weights: ClassWeights | None = CLASS_WEIGHTS
     distillation: Distillation | None = None
 
@@ -154,6 +157,22 @@ def _task(run: Run, base: Base, data: ClassificationData, options: Classificatio
     )
 
 
+def _measure(
+    base: Base, data: ClassificationData, args: VisionTrainingArguments, threshold: float, dataset: Any
+) -> Measuring:
+    part = data.evaluation
+    check_images_fit(base, part.split, len(part), part.read)
+    base.model.config.problem_type = "single_label_classification"
+    return Measuring(
+        counter=AccuracyCounter(len(data.names), args),
+        trainer=ClassificationTrainer,
+        samples=LabelledSamples(part),
+        collate=Collator(base.processor),
+        class_figure="accuracy",
+        recorder=ClassifierRecorder(data.names, ImageNames(part.images, "image", dataset)),
+    )
+
+
 RECIPE = Recipe(
     task="image-classification",
     figure="accuracy",
@@ -164,6 +183,7 @@ RECIPE = Recipe(
     datasets='Hub id, folder of class folders, parquet file, or "digits".',
     options=ClassificationOptions,
     build=_task,
+    measure=_measure,
 )
 
 

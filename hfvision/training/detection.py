@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForObjectDetection, EvalPrediction
 
 from hfvision.data.detection import DetectionData, prepare_detection
+from hfvision.data.object_table import IMAGE
 from hfvision.data.sources import Source
 from hfvision.errors import DatasetError
 from hfvision.metrics.detection import DetectionMetric
@@ -30,10 +31,11 @@ from hfvision.training.arguments import VisionTrainingArguments, changed
 from hfvision.training.base import Base, ModelSource
 from hfvision.training.detection_samples import packed, unpacked
 from hfvision.training.detector import DetectorOptions, prepare_detector
-from hfvision.training.detector_task import detector_task
+from hfvision.training.detector_task import detector_task, measure_objects
 from hfvision.training.held_out import ImageMeans
 from hfvision.training.overfit import LearntByHeart, OverfitCheck, judge, overfit_arguments, overfit_data
-from hfvision.training.recipe import Recipe
+from hfvision.training.recipe import Measuring, Recipe
+from hfvision.training.recording import DetectorRecorder, ImageNames
 from hfvision.training.run import Run, Task, TrainingResult
 from hfvision.training.settings import TrainingSettings, chosen
 from hfvision.training.train import train
@@ -140,6 +142,14 @@ def _task(run: Run, base: Base, data: DetectionData, options: DetectionOptions) 
     )
 
 
+def _measure(
+    base: Base, data: DetectionData, args: VisionTrainingArguments, threshold: float, dataset: Any
+) -> Measuring:
+    part = data.evaluation
+    recorder = DetectorRecorder(data.names, ImageNames(part.data, IMAGE, dataset), part.image_ids, threshold)
+    return measure_objects(base, data, APCounter(len(data.names)), recorder, "AP")
+
+
 RECIPE = Recipe(
     task="object-detection",
     figure="AP",
@@ -150,6 +160,7 @@ RECIPE = Recipe(
     datasets='Hub id, parquet file, folder of an annotation tool (COCO, VOC, YOLO, ...), or "digit-scenes".',
     options=DetectionOptions,
     build=_task,
+    measure=_measure,
 )
 
 

@@ -9,7 +9,7 @@ from hfvision.licences import shown
 from hfvision.losses.detection import WEIGHTS
 from hfvision.processing.options import make_plan
 from hfvision.training.augmentation import scaled_size
-from hfvision.training.base import set_drop_path
+from hfvision.training.base import Base, check_images_fit, set_drop_path
 from hfvision.training.detection_augmentation import (
     DetectionAugmentation,
     ObjectPreparation,
@@ -19,6 +19,8 @@ from hfvision.training.detection_samples import DetectedSamples, collate
 from hfvision.training.detector import Augmentation, Detector
 from hfvision.training.detector_trainer import DetectorTrainer, ObjectCounter
 from hfvision.training.loop import EarlyEnd
+from hfvision.training.recipe import Measuring
+from hfvision.training.recording import Recorder
 from hfvision.training.run import Run, Task, TrainingResult, described, listed
 
 Outcome = TypeVar("Outcome", bound=TrainingResult)
@@ -84,6 +86,22 @@ def detector_task(
         callbacks=ends,
         backbone_lr_multiplier=detector.trunk_rate_factor,
         patience=patience,
+    )
+
+
+def measure_objects(
+    base: Base, data: DetectionData, counter: ObjectCounter, recorder: Recorder, figure: str, *, masks: bool = False
+) -> Measuring:
+    """How a detector is measured, `figure` being what its counter has of each class."""
+    part = data.evaluation
+    check_images_fit(base, part.split, len(part), lambda row: part.read(row)[0])
+    return Measuring(
+        counter=counter,
+        trainer=partial(DetectorTrainer, evaluation_sizes=image_sizes(part, base.processor)),
+        samples=DetectedSamples(part, ObjectPreparation(base.processor, masks=masks), stored=True),
+        collate=collate,
+        class_figure=figure,
+        recorder=recorder,
     )
 
 

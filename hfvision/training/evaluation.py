@@ -8,11 +8,10 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,9 @@ from transformers import AutoConfig
 
 import hfvision
 from hfvision.cards.records import EVALUATION, read_record, weights_digest
-from hfvision.cards.tasks import NAMES, auto_class_of
+from hfvision.cards.tasks import auto_class_of
 from hfvision.data.classification import ClassificationData
 from hfvision.data.detection import DetectionData
-from hfvision.data.object_table import IMAGE
 from hfvision.data.remembering import remembered
 from hfvision.data.same_images import read_written, seen_of, with_seen
 from hfvision.data.segmentation import SegmentationData
@@ -33,38 +31,21 @@ from hfvision.data.sources import Source
 from hfvision.errors import CheckpointReadError, ConfigError, one_line
 from hfvision.licences.inheritance import RECORD_FILE
 from hfvision.options import takes_options
-from hfvision.registry import IMAGE_CLASSIFICATION, IMAGE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
 from hfvision.reporting import report
 from hfvision.row_files import check_row_file, row_file
 from hfvision.starters import resolve
+from hfvision.tasks import Task, task_of_auto_class
 from hfvision.termination import sigterm_exits
-from hfvision.training import classification, segmentation
 from hfvision.training.arguments import VisionTrainingArguments
-from hfvision.training.augmentation import Preparation
-from hfvision.training.base import Base, check_images_fit, load_base
+from hfvision.training.base import load_base
 from hfvision.training.confusion_files import check_confusion_files, write_confusion
-from hfvision.training.detection import APCounter
-from hfvision.training.detection_augmentation import ObjectPreparation
-from hfvision.training.detection_samples import DetectedSamples, collate
-from hfvision.training.detector_task import image_sizes
-from hfvision.training.detector_trainer import DetectorTrainer
 from hfvision.training.evaluation_options import EvaluationOptions
-from hfvision.training.measured_data import UNIVERSAL, data_to_measure
-from hfvision.training.panoptic import PQCounter
+from hfvision.training.measured_data import data_to_measure
 from hfvision.training.progress import quiet_unless_main
-from hfvision.training.recording import (
-    ClassifierRecorder,
-    DetectorRecorder,
-    ImageNames,
-    PanopticRecorder,
-    RecordedCounter,
-    Recorder,
-    SegmentCounter,
-    SegmenterRecorder,
-)
+from hfvision.training.recording import RecordedCounter
 from hfvision.training.run import digest
 from hfvision.training.settings import arguments_of
-from hfvision.training.trainer import Trainer
+from hfvision.training.train import recipe_of_row
 from hfvision.writing import new_file
 
 FILES = ("record", "predictions", "confusion")  # where this call wrote: no part of the result
@@ -93,18 +74,6 @@ class EvaluationResult:
     record: str | None = None  # the file that it was written to
     predictions: str | None = None  # the file of answers by image
     confusion: tuple[str, ...] = ()  # the files of the confusion matrix
-
-
-@dataclass(frozen=True)
-class _Measuring:
-    """How one task is measured."""
-
-    counter: Any
-    trainer: Callable[..., Trainer]
-    samples: Any
-    collate: Callable[..., Any]
-    class_figure: str | None
-    recorder: Recorder
 
 
 @sigterm_exits()
@@ -150,21 +119,22 @@ def evaluate(
     check_confusion_files(pictures)
     if answers is not None:
         check_row_file(answers)
-    auto_class = _auto_class(source, name)
+    task = _task(source, name)
+    recipe = recipe_of_row(task)
     given = arguments_of({name: getattr(options, name) for name in ("batch_size", "precision", "workers")})
     with ExitStack() as stack:
         arguments = VisionTrainingArguments(
             stack.enter_context(tempfile.TemporaryDirectory()), batch_eval_metrics=True, label_names=["labels"], **given
         )
         with arguments.main_process_first(local=False, desc="reading model and data"):
-            base = load_base(source, None, getattr(transformers, auto_class), "a model that can be measured")
+            base = load_base(source, None, recipe.auto_class, "a model that can be measured")
             if base.missing:
                 raise CheckpointReadError(
                     f"{name!r} lacks {len(base.missing)} tensors of its {type(base.model).__name__}, "
                     f"{base.missing[0]} for one: with weights made anew there is nothing to measure. Train it first."
                 )
             data = data_to_measure(
-                auto_class, dataset, base, Path(source), options.split, options.by_number, data_options or {}
+                recipe, dataset, base, Path(source), options.split, options.by_number, data_options or {}
             )
         images = len(data.evaluation)
         trained_on = seen_of(data.evaluation, read_written(read_record(Path(source, RECORD_FILE)).get("images")))
@@ -172,7 +142,7 @@ def evaluate(
             report(
                 f"{trained_on:,} of {images:,} images were trained on: figures that count them are not held-out ones."
             )
-        how = _measuring(auto_class, base, data, arguments, options.threshold, dataset)
+        how = recipe.measure(base, data, arguments, options.threshold, dataset)
         is_main = arguments.process_index == 0
         rows = stack.enter_context(row_file(answers, how.recorder.columns)) if answers and is_main else None
         trainer = how.trainer(
@@ -189,14 +159,14 @@ def evaluate(
         said = f"{Path(name).name or name}: {matrix.counts.sum():,} {matrix.unit}"
         write_confusion(matrix, path, f"{data.name} ({data.evaluation.split})", said)
     result = EvaluationResult(
-        task=NAMES[auto_class],
+        task=task.name,
         dataset=data.name,
         split=with_seen(data.evaluation.split, trained_on, images),
         revision=data.fingerprint,
         samples=how.counter.samples,
         metrics={**how.counter.last, "loss": found["eval_loss"]},
         class_figure=how.class_figure,
-        per_class=dict(zip(data.names, how.counter.per_class, strict=True)) if how.class_figure else {},
+        per_class=dict(zip(data.names, how.counter.per_class, strict=True)),
         date=datetime.now(UTC).date().isoformat(),
         weights=weights_digest(Path(source)) if Path(source).is_dir() else digest(base.model, ()),
         versions={part.__name__: part.__version__ for part in (hfvision, transformers, torch)},
@@ -205,7 +175,7 @@ def evaluate(
             "batch_size": options.batch_size,
             "precision": options.precision,
             "by_number": options.by_number,
-            **({"threshold": options.threshold} if isinstance(how.counter, PQCounter) else {}),
+            **({"threshold": options.threshold} if recipe.uses_threshold else {}),
         },
         reading=remembered(data.reading),
         seconds=round(time.monotonic() - started, 2),
@@ -219,56 +189,19 @@ def evaluate(
     return result
 
 
-def _auto_class(source: str, name: str) -> str:
-    """The auto class of the model's own class. Raises CheckpointReadError, and ConfigError for another task."""
+def _task(source: str, name: str) -> Task:
+    """The task of the model's own class. Raises CheckpointReadError, and ConfigError for one that is not measured."""
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise CheckpointReadError(f"cannot load a model from {name!r}: {one_line(error)}") from error
-    found = auto_class_of(config)
-    measured = {IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION, OBJECT_DETECTION, IMAGE_SEGMENTATION, UNIVERSAL}
-    if found not in measured:
+    task = task_of_auto_class(auto_class_of(config))
+    if task is None or task.training is None:
         raise ConfigError(
             f"{name!r} is a {(config.architectures or ['model without a class'])[0]}; what is measured classifies, "
             "segments or detects. Fine-tune it for such a task first (hfvision train)."
         )
-    return UNIVERSAL if found == IMAGE_SEGMENTATION else found
-
-
-def _measuring(auto_class: str, base: Base, data: Any, arguments: Any, threshold: float, dataset: Any) -> _Measuring:
-    part, processor, names = data.evaluation, base.processor, data.names
-    if auto_class == IMAGE_CLASSIFICATION:
-        check_images_fit(base, part.split, len(part), part.read)
-        base.model.config.problem_type = "single_label_classification"
-        return _Measuring(
-            classification.AccuracyCounter(len(data.names), arguments),
-            classification.ClassificationTrainer,
-            classification.LabelledSamples(part),
-            classification.Collator(processor),
-            "accuracy",
-            ClassifierRecorder(names, ImageNames(part.images, "image", dataset)),
-        )
-    check_images_fit(base, part.split, len(part), lambda row: part.read(row)[0])
-    if auto_class == SEMANTIC_SEGMENTATION:
-        segmentation.check_model(base)
-        segmentation.describe_labels(base, data)
-        return _Measuring(
-            segmentation.IoUCounter(data, arguments),
-            segmentation.SegmentationTrainer,
-            segmentation.SegmentedSamples(part, Preparation(processor), stored_masks=True),
-            segmentation.Collator(data.ignore_index),
-            "IoU",
-            SegmenterRecorder(names, ImageNames(part.data, "image", dataset)),
-        )
-    panoptic, files = auto_class == UNIVERSAL, ImageNames(part.data, IMAGE, dataset)
-    return _Measuring(
-        SegmentCounter(len(names), data.things, threshold) if panoptic else APCounter(len(names)),
-        partial(DetectorTrainer, evaluation_sizes=image_sizes(part, processor)),
-        DetectedSamples(part, ObjectPreparation(processor, masks=panoptic), stored=True),
-        collate,
-        "PQ" if panoptic else "AP",
-        PanopticRecorder(names, files) if panoptic else DetectorRecorder(names, files, part.image_ids, threshold),
-    )
+    return task
 
 
 def _record_file(model: str, record: str | os.PathLike[str] | bool) -> Path | None:

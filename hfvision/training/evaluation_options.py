@@ -16,8 +16,8 @@ class EvaluationOptions:
 
     split: str | None = option("Split to measure on.", shown="validation, or test")
     by_number: bool = option("Match classes by number, not by name.", False, flags="--by-number/--by-name")
-    threshold: float = option("Least score of a segment, or of an object in the confusion.", 0.5)
-    batch_size: int = option("Images that run together.", 8)
+    threshold: float = option("Least score of a segment, or of an object in the confusion.", 0.5, min=0, max=1)
+    batch_size: int = option("Images that run together.", 8, min=1)
     precision: str = option("fp32, bf16 or fp16.", "fp32")
     workers: int = option("Processes that read images.", 0)
     record: Path | bool = option(

@@ -11,32 +11,24 @@ from typing import Any
 import numpy as np
 
 from hfvision.cards.records import read_record
-from hfvision.data.classification import ClassificationData, prepare_classification
+from hfvision.data.classification import ClassificationData
 from hfvision.data.columns import NoSuchColumn
-from hfvision.data.detection import DetectionData, prepare_detection
 from hfvision.data.remembering import in_words
-from hfvision.data.segmentation import SegmentationData, prepare_segmentation
+from hfvision.data.segmentation import SegmentationData
 from hfvision.errors import DatasetError
 from hfvision.labels import numbers_of
 from hfvision.licences.inheritance import RECORD_FILE
-from hfvision.reading_options import CLASSIFICATION, DETECTION, PANOPTIC, SEGMENTATION, options_of
-from hfvision.registry import IMAGE_CLASSIFICATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
+from hfvision.reading_options import options_of
 from hfvision.reporting import report
 from hfvision.training.base import Base
 from hfvision.training.head import class_names
+from hfvision.training.recipe import Recipe
 
-UNIVERSAL = "AutoModelForUniversalSegmentation"
 NAMES_SHOWN = 5
-TASK_OF = {
-    IMAGE_CLASSIFICATION: CLASSIFICATION,
-    SEMANTIC_SEGMENTATION: SEGMENTATION,
-    OBJECT_DETECTION: DETECTION,
-    UNIVERSAL: PANOPTIC,
-}
 
 
 def data_to_measure(
-    auto_class: str,
+    recipe: Recipe,
     dataset: Any,
     base: Base,
     folder: Path,
@@ -49,23 +41,14 @@ def data_to_measure(
     Raises DatasetError where classes do not match, and as `prepare_...` does.
     """
     names = class_names(base.model)
-    kind: type
-    prepare: Callable[..., Any]
-    always: dict[str, Any] = {"eval_split": split, "evaluate_only": True}
-    if auto_class == IMAGE_CLASSIFICATION:
-        kind, prepare = ClassificationData, prepare_classification
-    elif auto_class == SEMANTIC_SEGMENTATION:
-        kind, prepare = SegmentationData, prepare_segmentation
-        if by_number:
-            always["names"] = names
-    else:
-        kind, prepare = DetectionData, prepare_detection
-        always["panoptic"] = auto_class == UNIVERSAL
-    if isinstance(dataset, kind):
-        return _with_classes_of(auto_class, dataset, names, by_number)
+    always: dict[str, Any] = {"eval_split": split, "evaluate_only": True, **recipe.options().reading()}
+    if by_number and recipe.data_class is SegmentationData:
+        always["names"] = names
+    if isinstance(dataset, recipe.data_class):
+        return _with_classes_of(dataset, names, by_number)
     given = {**always, **{name: value for name, value in given.items() if value is not None}}
-    found = _read_as_in_training(prepare, dataset, given, of_training(folder, TASK_OF[auto_class]))
-    return _with_classes_of(auto_class, found, names, by_number)
+    found = _read_as_in_training(recipe.prepare, dataset, given, of_training(folder, recipe.reading))
+    return _with_classes_of(found, names, by_number)
 
 
 def of_training(folder: Path, task: str) -> dict[str, Any]:
@@ -93,12 +76,13 @@ def _read_as_in_training(
         return prepare(dataset, **kept, **given)
 
 
-def _with_classes_of(auto_class: str, found: Any, names: Sequence[str], by_number: bool) -> Any:
+def _with_classes_of(found: Any, names: Sequence[str], by_number: bool) -> Any:
     """The data with its classes numbered as the model has them."""
-    if auto_class == IMAGE_CLASSIFICATION:
+    part: Any
+    if isinstance(found, ClassificationData):
         numbers = _numbers(found, names, by_number, found.evaluation.labels)
         part = replace(found.evaluation, labels=numbers[found.evaluation.labels])
-    elif auto_class == SEMANTIC_SEGMENTATION:
+    elif isinstance(found, SegmentationData):
         numbers = _numbers(found, names, by_number, np.arange(len(found.names)))
         if not np.array_equal(numbers, np.arange(len(names))):
             raise DatasetError(

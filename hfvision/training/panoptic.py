@@ -16,12 +16,16 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForUniversalSegmentation, EvalPrediction
 
 from hfvision.data.detection import DetectionData, prepare_detection
+from hfvision.data.object_table import IMAGE
 from hfvision.data.sources import Source
 from hfvision.errors import ConfigError, DatasetError
+from hfvision.metrics.confusion import pixel_confusion
 from hfvision.metrics.panoptic import PanopticMetric
 from hfvision.models.detr_heads import DetrForSegmentation
 from hfvision.objects import ImageObjects, SegmentMasks
@@ -30,9 +34,10 @@ from hfvision.processing.panoptic_maps import post_process_panoptic_segmentation
 from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.base import Base, ModelSource
 from hfvision.training.detector import DetectorOptions, prepare_detector
-from hfvision.training.detector_task import detector_task
+from hfvision.training.detector_task import detector_task, measure_objects
 from hfvision.training.held_out import ImageMeans
-from hfvision.training.recipe import Recipe
+from hfvision.training.recipe import Measuring, Recipe
+from hfvision.training.recording import ImageNames, PanopticRecorder
 from hfvision.training.run import Run, Task, TrainingResult
 from hfvision.training.settings import TrainingSettings, chosen
 from hfvision.training.train import train
@@ -114,6 +119,19 @@ def _task(run: Run, base: Base, data: DetectionData, options: PanopticOptions) -
     )
 
 
+def _measure(
+    base: Base, data: DetectionData, args: VisionTrainingArguments, threshold: float, dataset: Any
+) -> Measuring:
+    return measure_objects(
+        base,
+        data,
+        SegmentCounter(len(data.names), data.things, threshold),
+        PanopticRecorder(data.names, ImageNames(data.evaluation.data, IMAGE, dataset)),
+        "PQ",
+        masks=True,
+    )
+
+
 RECIPE = Recipe(
     task="panoptic-segmentation",
     figure="PQ",
@@ -124,6 +142,8 @@ RECIPE = Recipe(
     datasets='Hub id, parquet file, folder in the form of COCO panoptic, or "digit-scenes[-large]".',
     options=PanopticOptions,
     build=_task,
+    measure=_measure,
+    uses_threshold=True,
 )
 
 
@@ -201,3 +221,45 @@ def segments_of(objects: ImageObjects) -> dict[str, Any]:
         for place in np.flatnonzero(seen).tolist()
     ]
     return {"segmentation": places, "segments_info": segments}
+
+
+class SegmentCounter(PQCounter):
+    """Keeps the segments of each image, and the classes that its pixels have and got."""
+
+    def count(self, outputs: Any, objects: Sequence[ImageObjects], pixel_mask: Tensor) -> dict[str, Tensor]:
+        """Also "segments" (B, n, 4): id, class, score and area of each, -1 where there is none; and "pixels" (B, K + 1,
+        K + 1), the confusion.
+        """
+        answers = self.answers(outputs, objects, pixel_mask)
+        counted = self.counts_of(answers, objects, outputs.logits.device)
+        tables = [torch.tensor(_segments(answer), dtype=torch.float64).reshape(-1, 4) for answer in answers]
+        pixels = [self._pixels(answer, one) for answer, one in zip(answers, objects, strict=True)]
+        further = {
+            "segments": pad_sequence(tables, batch_first=True, padding_value=-1),
+            "pixels": torch.from_numpy(np.stack(pixels)),
+        }
+        return counted | {name: values.to(outputs.logits.device) for name, values in further.items()}
+
+    def _pixels(self, answer: Mapping[str, Any], objects: ImageObjects) -> NDArray[np.int64]:
+        """Pixels of crowds and of no true segment count nowhere."""
+        truth = segments_of(objects)
+        true = _classes(truth, "category_id", {one["id"] for one in truth["segments_info"] if one["iscrowd"]})
+        found = _classes(answer, "label_id", set())
+        return pixel_confusion(true, np.where(found < 0, self.num_labels, found), self.num_labels + 1)
+
+
+def _classes(segments: Mapping[str, Any], field: str, without: set[int]) -> NDArray[np.int64]:
+    """(H, W) the class of each pixel; -1 where it has no segment, or one of `without`."""
+    ids = torch.as_tensor(segments["segmentation"]).cpu().numpy().astype(np.int64)
+    classes = np.full(ids.shape, -1)
+    for one in segments["segments_info"]:
+        if one["id"] not in without:
+            classes[ids == one["id"]] = one[field]
+    return classes
+
+
+def _segments(answer: Mapping[str, Any]) -> list[list[float]]:
+    """Id, class, score and area of each segment."""
+    ids, areas = torch.as_tensor(answer["segmentation"]).unique(return_counts=True)
+    area = dict(zip(ids.tolist(), areas.tolist(), strict=True))
+    return [[one["id"], one["label_id"], one["score"], area.get(one["id"], 0)] for one in answer["segments_info"]]

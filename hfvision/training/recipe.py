@@ -5,9 +5,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hfvision.errors import ConfigError
+from hfvision.tasks import reading_named
 from hfvision.training.arguments import VisionTrainingArguments, refuse_unknown
 from hfvision.training.base import Base
+from hfvision.training.loop import Samples
+from hfvision.training.recording import Recorder
 from hfvision.training.run import Run, Task
+from hfvision.training.trainer import Trainer
 
 
 class TaskOptions:
@@ -31,8 +35,20 @@ class TaskOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """How a task's models are measured."""
+
+    counter: Any
+    trainer: Callable[..., Trainer]
+    samples: Samples
+    collate: Callable[..., Any]
+    class_figure: str  # what the counter has of each class
+    recorder: Recorder
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A task's part of `hfvision.train`."""
+    """A task's part of `hfvision.train` and `evaluate`."""
 
     task: str  # whose defaults its arguments have
     figure: str  # the metric that says how well it does
@@ -43,6 +59,14 @@ class Recipe:
     prepare: Callable[..., Any]  # of the data set
     options: type[TaskOptions]
     build: Callable[[Run, Base, Any, Any], Task[Any]]
+    # Of a base, data, arguments, the score from which on an answer counts, and the data set as it was given.
+    measure: Callable[[Base, Any, VisionTrainingArguments, float, Any], Measuring]
+    uses_threshold: bool = False  # whether the figures depend on that score
+
+    @property
+    def reading(self) -> str:
+        """How its data is read: one of `hfvision.reading_options.TASKS`."""
+        return reading_named(self.task)
 
     def options_of(self, given: dict[str, Any]) -> TaskOptions:
         """The options of a call. Raises UnknownNameError for names that are none."""

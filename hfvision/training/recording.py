@@ -16,16 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import EvalPrediction
 
-from hfvision.metrics.confusion import BoxConfusion, ConfusionMatrix, pixel_confusion, with_nothing
+from hfvision.metrics.confusion import BoxConfusion, ConfusionMatrix, with_nothing
 from hfvision.metrics.panoptic import PanopticMetric
 from hfvision.metrics.segmentation import SegmentationMetric
-from hfvision.objects import ImageObjects
 from hfvision.row_files import SEPARATOR, Kind, RowFile
 from hfvision.training.detection_samples import unpacked
-from hfvision.training.panoptic import PQCounter, segments_of
 
 
 class ImageNames:
@@ -251,48 +248,6 @@ class PanopticRecorder(Recorder):
 
     def count(self, batch: EvalPrediction) -> None:
         self.confusion = self.confusion + _arrays(batch.predictions)["pixels"].sum(axis=0)
-
-
-class SegmentCounter(PQCounter):
-    """Keeps the segments of each image, and the classes that its pixels have and got."""
-
-    def count(self, outputs: Any, objects: Sequence[ImageObjects], pixel_mask: Tensor) -> dict[str, Tensor]:
-        """Also "segments" (B, n, 4): id, class, score and area of each, -1 where there is none; and "pixels" (B, K + 1,
-        K + 1), the confusion.
-        """
-        answers = self.answers(outputs, objects, pixel_mask)
-        counted = self.counts_of(answers, objects, outputs.logits.device)
-        tables = [torch.tensor(_segments(answer), dtype=torch.float64).reshape(-1, 4) for answer in answers]
-        pixels = [self._pixels(answer, one) for answer, one in zip(answers, objects, strict=True)]
-        further = {
-            "segments": pad_sequence(tables, batch_first=True, padding_value=-1),
-            "pixels": torch.from_numpy(np.stack(pixels)),
-        }
-        return counted | {name: values.to(outputs.logits.device) for name, values in further.items()}
-
-    def _pixels(self, answer: Mapping[str, Any], objects: ImageObjects) -> NDArray[np.int64]:
-        """Pixels of crowds and of no true segment count nowhere."""
-        truth = segments_of(objects)
-        true = _classes(truth, "category_id", {one["id"] for one in truth["segments_info"] if one["iscrowd"]})
-        found = _classes(answer, "label_id", set())
-        return pixel_confusion(true, np.where(found < 0, self.num_labels, found), self.num_labels + 1)
-
-
-def _classes(segments: Mapping[str, Any], field: str, without: set[int]) -> NDArray[np.int64]:
-    """(H, W) the class of each pixel; -1 where it has no segment, or one of `without`."""
-    ids = torch.as_tensor(segments["segmentation"]).cpu().numpy().astype(np.int64)
-    classes = np.full(ids.shape, -1)
-    for one in segments["segments_info"]:
-        if one["id"] not in without:
-            classes[ids == one["id"]] = one[field]
-    return classes
-
-
-def _segments(answer: Mapping[str, Any]) -> list[list[float]]:
-    """Id, class, score and area of each segment."""
-    ids, areas = torch.as_tensor(answer["segmentation"]).unique(return_counts=True)
-    area = dict(zip(ids.tolist(), areas.tolist(), strict=True))
-    return [[one["id"], one["label_id"], one["score"], area.get(one["id"], 0)] for one in answer["segments_info"]]
 
 
 class RecordedCounter:

@@ -36,7 +36,8 @@ from hfvision.training.class_weights import CLASS_WEIGHTS, ClassWeights, class_w
 from hfvision.training.held_out import LOSS, ImageMeans, losses_of_pixels
 from hfvision.training.loop import Samples
 from hfvision.training.progress import diverged
-from hfvision.training.recipe import Recipe, TaskOptions, without_smoothing
+from hfvision.training.recipe import Measuring, Recipe, TaskOptions, without_smoothing
+from hfvision.training.recording import ImageNames, SegmenterRecorder
 from hfvision.training.run import Run, Task, TrainingResult, described, listed
 from hfvision.training.settings import TrainingSettings, chosen
 from hfvision.training.train import train
@@ -138,6 +139,23 @@ def _task(run: Run, base: Base, data: SegmentationData, options: SegmentationOpt
     )
 
 
+def _measure(
+    base: Base, data: SegmentationData, args: VisionTrainingArguments, threshold: float, dataset: Any
+) -> Measuring:
+    part = data.evaluation
+    check_images_fit(base, part.split, len(part), _reader_of_images(part))
+    check_model(base)
+    describe_labels(base, data)
+    return Measuring(
+        counter=IoUCounter(data, args),
+        trainer=SegmentationTrainer,
+        samples=SegmentedSamples(part, Preparation(base.processor), stored_masks=True),
+        collate=Collator(data.ignore_index),
+        class_figure="IoU",
+        recorder=SegmenterRecorder(data.names, ImageNames(part.data, "image", dataset)),
+    )
+
+
 RECIPE = Recipe(
     task="semantic-segmentation",
     figure="mean_iou",
@@ -148,6 +166,7 @@ RECIPE = Recipe(
     datasets='Hub id, folder of images and masks, parquet file, or "digit-scenes[-large]".',
     options=SegmentationOptions,
     build=_task,
+    measure=_measure,
 )
 
 

@@ -83,7 +83,12 @@ def recipe_of(task: str, model: ModelSource, kind: str | None = None) -> Recipe:
     rows = tasks_named(task, kind, among=TRAINED, owner="hfvision.train")
     if len(rows) > 1:
         rows = [row for row in rows if _fits(row, model)] or rows
-    recipe: Recipe = import_module(str(rows[0].training)).RECIPE
+    return recipe_of_row(rows[0])
+
+
+def recipe_of_row(task: Task) -> Recipe:
+    """The recipe of a row of the table of tasks that is trained."""
+    recipe: Recipe = import_module(str(task.training)).RECIPE
     return recipe
 
 
