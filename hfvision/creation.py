@@ -35,6 +35,12 @@ def create(
     semantic, panoptic or instance.
 
     Raises UnknownNameError for a row, task or field that does not exist, and ConfigError for values that cannot work.
+
+    Example:
+        >>> import hfvision
+        >>> model = hfvision.create("deit-tiny-patch16-224", num_labels=7, num_hidden_layers=2)
+        >>> type(model).__name__, model.config.num_labels
+        ('ViTForImageClassification', 7)
     """
     found = row(name)
     reference = _model(found, task, kind)
@@ -59,6 +65,11 @@ def create_processor(name: str, **options: Any) -> Any:
     """The image processor that the converted file of the catalogue's row `name` has; `options` replace its own.
 
     Raises UnknownNameError for a row that does not exist.
+
+    Example:
+        >>> import hfvision
+        >>> hfvision.create_processor("deit-tiny-patch16-224").crop_size["height"]
+        224
     """
     found = row(name)
     return load(found.processor)(**{**found.preprocessing, **options})

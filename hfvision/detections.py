@@ -32,6 +32,12 @@ class Detections:
 
     Raises ConfigError naming every value that cannot be: counts that differ, boxes that are not finite or of negative
     size, scores that are NaN, classes without a name, masks of another size than the image.
+
+    Example:
+        >>> import hfvision
+        >>> found = hfvision.Detections([[0, 0, 8, 6]], scores=[0.9], labels=[1], names=("cat", "dog"), size=(48, 64))
+        >>> len(found.boxes), found.names[found.labels[0]]
+        (1, 'dog')
     """
 
     boxes: NDArray[np.float64]  # (n, 4)

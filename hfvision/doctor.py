@@ -52,7 +52,14 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Run every check; none of them raises, and none needs a network."""
+    """Run every check; none of them raises, and none needs a network.
+
+    Example:
+        >>> import hfvision
+        >>> found = {check.name: check.verdict for check in hfvision.diagnose().checks}
+        >>> found["python"]
+        'ok'
+    """
     checks: list[Check] = [Check("python", "ok", f"{platform.python_version()} on {platform.platform()}")]
     checks += _dependencies()
     for name, check in (

@@ -461,6 +461,13 @@ def tell_whom_to_serve(processor: Any) -> None:
 def register() -> None:
     """Make transformers' Auto classes and pipelines give hfvision's classes, for all its modules imported so far; those
     imported later follow by themselves. Happens by itself with `import hfvision` unless HFVISION_REGISTER=0.
+
+    Example:
+        >>> import hfvision
+        >>> from transformers import AutoConfig
+        >>> hfvision.register()
+        >>> AutoConfig.for_model("vit").__class__ is hfvision.ViTConfig
+        True
     """
     global _active
     _active = True
@@ -487,7 +494,16 @@ def register_imported() -> None:
 
 
 def unregister() -> None:
-    """Give transformers its own classes back, now and for modules imported later, until register() is called."""
+    """Give transformers its own classes back, now and for modules imported later, until register() is called.
+
+    Example:
+        >>> import hfvision
+        >>> from transformers import AutoConfig
+        >>> hfvision.unregister()
+        >>> AutoConfig.for_model("vit").__class__ is hfvision.ViTConfig
+        False
+        >>> hfvision.register()
+    """
     global _active
     _active = False
     for name, (module_name, _, _) in _entries().items():

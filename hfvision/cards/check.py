@@ -27,6 +27,14 @@ def check_card(folder: str | Path, repository: str | None = None) -> list[str]:
     """The problems of a model folder's card, one line each; none where all is well.
 
     `repository` is the Hub id that the snippet must load; without it the snippet must load what the title says.
+
+    Example:
+        >>> import tempfile, hfvision
+        >>> folder = tempfile.mkdtemp()
+        >>> hfvision.create("deit-tiny-patch16-224", num_hidden_layers=1).save_pretrained(folder)
+        >>> path = hfvision.write_folder_card(folder, name="me/my-deit")
+        >>> hfvision.check_card(folder)
+        ["license is 'unknown': ask the authors of what it was made from, and state it with --license"]
     """
     path = Path(folder) / CARD
     if not path.is_file():

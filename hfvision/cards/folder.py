@@ -38,6 +38,13 @@ def write_folder_card(folder: str | Path, *, name: str | None = None, license: s
     the folder's name. `license` states the licence of the weights, which a stricter one of a parent overrules
     (reported in the card). Raises CheckpointReadError for a folder without a model, ConfigError for a card whose front
     matter cannot be read or a disk that cannot be written.
+
+    Example:
+        >>> import tempfile, hfvision
+        >>> folder = tempfile.mkdtemp()
+        >>> hfvision.create("deit-tiny-patch16-224", num_hidden_layers=1).save_pretrained(folder)
+        >>> hfvision.write_folder_card(folder, name="me/my-deit").name
+        'README.md'
     """
     folder = Path(folder)
     text, report = _written(folder, name, license)

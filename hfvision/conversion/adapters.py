@@ -134,6 +134,14 @@ def convert_adapter(
     Tensors keep their numbers; an adapter that has the names already keeps them. Of ViT, DeiT, Swin, SegFormer, DETR,
     and UPerNet over a Swin. Raises ConfigError for another `to` and an `out` that is taken, CheckpointReadError for a
     folder that holds no adapter, and ConversionError for an adapter whose tensors do not name their modules.
+
+    Example:
+        >>> import hfvision
+        >>> try:
+        ...     hfvision.convert_adapter("no/such/adapter", "out", to="transformers5")
+        ... except hfvision.CheckpointReadError as error:
+        ...     print(type(error).__name__)
+        CheckpointReadError
     """
     source, out = Path(source), Path(out)
     if to not in get_args(Names):

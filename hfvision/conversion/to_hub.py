@@ -61,6 +61,15 @@ def convert(
 
     Raises CheckpointReadError, ConversionError, UnknownNameError (family, config field) and ConfigError; `out` is then
     as it was.
+
+    Example:
+        >>> import tempfile, hfvision
+        >>> from pathlib import Path
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> hfvision.create("segformer-b0-ade20k-512", depths=(1, 1, 1, 1)).save_pretrained(folder / "model")
+        >>> back = hfvision.convert_back(folder / "model", folder / "original.pth")
+        >>> hfvision.convert(folder / "original.pth", folder / "converted").format
+        'segformer'
     """
     out = Path(out)
     check_folder(out, overwrite)

@@ -35,6 +35,14 @@ def convert_back(
     that was never converted gets what the original's own files have, so that its code loads the file.
 
     Raises CheckpointReadError, ConversionError, UnknownNameError and ConfigError; `out` is then as it was.
+
+    Example:
+        >>> import tempfile, hfvision
+        >>> from pathlib import Path
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> hfvision.create("segformer-b0-ade20k-512", depths=(1, 1, 1, 1)).save_pretrained(folder / "model")
+        >>> hfvision.convert_back(folder / "model", folder / "original.pth").format
+        'segformer'
     """
     out = Path(out)
     folder = checkpoints.download(str(source)) if checkpoints.looks_like_repo_id(source) else Path(source)

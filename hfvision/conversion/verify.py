@@ -51,6 +51,14 @@ def verify(
 
     Raises UnknownNameError for other names, and ConversionError that lists every output of another shape or beyond its
     tolerance.
+
+    Example:
+        >>> import tempfile, torch, hfvision
+        >>> model = hfvision.create("segformer-b0-ade20k-512", depths=(1, 1, 1, 1)).eval()
+        >>> folder, pixels = tempfile.mkdtemp(), torch.zeros(1, 3, 64, 64)
+        >>> model.save_pretrained(folder)
+        >>> hfvision.verify(folder, pixels, {"coarse_logits": model(pixels).logits.detach()})
+        {'coarse_logits': 0.0}
     """
     ours = outputs(load_model(folder), pixel_values, pixel_mask)
     return _compare(folder, ours, expected, rounding or {})

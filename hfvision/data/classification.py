@@ -71,7 +71,14 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class ClassificationData:
-    """What a classifier is trained on and measured with."""
+    """What a classifier is trained on and measured with.
+
+    Example:
+        >>> import hfvision
+        >>> data = hfvision.prepare_classification("digits")
+        >>> type(data).__name__, len(data.names)
+        ('ClassificationData', 10)
+    """
 
     name: str
     train: LabelledImages
@@ -110,6 +117,12 @@ def prepare_classification(
 
     Raises DatasetError listing all of: missing labels, classes that occur in evaluation but not in training, classes
     without a training image (`drop_empty_classes` takes them out instead), fewer than two classes, unreadable images.
+
+    Example:
+        >>> import hfvision
+        >>> data = hfvision.prepare_classification("digits")
+        >>> len(data.train), data.names[:3]
+        (1437, ['0', '1', '2'])
     """
     check_number_of_images(options.check_images)
     opened, name = open_labelled(source, options), name_of(source)

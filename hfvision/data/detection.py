@@ -48,7 +48,15 @@ UNREADABLE = "unreadable images (skip_unreadable=True, --skip-unreadable, leaves
 
 @dataclass(frozen=True)
 class DetectionData:
-    """What a detector is trained on and measured with."""
+    """What a detector is trained on and measured with.
+
+    Example:
+        >>> import hfvision
+        >>> scenes = hfvision.load_digit_scenes(train=2, validation=1)
+        >>> data = hfvision.prepare_detection(scenes)
+        >>> type(data).__name__, int(data.object_counts.sum())
+        ('DetectionData', 3)
+    """
 
     name: str
     train: DetectedImages
@@ -114,6 +122,13 @@ def prepare_detection(
     masks if they are wanted, evenly spread if there are more (reported); 0 decodes none. Raises DatasetError with all
     that is wrong: files that are missing or cannot be read, annotations without image, ids given twice, boxes that are
     NaN, outside their image or read in the wrong form or unit, categories of no class, masks of another size.
+
+    Example:
+        >>> import hfvision
+        >>> scenes = hfvision.load_digit_scenes(train=2, validation=1)
+        >>> data = hfvision.prepare_detection(scenes)
+        >>> len(data.train), data.names[:2]
+        (2, ['digit 0', 'digit 1'])
     """
     check_number_of_images(options.check_images)
     name = name_of(source)

@@ -37,6 +37,17 @@ def load_image_dataset(
     where class folders hold folders. Images of several classes are an error or, with "drop", left out.
 
     Raises DatasetError if there is no such source, split or column, or more than one to choose from.
+
+    Example:
+        >>> import tempfile, PIL.Image, hfvision
+        >>> from pathlib import Path
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("cat", "dog"):
+        ...     (folder / name).mkdir()
+        ...     PIL.Image.new("RGB", (8, 8)).save(folder / name / "1.png")
+        >>> data = hfvision.load_image_dataset(folder)
+        >>> data["train"]["label"][:], data["train"].features["label"].names
+        ([0, 1], ['cat', 'dog'])
     """
     given = {"image_column": image_column, "label_column": label_column, "config_name": config_name, "layout": layout}
     given |= {"class_level": class_level, "several_classes": several_classes}

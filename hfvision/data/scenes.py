@@ -96,6 +96,12 @@ def load_digit_scenes(
     The boxes of `objects` are (x, y, width, height) in pixels, as in COCO.
 
     Everything stays in memory: no network, no cache on disk.
+
+    Example:
+        >>> import hfvision
+        >>> scenes = hfvision.load_digit_scenes(train=2, validation=1)
+        >>> scenes["train"].column_names, scenes["train"][0]["image"].size
+        (['image', 'mask', 'instances', 'objects'], (96, 96))
     """
     if digits is None:
         scale = (size / CANVAS) ** 2

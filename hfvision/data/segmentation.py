@@ -48,7 +48,15 @@ MOST_UNNAMED = 1000  # classes; a mask with larger values holds something else t
 
 @dataclass(frozen=True)
 class SegmentationData:
-    """What a model of semantic segmentation is trained on and measured with."""
+    """What a model of semantic segmentation is trained on and measured with.
+
+    Example:
+        >>> import hfvision
+        >>> scenes = hfvision.load_digit_scenes(train=2, validation=1)
+        >>> data = hfvision.prepare_segmentation(scenes, mask_column="mask")
+        >>> type(data).__name__, data.ignore_index
+        ('SegmentationData', 255)
+    """
 
     name: str
     train: SegmentedImages
@@ -102,6 +110,13 @@ def prepare_segmentation(source: Source, *, options: ReadingOptions, evaluate_on
     decodes none, and a bad one then stops the training when its turn comes. Classes that occur in no training mask
     are reported. Raises DatasetError listing all of: images without masks, masks without images, unreadable ones,
     masks of another size than their image, values that stand for no class, training masks where all is ignored.
+
+    Example:
+        >>> import hfvision
+        >>> scenes = hfvision.load_digit_scenes(train=2, validation=1)
+        >>> data = hfvision.prepare_segmentation(scenes, mask_column="mask")
+        >>> len(data.train), len(data.evaluation)
+        (2, 1)
     """
     check_number_of_images(options.check_images)
     name = name_of(source)

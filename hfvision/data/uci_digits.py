@@ -42,6 +42,12 @@ def load_digits() -> datasets.DatasetDict:
 
     The splits are fixed, stored in the file, and hold every digit in equal proportion. Writers are not recorded, so
     both splits hold digits of the same people. Everything stays in memory: no network, no cache on disk.
+
+    Example:
+        >>> import hfvision
+        >>> digits = hfvision.load_digits()
+        >>> len(digits["train"]), digits["test"][0]["image"].size
+        (1437, (8, 8))
     """
     table = pq.read_table(PARQUET)
     info: dict[str, Any] = {

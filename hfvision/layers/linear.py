@@ -56,6 +56,11 @@ def linear_backend(name: str | None = None) -> str:
     "onednn" and "torch" ask for that one, "auto" decides by the machine: oneDNN on x86 processors with AVX-512 that are
     not Intel's, where it is present and right. The answer is "torch" or "onednn". The setting is the process's, all
     threads'. Raises ConfigError for another name, and for "onednn" where this torch has no working one.
+
+    Example:
+        >>> import hfvision
+        >>> hfvision.linear_backend() in ("torch", "onednn")
+        True
     """
     global _setting
     if name is not None:

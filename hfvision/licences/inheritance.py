@@ -151,6 +151,11 @@ def licence_of(model: str | Path) -> Licence:
     """The licence that holds for the weights of a model folder, a Hub id, a catalogue row or a starter.
 
     Raises CheckpointReadError where there is no such model; UNKNOWN is a model that states none.
+
+    Example:
+        >>> import hfvision
+        >>> hfvision.licence_of("vit-digits").name
+        'Apache License 2.0'
     """
     return trace(model).licence
 

@@ -37,6 +37,14 @@ class DetectionLoss:
 
     `weights` replace those of WEIGHTS; a weight of 0 leaves a term out of the sum. Raises ConfigError naming every
     setting that cannot work.
+
+    Example:
+        >>> import torch, hfvision
+        >>> logits, boxes = torch.zeros(1, 1, 5, 3), torch.full((1, 1, 5, 4), 0.5)
+        >>> labels = [{"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.5, 0.5]])}]
+        >>> loss, terms = hfvision.DetectionLoss(num_labels=2)(logits, boxes, labels)
+        >>> round(loss.item(), 3), terms["loss_giou"].item()
+        (1.099, 0.0)
     """
 
     num_labels: int  # K; class K is "no object"

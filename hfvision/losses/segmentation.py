@@ -45,6 +45,14 @@ class SegmentationLoss:
     there are class weights), "all" by B * H * W, as the original SegFormer, SETR and UPerNet do.
 
     Raises ConfigError naming every setting that cannot work.
+
+    Example:
+        >>> import torch, hfvision
+        >>> model = hfvision.create("segformer-b0-ade20k-512", num_labels=5, depths=(1, 1, 1, 1))
+        >>> model.pixel_loss = hfvision.SegmentationLoss(terms="dice+cross_entropy")
+        >>> labels = torch.zeros(1, 64, 64, dtype=torch.long)
+        >>> model(torch.zeros(1, 3, 64, 64), labels=labels).loss.ndim
+        0
     """
 
     ignore_index: int = 255

@@ -19,7 +19,15 @@ from hfvision.metrics.counting import CountingMetric
 
 
 class ClassificationMetric(CountingMetric):
-    """Counts of right answers; see `CountingMetric` for how batches and processes add up."""
+    """Counts of right answers; see `CountingMetric` for how batches and processes add up.
+
+    Example:
+        >>> import torch, hfvision
+        >>> metric = hfvision.ClassificationMetric(num_labels=3, top_k=(1, 2))
+        >>> metric.update(torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]]), torch.tensor([0, 1]))
+        >>> metric.compute()
+        {'accuracy': 0.5, 'top_2_accuracy': 1.0, 'mean_class_accuracy': 0.5, 'samples': 2}
+    """
 
     name = "hfvision_classification"
     counted = ("right_at", "right", "samples", "predicted", "confusion")

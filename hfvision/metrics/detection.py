@@ -51,6 +51,14 @@ class DetectionMetric(Metric):
 
     Precision needs all scores in order, so this metric keeps what it saw: boxes, run lengths and scores, a few kB an
     image. Its `records` are what processes exchange and `merge` takes.
+
+    Example:
+        >>> import hfvision
+        >>> truth = {"boxes": [[0, 0, 8, 8]], "labels": [1]}
+        >>> metric = hfvision.DetectionMetric(num_labels=2)
+        >>> metric.update([truth | {"scores": [0.9]}], [truth])
+        >>> metric.compute()["AP"]
+        1.0
     """
 
     name = "hfvision_detection"

@@ -40,7 +40,17 @@ class Segments(NamedTuple):
 
 
 class PanopticMetric(CountingMetric):
-    """Counts of segments; see `CountingMetric` for how batches and processes add up."""
+    """Counts of segments; see `CountingMetric` for how batches and processes add up.
+
+    Example:
+        >>> import numpy as np, hfvision
+        >>> segments = [{"id": 1, "label_id": 0}, {"id": 2, "label_id": 1}]
+        >>> answer = {"segmentation": np.array([[1, 1], [2, 2]]), "segments_info": segments}
+        >>> metric = hfvision.PanopticMetric(num_labels=2)
+        >>> metric.update([answer], [answer])
+        >>> metric.compute()["PQ"]
+        1.0
+    """
 
     name = "hfvision_panoptic"
     counted = ("matched", "overlap", "unmatched_predicted", "unmatched_true", "images")

@@ -40,6 +40,13 @@ class SegmentationMetric(CountingMetric):
     """Counts of pixels; see `CountingMetric` for how batches and processes add up.
 
     The keys of a result are those of `evaluate`'s mean_iou where they mean the same.
+
+    Example:
+        >>> import numpy as np, hfvision
+        >>> metric = hfvision.SegmentationMetric(num_labels=2)
+        >>> metric.update(np.array([[0, 0], [1, 1]]), np.array([[0, 0], [1, 255]]))
+        >>> metric.compute()["mean_iou"]
+        1.0
     """
 
     name = "hfvision_segmentation"

@@ -41,6 +41,12 @@ class DeiTConfig(ViTConfig):
 
     A published example:
     [facebook/deit-base-distilled-patch16-224](https://huggingface.co/facebook/deit-base-distilled-patch16-224).
+
+    Example:
+        >>> import hfvision
+        >>> config = hfvision.DeiTConfig.from_catalog("deit-tiny-distilled-patch16-224", num_labels=7)
+        >>> config.hidden_size, config.num_labels
+        (192, 7)
     """
 
     model_type = "deit"
@@ -96,11 +102,29 @@ class DeiTPreTrainedModel(ViTPreTrainedModel):
 
 
 class DeiTModel(DeiTPreTrainedModel, ViTModel):
-    """The trunk: pixels to N token vectors, and optionally the class token through a dense tanh layer."""
+    """The trunk: pixels to N token vectors, and optionally the class token through a dense tanh layer.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.DeiTConfig(image_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+        >>> model = hfvision.DeiTModel(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).last_hidden_state.shape)
+        (2, 6, 32)
+    """
 
 
 class DeiTForImageClassification(DeiTPreTrainedModel):
-    """The trunk plus one linear layer over the class token; the distillation token is not read."""
+    """The trunk plus one linear layer over the class token; the distillation token is not read.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.DeiTConfig(
+        ...     image_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_labels=3
+        ... )
+        >>> model = hfvision.DeiTForImageClassification(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).logits.shape)
+        (2, 3)
+    """
 
     def __init__(self, config: DeiTConfig) -> None:
         super().__init__(config)
@@ -128,6 +152,15 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
     """The trunk plus a linear layer over the class token and another over the distillation token.
 
     The answer is the mean of both. To train the second against a teacher, see `training.distillation`.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.DeiTConfig(
+        ...     image_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_labels=3
+        ... )
+        >>> model = hfvision.DeiTForImageClassificationWithTeacher(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).distillation_logits.shape)
+        (2, 3)
     """
 
     def __init__(self, config: DeiTConfig) -> None:
@@ -169,7 +202,15 @@ class DeiTForImageClassificationWithTeacher(DeiTPreTrainedModel):
 
 
 class DeiTForMaskedImageModeling(DeiTPreTrainedModel, InputPart):
-    """The trunk with a mask token, plus a linear decoder by which every token paints its patch."""
+    """The trunk with a mask token, plus a linear decoder by which every token paints its patch.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.DeiTConfig(image_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+        >>> model = hfvision.DeiTForMaskedImageModeling(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32), bool_masked_pos=torch.ones(2, 4)).reconstruction.shape)
+        (2, 3, 32, 32)
+    """
 
     def __init__(self, config: DeiTConfig) -> None:
         super().__init__(config)
@@ -183,4 +224,14 @@ class DeiTForMaskedImageModeling(DeiTPreTrainedModel, InputPart):
 
 
 class DeiTBackbone(DeiTPreTrainedModel, ViTBackbone):
-    """The trunk as a source of feature maps, as ViTBackbone: of the patches alone."""
+    """The trunk as a source of feature maps, as ViTBackbone: of the patches alone.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.DeiTConfig(
+        ...     image_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, out_indices=[1, 2]
+        ... )
+        >>> maps = hfvision.DeiTBackbone(config)(torch.zeros(1, 3, 32, 32)).feature_maps
+        >>> [tuple(one.shape) for one in maps]
+        [(1, 32, 2, 2), (1, 32, 2, 2)]
+    """

@@ -314,7 +314,21 @@ class DetrBackbone(nn.Module):
 
 
 class DetrModel(DetrPreTrainedModel):
-    """Trunk, encoder and decoder: pixels to Q vectors."""
+    """Trunk, encoder and decoder: pixels to Q vectors.
+
+    Example:
+        >>> import torch, hfvision
+        >>> resnet = {
+        ...     "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1],
+        ...     "out_features": ["stage1", "stage2"],
+        ... }
+        >>> config = hfvision.DetrConfig(
+        ...     backbone_config=resnet, d_model=32, encoder_layers=1, decoder_layers=1, num_queries=7, num_labels=3
+        ... )
+        >>> model = hfvision.DetrModel(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 64, 64)).last_hidden_state.shape)
+        (2, 7, 32)
+    """
 
     def __init__(self, config: DetrConfig) -> None:
         super().__init__(config)

@@ -24,6 +24,12 @@ class DetrConfig(CatalogConfig, PreTrainedConfig):
 
     Files that name their trunk (`use_timm_backbone`, `backbone="resnet50"`, `backbone_kwargs`) get the
     `backbone_config` that this means. What is saved says it in both ways, for transformers 4 reads the older alone.
+
+    Example:
+        >>> import hfvision
+        >>> config = hfvision.DetrConfig.from_catalog("detr-resnet-50")
+        >>> config.num_queries, config.d_model
+        (100, 256)
     """
 
     model_type = "detr"

@@ -133,7 +133,21 @@ class DetrDetector(DetrPreTrainedModel):
 
 
 class DetrForObjectDetection(DetrDetector):
-    """DETR with a class and a box for each query."""
+    """DETR with a class and a box for each query.
+
+    Example:
+        >>> import torch, hfvision
+        >>> resnet = {
+        ...     "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1],
+        ...     "out_features": ["stage1", "stage2"],
+        ... }
+        >>> config = hfvision.DetrConfig(
+        ...     backbone_config=resnet, d_model=32, encoder_layers=1, decoder_layers=1, num_queries=7, num_labels=3
+        ... )
+        >>> model = hfvision.DetrForObjectDetection(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 64, 64)).pred_boxes.shape)
+        (2, 7, 4)
+    """
 
     model_class: ClassVar[type[DetrModel]] = DetrModel
 
@@ -294,7 +308,21 @@ def repeated(x: Tensor, queries: int) -> Tensor:
 
 
 class DetrForSegmentation(DetrDetector):
-    """DETR with a class, a box and a mask for each query."""
+    """DETR with a class, a box and a mask for each query.
+
+    Example:
+        >>> import torch, hfvision
+        >>> resnet = {
+        ...     "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1],
+        ...     "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        ... }
+        >>> config = hfvision.DetrConfig(
+        ...     backbone_config=resnet, d_model=32, encoder_layers=1, decoder_layers=1, num_queries=7
+        ... )
+        >>> model = hfvision.DetrForSegmentation(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 64, 64)).pred_masks.shape)
+        (2, 7, 16, 16)
+    """
 
     other_beginnings: ClassVar[dict[str, str]] = {rf"^{part}\.": f"detr.{part}." for part in DETECTOR_PARTS}
     detector_class: ClassVar[type[DetrForObjectDetection]] = DetrForObjectDetection

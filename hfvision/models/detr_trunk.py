@@ -158,6 +158,16 @@ def load_trunk(model: nn.Module, source: str | os.PathLike[str] | nn.Module) -> 
 
     Raises ConfigError for a model that is no DETR, for a source without such a trunk and for tensors of another shape,
     listing them, and CheckpointReadError for what cannot be read; the model is then as it was.
+
+    Example:
+        >>> import hfvision
+        >>> resnet = {
+        ...     "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1],
+        ...     "out_features": ["stage1", "stage2"],
+        ... }
+        >>> config = hfvision.DetrConfig(backbone_config=resnet, d_model=32, encoder_layers=1, decoder_layers=1)
+        >>> detector, other = hfvision.DetrForObjectDetection(config), hfvision.DetrForObjectDetection(config)
+        >>> loaded = hfvision.load_trunk(detector, other)
     """
     trunks = [module for module in model.modules() if isinstance(module, DetrTrunk)]
     if not trunks:

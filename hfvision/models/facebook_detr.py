@@ -21,7 +21,13 @@ from hfvision.models.detr_layers import DetrDecoderLayer, DetrEncoderLayer
 
 @strict
 class FacebookDetrConfig(DetrConfig):
-    """A DetrConfig with the further options of the source."""
+    """A DetrConfig with the further options of the source.
+
+    Example:
+        >>> import hfvision
+        >>> hfvision.FacebookDetrConfig(pre_norm=True).pre_norm
+        True
+    """
 
     model_type = "facebook_detr"
 
@@ -90,7 +96,21 @@ class FacebookDetrDecoder(DetrDecoder):
 
 
 class FacebookDetrModel(DetrModel):
-    """Trunk, encoder and decoder."""
+    """Trunk, encoder and decoder.
+
+    Example:
+        >>> import torch, hfvision
+        >>> resnet = {
+        ...     "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1],
+        ...     "out_features": ["stage1", "stage2"],
+        ... }
+        >>> config = hfvision.FacebookDetrConfig(
+        ...     backbone_config=resnet, d_model=32, encoder_layers=1, decoder_layers=1, num_queries=7, num_labels=3
+        ... )
+        >>> model = hfvision.FacebookDetrModel(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 64, 64)).last_hidden_state.shape)
+        (2, 7, 32)
+    """
 
     config: FacebookDetrConfig
     config_class = FacebookDetrConfig
@@ -102,7 +122,21 @@ class FacebookDetrModel(DetrModel):
 
 
 class FacebookDetrForObjectDetection(DetrForObjectDetection):
-    """DETR with a class and a box for each query."""
+    """DETR with a class and a box for each query.
+
+    Example:
+        >>> import torch, hfvision
+        >>> resnet = {
+        ...     "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1],
+        ...     "out_features": ["stage1", "stage2"],
+        ... }
+        >>> config = hfvision.FacebookDetrConfig(
+        ...     backbone_config=resnet, d_model=32, encoder_layers=1, decoder_layers=1, num_queries=7, num_labels=3
+        ... )
+        >>> model = hfvision.FacebookDetrForObjectDetection(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 64, 64)).logits.shape)
+        (2, 7, 4)
+    """
 
     config: FacebookDetrConfig
     config_class = FacebookDetrConfig
@@ -110,7 +144,21 @@ class FacebookDetrForObjectDetection(DetrForObjectDetection):
 
 
 class FacebookDetrForSegmentation(DetrForSegmentation):
-    """DETR with a class, a box and a mask for each query."""
+    """DETR with a class, a box and a mask for each query.
+
+    Example:
+        >>> import torch, hfvision
+        >>> resnet = {
+        ...     "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1],
+        ...     "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        ... }
+        >>> config = hfvision.FacebookDetrConfig(
+        ...     backbone_config=resnet, d_model=32, encoder_layers=1, decoder_layers=1, num_queries=7
+        ... )
+        >>> model = hfvision.FacebookDetrForSegmentation(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 64, 64)).pred_masks.shape)
+        (2, 7, 16, 16)
+    """
 
     config: FacebookDetrConfig
     config_class = FacebookDetrConfig

@@ -51,7 +51,13 @@ def check_has_loss(classifier: str) -> None:
 
 @strict
 class GoogleViTConfig(ViTConfig):
-    """A ViTConfig with the two further options of the source."""
+    """A ViTConfig with the two further options of the source.
+
+    Example:
+        >>> import hfvision
+        >>> hfvision.GoogleViTConfig(classifier="gap", representation_size=48).representation_size
+        48
+    """
 
     model_type = "google_vit"
 
@@ -66,7 +72,17 @@ class PatchOnlyEmbeddings(ViTEmbeddings):
 
 
 class GoogleViTModel(ViTModel):
-    """The trunk; `pooler_output` is what the head reads: (B, R), or (B, N, R) for the unpooled classifiers."""
+    """The trunk; `pooler_output` is what the head reads: (B, R), or (B, N, R) for the unpooled classifiers.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.GoogleViTConfig(
+        ...     image_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, classifier="gap"
+        ... )
+        >>> model = hfvision.GoogleViTModel(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).last_hidden_state.shape)
+        (2, 4, 32)
+    """
 
     config: GoogleViTConfig
     config_class = GoogleViTConfig
@@ -98,7 +114,17 @@ class GoogleViTModel(ViTModel):
 
 
 class GoogleViTForImageClassification(ViTPreTrainedModel):
-    """The trunk plus one linear layer."""
+    """The trunk plus one linear layer.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.GoogleViTConfig(
+        ...     image_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_labels=3
+        ... )
+        >>> model = hfvision.GoogleViTForImageClassification(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).logits.shape)
+        (2, 3)
+    """
 
     config: GoogleViTConfig
     config_class = GoogleViTConfig

@@ -14,7 +14,13 @@ from hfvision.models.swin_heads import SwinBackbone, SwinForImageClassification
 
 @strict
 class MicrosoftSwinConfig(SwinConfig):
-    """A SwinConfig with the further option of the source."""
+    """A SwinConfig with the further option of the source.
+
+    Example:
+        >>> import hfvision
+        >>> hfvision.MicrosoftSwinConfig(patch_norm=False, use_absolute_embeddings=True).patch_norm
+        False
+    """
 
     model_type = "microsoft_swin"
 
@@ -27,14 +33,34 @@ class MicrosoftSwinConfig(SwinConfig):
 
 
 class MicrosoftSwinModel(SwinModel):
-    """The trunk."""
+    """The trunk.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.MicrosoftSwinConfig(
+        ...     image_size=32, patch_size=2, embed_dim=8, depths=(1, 1), num_heads=(1, 2), window_size=4
+        ... )
+        >>> model = hfvision.MicrosoftSwinModel(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).last_hidden_state.shape)
+        (2, 64, 16)
+    """
 
     config: MicrosoftSwinConfig
     config_class = MicrosoftSwinConfig
 
 
 class MicrosoftSwinForImageClassification(SwinForImageClassification):
-    """The trunk plus one linear layer over the mean of the last map."""
+    """The trunk plus one linear layer over the mean of the last map.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.MicrosoftSwinConfig(
+        ...     image_size=32, patch_size=2, embed_dim=8, depths=(1, 1), num_heads=(1, 2), window_size=4, num_labels=3
+        ... )
+        >>> model = hfvision.MicrosoftSwinForImageClassification(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).logits.shape)
+        (2, 3)
+    """
 
     config: MicrosoftSwinConfig
     config_class = MicrosoftSwinConfig
@@ -42,7 +68,17 @@ class MicrosoftSwinForImageClassification(SwinForImageClassification):
 
 
 class MicrosoftSwinBackbone(SwinBackbone):
-    """The trunk as a source of feature maps."""
+    """The trunk as a source of feature maps.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.MicrosoftSwinConfig(
+        ...     image_size=32, patch_size=2, embed_dim=8, depths=(1, 1), num_heads=(1, 2), window_size=4,
+        ...     out_features=["stage2"]
+        ... )
+        >>> [tuple(one.shape) for one in hfvision.MicrosoftSwinBackbone(config)(torch.zeros(1, 3, 32, 32)).feature_maps]
+        [(1, 16, 8, 8)]
+    """
 
     config: MicrosoftSwinConfig
     config_class = MicrosoftSwinConfig

@@ -34,7 +34,14 @@ from hfvision.tracing import sizes_are_symbols
 
 @strict
 class MlpMixerConfig(CatalogConfig, PreTrainedConfig):
-    """Sizes of a Mixer; the defaults are Mixer-B/16 at 224 pixels (59.9 M parameters with 1,000 labels)."""
+    """Sizes of a Mixer; the defaults are Mixer-B/16 at 224 pixels (59.9 M parameters with 1,000 labels).
+
+    Example:
+        >>> import hfvision
+        >>> config = hfvision.MlpMixerConfig.from_catalog("mixer-base-patch16-224")
+        >>> config.hidden_size, config.num_hidden_layers
+        (768, 12)
+    """
 
     model_type = "mlp_mixer"
 
@@ -156,7 +163,15 @@ class MlpMixerPreTrainedModel(VisionModel):
 
 
 class MlpMixerModel(MlpMixerPreTrainedModel):
-    """The trunk: pixels to N token vectors, and their mean."""
+    """The trunk: pixels to N token vectors, and their mean.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.MlpMixerConfig(image_size=32, hidden_size=32, num_hidden_layers=1)
+        >>> model = hfvision.MlpMixerModel(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).last_hidden_state.shape)
+        (2, 4, 32)
+    """
 
     def __init__(self, config: MlpMixerConfig) -> None:
         super().__init__(config)
@@ -177,7 +192,15 @@ class MlpMixerModel(MlpMixerPreTrainedModel):
 
 
 class MlpMixerForImageClassification(MlpMixerPreTrainedModel):
-    """The trunk plus one linear layer over the mean of the tokens."""
+    """The trunk plus one linear layer over the mean of the tokens.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.MlpMixerConfig(image_size=32, hidden_size=32, num_hidden_layers=1, num_labels=3)
+        >>> model = hfvision.MlpMixerForImageClassification(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).logits.shape)
+        (2, 3)
+    """
 
     def __init__(self, config: MlpMixerConfig) -> None:
         super().__init__(config)

@@ -62,6 +62,11 @@ class SegformerConfig(CatalogConfig, BackboneConfigMixin, PreTrainedConfig):
 
     A published example:
     [nvidia/segformer-b0-finetuned-ade-512-512](https://huggingface.co/nvidia/segformer-b0-finetuned-ade-512-512).
+
+    Example:
+        >>> import hfvision
+        >>> hfvision.SegformerConfig(num_labels=7).hidden_sizes
+        (32, 64, 160, 256)
     """
 
     model_type = "segformer"
@@ -140,7 +145,14 @@ class SegformerConfig(CatalogConfig, BackboneConfigMixin, PreTrainedConfig):
 
 @strict
 class NvlabsSegformerConfig(SegformerConfig):
-    """A SegformerConfig whose layer_norm_eps counts, as in the original: for its files, converted."""
+    """A SegformerConfig whose layer_norm_eps counts, as in the original: for its files, converted.
+
+    Example:
+        >>> import hfvision
+        >>> config = hfvision.NvlabsSegformerConfig.from_catalog("mit-b0", num_labels=7)
+        >>> config.hidden_sizes, config.block_norm_eps
+        ([32, 64, 160, 256], 1e-06)
+    """
 
     model_type = "nvlabs_segformer"
 
@@ -391,7 +403,17 @@ class SegformerOutput(BaseModelOutput):
 
 
 class SegformerModel(SegformerPreTrainedModel):
-    """The trunk: pixels to one map for each stage; `hidden_states` are all of them, (B, D, h, w) each."""
+    """The trunk: pixels to one map for each stage; `hidden_states` are all of them, (B, D, h, w) each.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.SegformerConfig(
+        ...     hidden_sizes=(8, 8, 8, 8), depths=(1, 1, 1, 1), num_attention_heads=(1, 1, 1, 1)
+        ... )
+        >>> model = hfvision.SegformerModel(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 64, 64)).last_hidden_state.shape)
+        (2, 8, 2, 2)
+    """
 
     def __init__(self, config: SegformerConfig, last_as_map: bool = False) -> None:
         """last_as_map: also where the config has reshape_last_stage=False."""
@@ -412,7 +434,17 @@ class SegformerModel(SegformerPreTrainedModel):
 
 
 class SegformerForImageClassification(SegformerPreTrainedModel):
-    """The trunk plus one linear layer over the mean of the last stage's places."""
+    """The trunk plus one linear layer over the mean of the last stage's places.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.SegformerConfig(
+        ...     hidden_sizes=(8, 8, 8, 8), depths=(1, 1, 1, 1), num_attention_heads=(1, 1, 1, 1), num_labels=3
+        ... )
+        >>> model = hfvision.SegformerForImageClassification(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 64, 64)).logits.shape)
+        (2, 3)
+    """
 
     def __init__(self, config: SegformerConfig) -> None:
         super().__init__(config)
@@ -439,7 +471,17 @@ class SegformerForImageClassification(SegformerPreTrainedModel):
 
 
 class SegformerForSemanticSegmentation(SegformerPreTrainedModel, SemanticModel):
-    """The trunk plus the decoder: a class for each place of the first stage's map, a quarter of the image per side."""
+    """The trunk plus the decoder: a class for each place of the first stage's map, a quarter of the image per side.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.SegformerConfig(
+        ...     hidden_sizes=(8, 8, 8, 8), depths=(1, 1, 1, 1), num_attention_heads=(1, 1, 1, 1), num_labels=5
+        ... )
+        >>> model = hfvision.SegformerForSemanticSegmentation(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 64, 96)).logits.shape)
+        (2, 5, 16, 24)
+    """
 
     def __init__(self, config: SegformerConfig) -> None:
         super().__init__(config)
@@ -487,6 +529,16 @@ class SegformerBackbone(BackboneMixin, SegformerPreTrainedModel):
     """The trunk as a source of feature maps for dense prediction: "stage1" to "stage4", each (B, D, h, w).
 
     `out_features` or `out_indices` of the config choose among them.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.SegformerConfig(
+        ...     hidden_sizes=(8, 8, 8, 8), depths=(1, 1, 1, 1), num_attention_heads=(1, 1, 1, 1),
+        ...     out_features=["stage1", "stage4"]
+        ... )
+        >>> maps = hfvision.SegformerBackbone(config)(torch.zeros(1, 3, 64, 64)).feature_maps
+        >>> [tuple(one.shape) for one in maps]
+        [(1, 8, 16, 16), (1, 8, 2, 2)]
     """
 
     def __init__(self, config: SegformerConfig) -> None:

@@ -37,7 +37,14 @@ FIELDS_OF_OTHER_HEADS = ("encoder_stride", "pooler_act", "pooler_output_size", "
 
 @strict
 class SegmenterConfig(ViTConfig):
-    """Sizes of a Segmenter; the defaults are Seg-B-Mask/16 at 512 pixels (103 M parameters with 150 classes)."""
+    """Sizes of a Segmenter; the defaults are Seg-B-Mask/16 at 512 pixels (103 M parameters with 150 classes).
+
+    Example:
+        >>> import hfvision
+        >>> config = hfvision.SegmenterConfig.from_catalog("segmenter-tiny-mask-16-ade20k")
+        >>> config.hidden_size, config.decoder_layers
+        (192, 2)
+    """
 
     model_type = "segmenter"
     keys_to_ignore_at_inference = ["masks", "class_embeddings"]  # by Trainer, whose predictions are logits
@@ -185,7 +192,15 @@ class SegmenterPreTrainedModel(ViTPreTrainedModel):
 
 
 class SegmenterModel(SegmenterPreTrainedModel):
-    """The encoder: pixels to N token vectors."""
+    """The encoder: pixels to N token vectors.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.SegmenterConfig(image_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+        >>> model = hfvision.SegmenterModel(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).last_hidden_state.shape)
+        (2, 5, 32)
+    """
 
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__(config)
@@ -208,6 +223,15 @@ class SegmenterForSemanticSegmentation(SegmenterPreTrainedModel, SemanticModel):
 
     What depends on the number of classes is `decoder.classifier` (linear), or `decoder.class_tokens` and
     `decoder.mask_norm` (mask transformer).
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.SegmenterConfig(
+        ...     image_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_labels=5
+        ... )
+        >>> model = hfvision.SegmenterForSemanticSegmentation(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).logits.shape)
+        (2, 5, 32, 32)
     """
 
     def __init__(self, config: SegmenterConfig) -> None:

@@ -62,7 +62,13 @@ def _ends(count: int, depth: int, parts: int) -> list[int]:
 
 @strict
 class SetrConfig(ViTConfig):
-    """Sizes of a SETR; the defaults are SETR-PUP with ViT-L/16 at 512 pixels (318 M parameters with 150 classes)."""
+    """Sizes of a SETR; the defaults are SETR-PUP with ViT-L/16 at 512 pixels (318 M parameters with 150 classes).
+
+    Example:
+        >>> import hfvision
+        >>> hfvision.SetrConfig(num_labels=19).num_hidden_layers
+        24
+    """
 
     model_type = "setr"
     keys_to_ignore_at_inference = ["auxiliary_logits"]  # by Trainer, whose predictions are logits
@@ -255,7 +261,17 @@ class SetrTrunk(SetrPreTrainedModel):
 
 
 class SetrForSemanticSegmentation(SetrPreTrainedModel, SemanticModel):
-    """ViT, decoder and auxiliary heads: a class for every pixel."""
+    """ViT, decoder and auxiliary heads: a class for every pixel.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.SetrConfig(
+        ...     image_size=32, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, num_labels=5
+        ... )
+        >>> model = hfvision.SetrForSemanticSegmentation(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).logits.shape)
+        (2, 5, 32, 32)
+    """
 
     default_loss = SegmentationLoss(average="all")
 

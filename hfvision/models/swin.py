@@ -47,6 +47,12 @@ class SwinConfig(CatalogConfig, BackboneConfigMixin, PreTrainedConfig):
 
     A published example:
     [microsoft/swin-tiny-patch4-window7-224](https://huggingface.co/microsoft/swin-tiny-patch4-window7-224).
+
+    Example:
+        >>> import hfvision
+        >>> config = hfvision.SwinConfig.from_catalog("swin-tiny-patch4-window7-224", num_labels=7)
+        >>> config.embed_dim, config.depths
+        (96, [2, 2, 6, 2])
     """
 
     model_type = "swin"
@@ -379,7 +385,17 @@ class SwinPreTrainedModel(VisionModel):
 
 
 class SwinModel(SwinPreTrainedModel):
-    """The trunk: pixels to the tokens of the last map, and optionally their mean."""
+    """The trunk: pixels to the tokens of the last map, and optionally their mean.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.SwinConfig(
+        ...     image_size=32, patch_size=2, embed_dim=8, depths=(1, 1), num_heads=(1, 2), window_size=4
+        ... )
+        >>> model = hfvision.SwinModel(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).last_hidden_state.shape)
+        (2, 64, 16)
+    """
 
     def __init__(self, config: SwinConfig, add_pooling_layer: bool = True, use_mask_token: bool = False) -> None:
         super().__init__(config)

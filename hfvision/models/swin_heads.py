@@ -49,7 +49,17 @@ class SwinMaskedImageModelingOutput(MaskedImageModelingOutput):
 
 
 class SwinForImageClassification(SwinPreTrainedModel):
-    """The trunk plus one linear layer over the mean of the last map."""
+    """The trunk plus one linear layer over the mean of the last map.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.SwinConfig(
+        ...     image_size=32, patch_size=2, embed_dim=8, depths=(1, 1), num_heads=(1, 2), window_size=4, num_labels=3
+        ... )
+        >>> model = hfvision.SwinForImageClassification(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).logits.shape)
+        (2, 3)
+    """
 
     trunk_class: ClassVar[type[SwinModel]] = SwinModel
 
@@ -84,7 +94,18 @@ class SwinForImageClassification(SwinPreTrainedModel):
 
 
 class SwinForMaskedImageModeling(SwinPreTrainedModel, InputPart):
-    """The trunk with a mask token, plus a linear decoder by which every place of the last map paints its pixels."""
+    """The trunk with a mask token, plus a linear decoder by which every place of the last map paints its pixels.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.SwinConfig(
+        ...     image_size=32, patch_size=2, embed_dim=8, depths=(1, 1), num_heads=(1, 2), window_size=4,
+        ...     encoder_stride=4
+        ... )
+        >>> model = hfvision.SwinForMaskedImageModeling(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32), bool_masked_pos=torch.ones(2, 256)).reconstruction.shape)
+        (2, 3, 32, 32)
+    """
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__(config)
@@ -166,6 +187,16 @@ class SwinBackbone(BackboneMixin, SwinPreTrainedModel):
 
     `out_features` or `out_indices` of the config choose among "stem" (the embeddings) and "stage1" to "stageL" (before
     the merging layer). Each map has a norm of its own.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.SwinConfig(
+        ...     image_size=32, patch_size=2, embed_dim=8, depths=(1, 1), num_heads=(1, 2), window_size=4,
+        ...     out_features=["stage1", "stage2"]
+        ... )
+        >>> maps = hfvision.SwinBackbone(config)(torch.zeros(1, 3, 32, 32)).feature_maps
+        >>> [tuple(one.shape) for one in maps]
+        [(1, 8, 16, 16), (1, 16, 8, 8)]
     """
 
     _can_record_outputs = {"attentions": SwinLastSelfAttention}

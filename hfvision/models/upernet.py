@@ -37,6 +37,11 @@ class UperNetConfig(CatalogConfig, PreTrainedConfig):
     """Trunk and sizes of a UPerNet; the defaults are those of transformers, with a ResNet-50.
 
     A published example: [openmmlab/upernet-swin-tiny](https://huggingface.co/openmmlab/upernet-swin-tiny).
+
+    Example:
+        >>> import hfvision
+        >>> hfvision.UperNetConfig(backbone_config={"model_type": "swin"}).backbone_config.out_features
+        ['stage4']
     """
 
     model_type = "upernet"
@@ -117,7 +122,19 @@ class UperNetAuxiliaryHead(nn.Module):
 
 
 class UperNetForSemanticSegmentation(SemanticModel):
-    """Trunk, decoder and auxiliary head: a class for every pixel."""
+    """Trunk, decoder and auxiliary head: a class for every pixel.
+
+    Example:
+        >>> import torch, hfvision
+        >>> trunk = {
+        ...     "model_type": "swin", "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2],
+        ...     "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        ... }
+        >>> config = hfvision.UperNetConfig(backbone_config=trunk, hidden_size=16, auxiliary_channels=16, num_labels=5)
+        >>> model = hfvision.UperNetForSemanticSegmentation(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 64, 64)).logits.shape)
+        (2, 5, 64, 64)
+    """
 
     config: UperNetConfig
     config_class = UperNetConfig

@@ -50,6 +50,12 @@ class ViTConfig(CatalogConfig, BackboneConfigMixin, PreTrainedConfig):
     """Sizes of a ViT; the defaults are ViT-B/16 at 224 pixels (86 M parameters).
 
     A published example: [google/vit-base-patch16-224](https://huggingface.co/google/vit-base-patch16-224).
+
+    Example:
+        >>> import hfvision
+        >>> config = hfvision.ViTConfig.from_catalog("vit-base-patch16-224", num_labels=7)
+        >>> config.hidden_size, config.num_labels
+        (768, 7)
     """
 
     model_type = "vit"
@@ -279,7 +285,15 @@ class ViTPreTrainedModel(VisionModel):
 
 
 class ViTModel(ViTPreTrainedModel):
-    """The trunk: pixels to N token vectors, and optionally the class token through a dense tanh layer."""
+    """The trunk: pixels to N token vectors, and optionally the class token through a dense tanh layer.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.ViTConfig(image_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+        >>> model = hfvision.ViTModel(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).last_hidden_state.shape)
+        (2, 5, 32)
+    """
 
     def __init__(self, config: ViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False) -> None:
         super().__init__(config)
@@ -313,7 +327,17 @@ class ViTModel(ViTPreTrainedModel):
 
 
 class ViTForImageClassification(ViTPreTrainedModel):
-    """The trunk plus one linear layer over the class token."""
+    """The trunk plus one linear layer over the class token.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.ViTConfig(
+        ...     image_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_labels=3
+        ... )
+        >>> model = hfvision.ViTForImageClassification(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).logits.shape)
+        (2, 3)
+    """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__(config)
@@ -348,7 +372,15 @@ class ViTForImageClassification(ViTPreTrainedModel):
 
 
 class ViTForMaskedImageModeling(ViTPreTrainedModel, InputPart):
-    """The trunk with a mask token, plus a linear decoder by which every token paints its patch."""
+    """The trunk with a mask token, plus a linear decoder by which every token paints its patch.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.ViTConfig(image_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+        >>> model = hfvision.ViTForMaskedImageModeling(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32), bool_masked_pos=torch.ones(2, 4)).reconstruction.shape)
+        (2, 3, 32, 32)
+    """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__(config)
@@ -421,6 +453,15 @@ class ViTBackbone(BackboneMixin, ViTPreTrainedModel):
 
     `out_features` or `out_indices` of the config choose among "stem" (the embeddings) and "stage1" to "stageL" (the
     blocks). The final layer norm is applied to each map.
+
+    Example:
+        >>> import torch, hfvision
+        >>> config = hfvision.ViTConfig(
+        ...     image_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, out_indices=[1, 2]
+        ... )
+        >>> maps = hfvision.ViTBackbone(config)(torch.zeros(1, 3, 32, 32)).feature_maps
+        >>> [tuple(one.shape) for one in maps]
+        [(1, 32, 2, 2), (1, 32, 2, 2)]
     """
 
     def __init__(self, config: ViTConfig) -> None:

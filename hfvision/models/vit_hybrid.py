@@ -63,6 +63,12 @@ class ViTHybridConfig(ViTConfig):
     """Sizes of a hybrid ViT; the defaults are R50+ViT-B/16: three stages of a ResNet-50, then ViT-B (98 M parameters).
 
     A published example: [google/vit-hybrid-base-bit-384](https://huggingface.co/google/vit-hybrid-base-bit-384).
+
+    Example:
+        >>> import hfvision
+        >>> config = hfvision.ViTHybridConfig(num_labels=7)
+        >>> config.backbone_config.model_type, config.hidden_size
+        ('bit', 768)
     """
 
     model_type = "vit-hybrid"
@@ -170,7 +176,14 @@ class ViTHybridConfig(ViTConfig):
 
 @strict
 class GoogleViTHybridConfig(ViTHybridConfig):
-    """A ViTHybridConfig with all options of the source; the defaults are its code's."""
+    """A ViTHybridConfig with all options of the source; the defaults are its code's.
+
+    Example:
+        >>> import hfvision
+        >>> config = hfvision.GoogleViTHybridConfig.from_catalog("vit-hybrid-r50-base-16-384")
+        >>> config.backbone_config.depths, config.hidden_size
+        ([3, 4, 9], 768)
+    """
 
     model_type = OWN_FORMAT
 
@@ -332,7 +345,22 @@ class ViTHybridPreTrainedModel(ViTPreTrainedModel):
 
 
 class ViTHybridModel(ViTHybridPreTrainedModel, ViTModel):
-    """The trunk: pixels to N token vectors, and optionally what the head reads through a dense tanh layer."""
+    """The trunk: pixels to N token vectors, and optionally what the head reads through a dense tanh layer.
+
+    Example:
+        >>> import torch, hfvision
+        >>> bit = {
+        ...     "model_type": "bit", "layer_type": "bottleneck", "global_padding": "SAME",
+        ...     "embedding_dynamic_padding": True,
+        ...     "embedding_size": 16, "num_groups": 8, "depths": [1], "hidden_sizes": [32], "out_features": ["stage1"],
+        ... }
+        >>> config = hfvision.ViTHybridConfig(
+        ...     image_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, backbone_config=bit
+        ... )
+        >>> model = hfvision.ViTHybridModel(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).last_hidden_state.shape)
+        (2, 65, 32)
+    """
 
     def __init__(self, config: ViTHybridConfig, add_pooling_layer: bool = True, use_mask_token: bool = False) -> None:
         super().__init__(config, add_pooling_layer, use_mask_token)
@@ -356,7 +384,23 @@ class ViTHybridModel(ViTHybridPreTrainedModel, ViTModel):
 
 
 class ViTHybridForImageClassification(ViTHybridPreTrainedModel):
-    """The trunk plus one linear layer over the class token, or what `classifier` says."""
+    """The trunk plus one linear layer over the class token, or what `classifier` says.
+
+    Example:
+        >>> import torch, hfvision
+        >>> bit = {
+        ...     "model_type": "bit", "layer_type": "bottleneck", "global_padding": "SAME",
+        ...     "embedding_dynamic_padding": True,
+        ...     "embedding_size": 16, "num_groups": 8, "depths": [1], "hidden_sizes": [32], "out_features": ["stage1"],
+        ... }
+        >>> config = hfvision.ViTHybridConfig(
+        ...     image_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, backbone_config=bit,
+        ...     num_labels=3
+        ... )
+        >>> model = hfvision.ViTHybridForImageClassification(config).eval()
+        >>> tuple(model(torch.zeros(2, 3, 32, 32)).logits.shape)
+        (2, 3)
+    """
 
     def __init__(self, config: ViTHybridConfig) -> None:
         super().__init__(config)

@@ -60,6 +60,13 @@ def optimize(
 
     The result's `optimization` is the OptimizationReport, which is also logged. Raises ConfigError for what cannot be
     done, before anything is changed.
+
+    Example:
+        >>> import torch, hfvision
+        >>> model = hfvision.create("deit-tiny-patch16-224", num_hidden_layers=1).eval()
+        >>> faster = hfvision.optimize(model, dtype="bfloat16")
+        >>> faster.dtype, model.dtype
+        (torch.bfloat16, torch.float32)
     """
     asked = _checked_dtype(dtype)
     _check(model, asked, token_merging, compile)

@@ -15,7 +15,15 @@ MAIN_OUTPUTS = ("logits", "reconstruction", "last_hidden_state", "feature_maps")
 
 @dataclass(frozen=True)
 class OptimizationReport:
-    """What was done, and the error that it causes on the sample; `print` shows it in words."""
+    """What was done, and the error that it causes on the sample; `print` shows it in words.
+
+    Example:
+        >>> import torch, hfvision
+        >>> model = hfvision.create("deit-tiny-patch16-224", num_hidden_layers=1).eval()
+        >>> report = hfvision.optimize(model, dtype="bfloat16").optimization
+        >>> isinstance(report, hfvision.OptimizationReport), report.bytes_after < report.bytes_before
+        (True, True)
+    """
 
     steps: tuple[str, ...]  # what was done, in words
     sample: str  # which images

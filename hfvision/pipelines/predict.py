@@ -43,7 +43,15 @@ KINDS = {
 
 
 def predict(images: Iterable[Any], model: str, **options: Any) -> list[Any]:
-    """The list of what `predictions` gives."""
+    """The list of what `predictions` gives.
+
+    Example:
+        >>> import hfvision
+        >>> digit = hfvision.load_digits()["test"][0]["image"]
+        >>> answer = hfvision.predict([digit], "vit-digits")[0]
+        >>> answer[0]["label"]
+        '8'
+    """
     return list(predictions(images, model, **options))
 
 

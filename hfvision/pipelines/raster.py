@@ -53,6 +53,16 @@ def segment_raster(
 
     Returns {"destination", "size": (H, W), "windows", "labels": as in the pipeline}. Raises what the processor raises
     with the place of the window, ImageReadError and ImageWriteError; a file is complete or not there at all.
+
+    Example:
+        >>> import tempfile, numpy as np, hfvision
+        >>> from pathlib import Path
+        >>> image = np.zeros((100, 150, 3), dtype=np.uint8)
+        >>> done = hfvision.segment_raster(
+        ...     "segformer-digit-scenes", image, Path(tempfile.mkdtemp()) / "map.png", progress=False
+        ... )
+        >>> done["size"], done["windows"]
+        ((100, 150), 1)
     """
     model, processor = _loaded(model, processor)
     if tile is None:

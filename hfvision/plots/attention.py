@@ -34,6 +34,12 @@ def attention_map(
     heads and mixed half and half with the identity that the residual connection adds.
 
     Raises ConfigError for another method, and for attentions that are missing or do not fit the grid.
+
+    Example:
+        >>> import torch, hfvision
+        >>> maps = [torch.full((1, 2, 5, 5), 0.2)]
+        >>> tuple(hfvision.attention_map(maps, grid=(2, 2)).shape)
+        (1, 2, 2)
     """
     height, width = grid
     tokens = prefix_tokens + height * width
@@ -84,6 +90,14 @@ def explain_attention(model: PreTrainedModel, processor: Any, image: Any, method
     Works with every attention implementation and every image size. The map shows how attention flowed, not what caused
     the answer: two models with the same answers can have different maps. Raises ConfigError for models without a grid
     of patches at full length through all blocks, and for more than one image.
+
+    Example:
+        >>> import PIL.Image, hfvision
+        >>> model = hfvision.create("deit-tiny-patch16-224", num_hidden_layers=2).eval()
+        >>> processor = hfvision.create_processor("deit-tiny-patch16-224")
+        >>> seen = hfvision.explain_attention(model, processor, PIL.Image.new("RGB", (64, 64)))
+        >>> seen.patches.shape
+        (14, 14)
     """
     pixel_values: Tensor = processor(images=image, return_tensors="pt")["pixel_values"]
     if pixel_values.ndim != 4 or pixel_values.shape[0] != 1:

@@ -22,6 +22,11 @@ def confusion_sheet(counts: ArrayLike, names: Sequence[str], *, title: str = "",
 
     counts: (K, K), at least 0. Cells hold their share of the row in per cent where there is room; beside each name
     stands how often it is true. Raises ConfigError for counts that are none.
+
+    Example:
+        >>> import hfvision
+        >>> hfvision.confusion_sheet([[8, 2], [1, 9]], ["cat", "dog"]).mode
+        'RGB'
     """
     values = np.asarray(counts)
     problems = []

@@ -69,6 +69,12 @@ def detection_overlay(
     by a whole factor, pixel by pixel, since names would not fit; `size` (width, height) sets another size.
 
     Raises ConfigError naming every argument that cannot work, and ImageReadError.
+
+    Example:
+        >>> import PIL.Image, hfvision
+        >>> found = hfvision.Detections([[2, 2, 20, 20]], scores=[0.9], labels=[0], names=("cat",), size=(48, 64))
+        >>> hfvision.detection_overlay(PIL.Image.new("RGB", (64, 48)), found, size=(640, 480)).size
+        (640, 480)
     """
     picture = picture_of(image)
     names = _names([objects], names)
@@ -101,6 +107,12 @@ def detection_sheet(
     how many of its objects were found, by a box of the same class that overlaps theirs by half (IoU), and how many of
     those found are none; crowds are not counted. `columns` is the number of cards beside each other, `tile` the side of
     a picture in pixels, which scales everything else. Raises ConfigError naming every argument that cannot work.
+
+    Example:
+        >>> import PIL.Image, hfvision
+        >>> found = hfvision.Detections([[2, 2, 20, 20]], scores=[0.9], labels=[0], names=("cat",), size=(48, 64))
+        >>> hfvision.detection_sheet([PIL.Image.new("RGB", (64, 48))], [found], title="One image").mode
+        'RGB'
     """
     given = {"truth": truths, "answer": answers} if truths is not None else {"answer": answers}
     if problems := panel_faults(images, given, columns, tile):

@@ -60,6 +60,14 @@ def panoptic_overlay(
     height) enlarges the picture, pixel by pixel.
 
     Raises ConfigError naming every argument that cannot work, and ImageReadError.
+
+    Example:
+        >>> import numpy as np, PIL.Image, hfvision
+        >>> segments = [{"id": 1, "label_id": 0}]
+        >>> hfvision.panoptic_overlay(
+        ...     PIL.Image.new("RGB", (64, 48)), np.ones((48, 64), int), segments, names=["sky"]
+        ... ).mode
+        'RGB'
     """
     picture = picture_of(image)
     if isinstance(segmentation, Mapping):
@@ -91,6 +99,12 @@ def panoptic_sheet(
     `truths` the caption of a card is the panoptic quality of the image. `columns` is the number of cards beside each
     other, `tile` the side of a picture in pixels, which scales everything else. Raises ConfigError naming every
     argument that cannot work.
+
+    Example:
+        >>> import numpy as np, PIL.Image, hfvision
+        >>> answer = {"segmentation": np.ones((48, 64), int), "segments_info": [{"id": 1, "label_id": 0}]}
+        >>> hfvision.panoptic_sheet([PIL.Image.new("RGB", (64, 48))], [answer], names=["sky"]).mode
+        'RGB'
     """
     given = {"truth": truths, "answer": answers} if truths is not None else {"answer": answers}
     if problems := panel_faults(images, given, columns, tile):

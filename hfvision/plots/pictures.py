@@ -54,6 +54,11 @@ def overlay(image: Any, heat: ArrayLike, size: tuple[int, int] | None = None, *,
     `heat` is (h, w) of any size and covers the whole image. `size` (width, height) enlarges the result: the image
     square by square, the heat smoothly. `strength` 0 shows the grey image alone, 1 the heat alone. Raises ConfigError
     for heat of another shape, outside 0..1 or not finite, and for a strength outside 0..1.
+
+    Example:
+        >>> import numpy as np, PIL.Image, hfvision
+        >>> hfvision.overlay(PIL.Image.new("RGB", (32, 24)), np.array([[0.0, 1.0]]), size=(64, 48)).size
+        (64, 48)
     """
     values = np.asarray(heat, np.float32)
     problems = []

@@ -35,6 +35,12 @@ def segmentation_overlay(
     opaque. `size` (width, height) enlarges the picture, pixel by pixel.
 
     Raises ConfigError naming every argument that cannot work, and ImageReadError.
+
+    Example:
+        >>> import numpy as np, PIL.Image, hfvision
+        >>> classes = np.zeros((48, 64), dtype=np.uint8)
+        >>> hfvision.segmentation_overlay(PIL.Image.new("RGB", (64, 48)), classes, names=["sky", "sea"]).mode
+        'RGB'
     """
     if isinstance(classes, Mapping):
         colours = classes.get("colours") if colours is None else colours
@@ -71,6 +77,12 @@ def segmentation_sheet(
     which share of its pixels is right, those without a true class left out. `columns` is the number of cards beside
     each other, `tile` the side of a picture in pixels, which scales everything else. Raises ConfigError naming every
     argument that cannot work.
+
+    Example:
+        >>> import numpy as np, PIL.Image, hfvision
+        >>> image, classes = PIL.Image.new("RGB", (64, 48)), np.zeros((48, 64), dtype=np.uint8)
+        >>> hfvision.segmentation_sheet([image], [classes], truths=[classes], names=["sky", "sea"]).mode
+        'RGB'
     """
     maps = {"truth": truths, "prediction": predictions} if truths is not None else {"prediction": predictions}
     if problems := panel_faults(images, maps, columns, tile):

@@ -31,6 +31,11 @@ def prediction_sheet(
     images: PIL or arrays of any size. predictions: (label, probability). truths: with them, right answers carry a tick
     and wrong ones a cross, a red frame and the true label. maps: (h, w) in 0..1 over the whole image. `tile` is the
     side of a picture in pixels and scales everything else. Raises ConfigError listing the lengths that do not agree.
+
+    Example:
+        >>> import PIL.Image, hfvision
+        >>> hfvision.prediction_sheet([PIL.Image.new("RGB", (32, 32))], [("cat", 0.9)], truths=["cat"]).mode
+        'RGB'
     """
     _check(images, predictions, truths, maps, columns, tile)
     measure = Measures(tile)

@@ -36,7 +36,14 @@ class ClassificationImageProcessor(ImageProcessor):
 
 
 class ViTImageProcessor(ClassificationImageProcessor):
-    """ViT's: straight to 224x224, bilinear, pixel values to [-1, 1]; any image (see `hfvision.processing.base`)."""
+    """ViT's: straight to 224x224, bilinear, pixel values to [-1, 1]; any image (see `hfvision.processing.base`).
+
+    Example:
+        >>> import PIL.Image, hfvision
+        >>> processor = hfvision.ViTImageProcessor(size={"height": 32, "width": 48})
+        >>> tuple(processor(PIL.Image.new("RGB", (640, 480)), return_tensors="pt")["pixel_values"].shape)
+        (1, 3, 32, 48)
+    """
 
     size: Any = {"height": 224, "width": 224}
     image_mean: Any = IMAGENET_STANDARD_MEAN
@@ -49,6 +56,12 @@ class DeiTImageProcessor(ClassificationImageProcessor):
 
     These are the defaults of the Hub's class of that name. The evaluation of the original repository is another:
     `hfvision.processing.protocols`, "deit".
+
+    Example:
+        >>> import PIL.Image, hfvision
+        >>> processor = hfvision.DeiTImageProcessor()
+        >>> tuple(processor(PIL.Image.new("RGB", (640, 480)), return_tensors="pt")["pixel_values"].shape)
+        (1, 3, 224, 224)
     """
 
     resample: Any = Resampling.BICUBIC
@@ -64,6 +77,12 @@ class ViTHybridImageProcessor(ClassificationImageProcessor):
     """Hybrid ViT's: the short side to 224, bicubic, the 224x224 pixels at the centre, CLIP's statistics; any image.
 
     These are the defaults of the Hub's class of that name, which transformers has up to version 4.57.
+
+    Example:
+        >>> import PIL.Image, hfvision
+        >>> processor = hfvision.ViTHybridImageProcessor()
+        >>> tuple(processor(PIL.Image.new("RGB", (640, 480)), return_tensors="pt")["pixel_values"].shape)
+        (1, 3, 224, 224)
     """
 
     resample: Any = Resampling.BICUBIC
@@ -80,6 +99,12 @@ class ViTHybridImageProcessor(ClassificationImageProcessor):
 class BitImageProcessor(ViTHybridImageProcessor):
     """BiT's, with the same defaults. Of the shared classes it is the one that takes a short side and crops in every
     version of transformers, so conversion writes it for originals that do so.
+
+    Example:
+        >>> import PIL.Image, hfvision
+        >>> processor = hfvision.BitImageProcessor(size={"shortest_edge": 32}, crop_size=24)
+        >>> tuple(processor(PIL.Image.new("RGB", (640, 480)), return_tensors="pt")["pixel_values"].shape)
+        (1, 3, 24, 24)
     """
 
 
@@ -89,6 +114,17 @@ class MultispectralImageProcessor(ClassificationImageProcessor):
     `bands` names the channels in the model's order; `image_mean` and `image_std` have a value for each (after
     rescaling), or one for all; `input_range=(black, white)` are the limits of the raw values. A call may give
     `bands=[...]`, the names of its images' channels, to have the right ones picked and ordered.
+
+    Example:
+        >>> import numpy as np, hfvision
+        >>> processor = hfvision.MultispectralImageProcessor(
+        ...     bands=["red", "nir"], image_mean=0.5, image_std=0.5, input_range=(0, 10000),
+        ...     size={"height": 32, "width": 32}
+        ... )
+        >>> image = np.full((64, 64, 2), (2500, 10000), dtype=np.uint16)
+        >>> pixels = processor(image, bands=["nir", "red"], return_tensors="pt")["pixel_values"]
+        >>> tuple(pixels.shape), pixels[0, :, 0, 0].tolist()
+        ((1, 2, 32, 32), [1.0, -0.5])
     """
 
     size: Any = {"height": 224, "width": 224}

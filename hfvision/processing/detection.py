@@ -38,7 +38,16 @@ SHORT_SIDE, LONG_SIDE = 800, 1333  # pixels
 
 
 class DetectionImageProcessor(ImageProcessor):
-    """DETR's processing; under this name where options are set that transformers does not know."""
+    """DETR's processing; under this name where options are set that transformers does not know.
+
+    Example:
+        >>> import numpy as np, hfvision
+        >>> processor = hfvision.DetectionImageProcessor(
+        ...     input_range=(0, 4095), size={"shortest_edge": 32, "longest_edge": 64}
+        ... )
+        >>> tuple(processor(np.zeros((48, 64, 3), dtype=np.uint16), return_tensors="pt")["pixel_values"].shape)
+        (1, 3, 32, 42)
+    """
 
     valid_kwargs = DetectionOptions
     name_with_own_options: ClassVar[str] = "DetectionImageProcessor"
@@ -149,7 +158,15 @@ def _today(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class DetrImageProcessor(DetectionImageProcessor):
-    """DETR's: the short side to 800 pixels, the long one to 1333 at most; ImageNet's statistics; padded to a batch."""
+    """DETR's: the short side to 800 pixels, the long one to 1333 at most; ImageNet's statistics; padded to a batch.
+
+    Example:
+        >>> import PIL.Image, hfvision
+        >>> processor = hfvision.DetrImageProcessor(size={"shortest_edge": 48, "longest_edge": 96})
+        >>> inputs = processor([PIL.Image.new("RGB", (64, 48)), PIL.Image.new("RGB", (48, 48))], return_tensors="pt")
+        >>> tuple(inputs["pixel_values"].shape), inputs["pixel_mask"].sum(dim=(1, 2)).tolist()
+        ((2, 3, 48, 64), [3072, 2304])
+    """
 
     @classmethod
     def has_own_options(cls, options: Mapping[str, Any]) -> bool:

@@ -46,6 +46,14 @@ class LabelMap:
     """The rows; `unmapped` says what happens to values of none of them.
 
     Raises ConfigError for rows that cannot work: an id twice, a train id below 0, a colour that is none.
+
+    Example:
+        >>> import hfvision
+        >>> labels = hfvision.LabelMap.of(
+        ...     [{"id": 7, "train_id": 0, "name": "road"}, {"id": 26, "train_id": 1, "name": "car"}]
+        ... )
+        >>> [label.name for label in labels.labels]
+        ['road', 'car']
     """
 
     labels: tuple[Label, ...]

@@ -104,7 +104,17 @@ def _today(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class SegmentationImageProcessor(BaseSegmentationImageProcessor):
-    """For options that transformers does not know: label maps with names, the protocols of original repositories."""
+    """For options that transformers does not know: label maps with names, the protocols of original repositories.
+
+    Example:
+        >>> import PIL.Image, hfvision
+        >>> processor = hfvision.SegmentationImageProcessor(label_map={10: 0, 20: 1}, do_resize=False)
+        >>> inputs = processor(
+        ...     PIL.Image.new("RGB", (8, 8)), segmentation_maps=PIL.Image.new("L", (8, 8), 20), return_tensors="pt"
+        ... )
+        >>> inputs["labels"].unique().tolist()
+        [1]
+    """
 
     size: Any = {"height": 512, "width": 512}
 
@@ -114,6 +124,15 @@ class SegformerImageProcessor(BaseSegmentationImageProcessor):
 
     These are the defaults of the Hub's class of that name. The evaluation of the original repository is another:
     `hfvision.processing.protocols`, "mmseg" and "mmseg-aligned".
+
+    Example:
+        >>> import PIL.Image, hfvision
+        >>> processor = hfvision.SegformerImageProcessor(size={"height": 64, "width": 64})
+        >>> inputs = processor(
+        ...     PIL.Image.new("RGB", (80, 60)), segmentation_maps=PIL.Image.new("L", (80, 60)), return_tensors="pt"
+        ... )
+        >>> tuple(inputs["pixel_values"].shape), tuple(inputs["labels"].shape)
+        ((1, 3, 64, 64), (1, 64, 64))
     """
 
     size: Any = {"height": 512, "width": 512}
@@ -140,11 +159,27 @@ class ProtocolImageProcessor(BaseSegmentationImageProcessor):
 
 
 class SegmenterImageProcessor(ProtocolImageProcessor):
-    """Segmenter's for a ViT: the short side to 512, the long one to 2048 at most; pixel values to [-1, 1]."""
+    """Segmenter's for a ViT: the short side to 512, the long one to 2048 at most; pixel values to [-1, 1].
+
+    Example:
+        >>> import PIL.Image, hfvision
+        >>> processor = hfvision.SegmenterImageProcessor()
+        >>> inputs = processor(PIL.Image.new("RGB", (640, 480)), return_tensors="pt")
+        >>> tuple(inputs["pixel_values"].shape)
+        (1, 3, 512, 683)
+    """
 
     image_mean: Any = IMAGENET_STANDARD_MEAN
     image_std: Any = IMAGENET_STANDARD_STD
 
 
 class SetrImageProcessor(ProtocolImageProcessor):
-    """SETR's on ADE20K: the short side to 512, the long one to 2048 at most; ImageNet's statistics."""
+    """SETR's on ADE20K: the short side to 512, the long one to 2048 at most; ImageNet's statistics.
+
+    Example:
+        >>> import PIL.Image, hfvision
+        >>> processor = hfvision.SetrImageProcessor()
+        >>> inputs = processor(PIL.Image.new("RGB", (640, 480)), return_tensors="pt")
+        >>> tuple(inputs["pixel_values"].shape)
+        (1, 3, 512, 683)
+    """

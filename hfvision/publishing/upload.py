@@ -47,6 +47,14 @@ def push(
     Raises PublishError. Before anything is sent: a folder that is not ready (all problems listed), a name, token or
     revision that does not work, other content. After that: whether the commit landed. A commit lands whole or not at
     all; what arrived is read again and compared.
+
+    Example:
+        >>> import tempfile, hfvision
+        >>> try:
+        ...     hfvision.push(tempfile.mkdtemp(), "me/my-model")
+        ... except hfvision.PublishError as error:
+        ...     print(type(error).__name__)
+        PublishError
     """
     branch = revision or MAIN
     with staged(folder, repo_id, with_code) as stage:

@@ -25,7 +25,15 @@ else:
 
 
 class StepMeans(_Trainer):
-    """Mixed into a `transformers.Trainer`, before it; models that say nothing of counts are trained as without it."""
+    """Mixed into a `transformers.Trainer`, before it; models that say nothing of counts are trained as without it.
+
+    Example:
+        >>> import transformers, hfvision
+        >>> class Trainer(hfvision.StepMeans, transformers.Trainer):
+        ...     pass
+        >>> Trainer.__mro__[1].__name__
+        'StepMeans'
+    """
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)

@@ -38,7 +38,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class StandardAugmentation(Recipe):
-    """Which parts of the recipe are used, and how much; raises ConfigError naming every value that cannot work."""
+    """Which parts of the recipe are used, and how much; raises ConfigError naming every value that cannot work.
+
+    Example:
+        >>> import hfvision
+        >>> hfvision.StandardAugmentation(crop=512, flip=0.0)
+        StandardAugmentation(scale=(0.5, 2.0), crop=512, most_of_one_class=0.75, flip=0.0, colour=True)
+    """
 
     scale: tuple[float, float] = option("Least and largest factor, drawn evenly; 1 1: none.", (0.5, 2.0))
     crop: int | Size | None = option(

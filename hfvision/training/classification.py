@@ -83,6 +83,14 @@ def train_classification(
 
     Raises DatasetError, ConfigError or CheckpointReadError before anything is written, and ConfigError if training
     diverges.
+
+    Example:
+        >>> import tempfile, hfvision
+        >>> digits = hfvision.load_digits()
+        >>> few = {"train": digits["train"].select(range(40)), "test": digits["test"].select(range(20))}
+        >>> result = hfvision.train_classification("vit-digits", few, tempfile.mkdtemp(), args={"max_steps": 1})
+        >>> result.steps
+        1
     """
     args = chosen(args, settings, options)
     return cast("ClassificationResult", train("image-classification", model, dataset, output_dir, args, **options))

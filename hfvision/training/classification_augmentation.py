@@ -31,7 +31,13 @@ WINDOWS_TRIED = 10
 
 @dataclass(frozen=True)
 class ClassificationAugmentation(Recipe):
-    """Parts of the recipe that are used, and how much; raises ConfigError naming every value that cannot work."""
+    """Parts of the recipe that are used, and how much; raises ConfigError naming every value that cannot work.
+
+    Example:
+        >>> import hfvision
+        >>> hfvision.ClassificationAugmentation(flip=0.0)
+        ClassificationAugmentation(area=(0.35, 1.0), ratio=(0.75, 1.3333333333333333), flip=0.0, colour=True)
+    """
 
     area: tuple[float, float] = option(
         "Least and largest share of the image that is seen; 1 1: all of it.", (0.35, 1.0)

@@ -100,6 +100,14 @@ class SegmentationCollator(TaskCollator):
     """Rows with an image and its label map -> {"pixel_values": (B, C, h, w), "labels": (B, h, w)}.
 
     Images of different sizes are padded right and below, with zeros and the processor's ignored label.
+
+    Example:
+        >>> import numpy as np, PIL.Image, hfvision
+        >>> processor = hfvision.SegformerImageProcessor(size={"height": 64, "width": 64})
+        >>> row = {"image": PIL.Image.new("RGB", (80, 60)), "mask": np.zeros((60, 80), dtype=np.uint8)}
+        >>> batch = hfvision.SegmentationCollator(processor)([row, row])
+        >>> tuple(batch["pixel_values"].shape), tuple(batch["labels"].shape)
+        ((2, 3, 64, 64), (2, 64, 64))
     """
 
     columns = ("annotation", "mask", "label", "segmentation_mask")
@@ -116,6 +124,14 @@ class SegmentationCollator(TaskCollator):
 class DetectionCollator(TaskCollator):
     """Rows with an image and its objects -> {"pixel_values", "pixel_mask": (B, h, w), 1 on the image, "labels": a dict
     for each image}. Objects are in any form that `DetrImageProcessor` takes as annotations.
+
+    Example:
+        >>> import hfvision
+        >>> scenes = hfvision.load_digit_scenes(train=2, validation=1)
+        >>> processor = hfvision.DetrImageProcessor(size={"shortest_edge": 48, "longest_edge": 96})
+        >>> batch = hfvision.DetectionCollator(processor, target="objects")(list(scenes["train"]))
+        >>> tuple(batch["pixel_values"].shape), sorted(batch["labels"][0])
+        ((2, 3, 48, 48), ['area', 'boxes', 'class_labels', 'iscrowd', 'orig_size', 'size'])
     """
 
     columns: tuple[str, ...] = ("objects", "annotations")
@@ -143,7 +159,13 @@ class DetectionCollator(TaskCollator):
 
 
 class PanopticCollator(DetectionCollator):
-    """The same for segments, objects and stuff alike: the labels of each image also have "masks" (n, h, w)."""
+    """The same for segments, objects and stuff alike: the labels of each image also have "masks" (n, h, w).
+
+    Example:
+        >>> import hfvision
+        >>> hfvision.PanopticCollator.columns
+        ('segments', 'objects', 'annotations')
+    """
 
     columns = ("segments", "objects", "annotations")
     masks = True

@@ -87,6 +87,15 @@ class ComputeSegmentationMetrics(ComputeMetrics):
     """mean_iou, pixel_accuracy and mean_class_accuracy of logits (B, K, h, w), resized to the labels (B, H, W).
 
     ignore_index: the label of pixels that do not count.
+
+    Example:
+        >>> import numpy as np, hfvision
+        >>> from transformers import EvalPrediction
+        >>> logits = np.zeros((1, 2, 4, 4), dtype=np.float32)
+        >>> logits[:, 1, :, 2:] = 1
+        >>> truth = np.array([[[0, 0, 1, 1]] * 4])
+        >>> hfvision.ComputeSegmentationMetrics()(EvalPrediction(logits, truth))["mean_iou"]
+        1.0
     """
 
     NAMES = {"mean_iou": "mean_iou", "pixel_accuracy": "overall_accuracy", "mean_class_accuracy": "mean_accuracy"}
@@ -111,7 +120,16 @@ class ComputeSegmentationMetrics(ComputeMetrics):
 
 
 class ComputeDetectionMetrics(ComputeMetrics):
-    """COCO's AP, AP50, AP75 and AR100 of logits (B, Q, K + 1) and boxes (B, Q, 4), against the labels of each image."""
+    """COCO's AP, AP50, AP75 and AR100 of logits (B, Q, K + 1) and boxes (B, Q, 4), against the labels of each image.
+
+    Example:
+        >>> import numpy as np, hfvision
+        >>> from transformers import EvalPrediction
+        >>> logits, boxes = np.array([[[0.0, 9.0, 0.0]]]), np.array([[[0.5, 0.5, 0.2, 0.2]]])
+        >>> labels = [{"class_labels": np.array([1]), "boxes": boxes[0], "orig_size": np.array([64, 64])}]
+        >>> hfvision.ComputeDetectionMetrics()(EvalPrediction((logits, boxes), labels))["AP"]
+        1.0
+    """
 
     NAMES = ("AP", "AP50", "AP75", "AR100")
 
@@ -132,6 +150,16 @@ class ComputePanopticMetrics(ComputeMetrics):
 
     threshold: the score from which on a query counts as a segment. things: the classes of countable objects; the others
     are stuff, of which an image has one segment; None: all are countable.
+
+    Example:
+        >>> import numpy as np, hfvision
+        >>> from transformers import EvalPrediction
+        >>> logits, masks = np.array([[[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]]]), np.full((1, 2, 4, 4), -9.0)
+        >>> masks[0, 0, :2], masks[0, 1, 2:] = 9.0, 9.0
+        >>> labels = [{"class_labels": np.array([0, 1]), "masks": masks[0] > 0, "size": np.array([4, 4])}]
+        >>> boxes = np.full((1, 2, 4), 0.5)
+        >>> hfvision.ComputePanopticMetrics()(EvalPrediction((logits, boxes, masks), labels))
+        {'PQ': 1.0, 'SQ': 1.0, 'RQ': 1.0}
     """
 
     NAMES = ("PQ", "SQ", "RQ")

@@ -95,6 +95,14 @@ def train_detection(
 
     Raises DatasetError, ConfigError or CheckpointReadError before anything is written, and ConfigError if training
     diverges.
+
+    Example:
+        >>> import hfvision
+        >>> scenes = hfvision.load_digit_scenes(train=2, validation=1)
+        >>> import tempfile
+        >>> result = hfvision.train_detection("detr-digit-scenes", scenes, tempfile.mkdtemp(), args={"max_steps": 1})
+        >>> result.steps
+        1
     """
     args = chosen(args, settings, options)
     return cast("DetectionTrainingResult", train("object-detection", model, dataset, output_dir, args, **options))

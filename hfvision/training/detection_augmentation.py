@@ -31,7 +31,13 @@ Window = tuple[int, int, int, int]  # top, left, height, width
 
 @dataclass(frozen=True)
 class DetectionAugmentation(Recipe):
-    """Which parts of the recipe are used, and how much; raises ConfigError naming every value that cannot work."""
+    """Which parts of the recipe are used, and how much; raises ConfigError naming every value that cannot work.
+
+    Example:
+        >>> import hfvision
+        >>> hfvision.DetectionAugmentation(crop=0.0).flip
+        0.5
+    """
 
     scale: tuple[float, float] = option(
         "Least and largest factor of the size that the model is evaluated at, drawn evenly; 1 1: none.", (0.6, 1.0)

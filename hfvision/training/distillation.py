@@ -35,6 +35,12 @@ class Distillation:
 
     The teacher is any image classifier with the student's labels in the same order. It sees the student's
     `pixel_values`, in evaluation mode and without gradients, so it has to want the same preparation of images.
+
+    Example:
+        >>> import hfvision
+        >>> teacher = hfvision.create("deit-tiny-patch16-224", num_labels=3)
+        >>> hfvision.Distillation(teacher, kind="soft", tau=3.0).alpha
+        0.5
     """
 
     teacher: PreTrainedModel

@@ -107,6 +107,13 @@ def evaluate(
     boxes paired at an IoU of 0.5 (see `hfvision.metrics.confusion`).
 
     Raises CheckpointReadError, DatasetError (also where classes do not match) and ConfigError before anything runs.
+
+    Example:
+        >>> import hfvision
+        >>> digits = hfvision.load_digits()
+        >>> few = {"test": digits["test"].select(range(20))}
+        >>> hfvision.evaluate("vit-digits", few, record=False).metrics["accuracy"]
+        1.0
     """
     started = time.monotonic()
     quiet_unless_main()

@@ -76,6 +76,16 @@ def train_panoptic(
 
     Raises DatasetError, ConfigError or CheckpointReadError before anything is written, and ConfigError if training
     diverges.
+
+    Example:
+        >>> import hfvision
+        >>> scenes = hfvision.load_digit_scenes(train=2, validation=1)
+        >>> import tempfile
+        >>> result = hfvision.train_panoptic(
+        ...     "detr-panoptic-digit-scenes", scenes, tempfile.mkdtemp(), args={"max_steps": 1}
+        ... )
+        >>> result.steps
+        1
     """
     args = chosen(args, settings, options)
     return cast(

@@ -84,6 +84,18 @@ def train_segmentation(
 
     Raises DatasetError, ConfigError or CheckpointReadError before anything is written, and ConfigError if training
     diverges.
+
+    Example:
+        >>> import hfvision
+        >>> scenes = hfvision.load_digit_scenes(train=2, validation=1)
+        >>> import tempfile
+        >>> out = tempfile.mkdtemp()
+        >>> columns = {"mask_column": "mask"}
+        >>> result = hfvision.train_segmentation(
+        ...     "segformer-digit-scenes", scenes, out, args={"max_steps": 1}, data_options=columns
+        ... )
+        >>> result.steps
+        1
     """
     args = chosen(args, settings, options)
     return cast(

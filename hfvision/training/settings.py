@@ -97,6 +97,14 @@ class TrainingSettings:
     """VisionTrainingArguments by the names of hfvision 0.4, kept for one version; see SAME for the names now.
 
     Raises ConfigError as they do.
+
+    Example:
+        >>> import hfvision, warnings
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", DeprecationWarning)
+        ...     settings = hfvision.TrainingSettings(epochs=2, batch_size=8)
+        >>> settings.batch_size
+        8
     """
 
     epochs: float = 3.0
