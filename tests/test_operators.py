@@ -5,8 +5,10 @@ import torch
 
 from hfvision.layers import linear
 from hfvision.layers.attention import attention_of_graphs
-from hfvision.layers.conv import patches_of_graphs
+from hfvision.layers.conv import patches_of_graphs, resized_of_graphs
+from hfvision.layers.in_place import gelu_of_graphs
 from hfvision.layers.linear import onednn_fault, product_of_graphs
+from hfvision.layers.norm import norm_of_graphs
 from hfvision.models.segformer_decoder import decoded_of_graphs
 from hfvision.registry import SEMANTIC_SEGMENTATION
 from tests.models import main_output, pixels, tiny_model
@@ -32,6 +34,17 @@ WITHOUT_GRADIENTS = {
     ),
     "patches of maps": (patches_of_graphs, (numbers(2, 6, 5, 3).movedim(-1, 1), numbers(4, 3, 2, 2), numbers(4))),
     "patches of channels": (patches_of_graphs, (numbers(2, 3, 6, 5), numbers(4, 3, 2, 2), None)),
+    "3x3 of a map made larger": (
+        resized_of_graphs,
+        (numbers(2, 8, 3, 4), numbers(2, 8, 3, 3), numbers(2), 12, 16, False),
+    ),
+    "3x3 of a map of few channels": (
+        resized_of_graphs,
+        (numbers(2, 2, 30, 40).movedim(1, -1).contiguous().movedim(-1, 1), numbers(2, 2, 3, 3), None, 32, 44, True),
+    ),
+    "activation of maps": (gelu_of_graphs, (numbers(2, 5, 3, 4).movedim(-1, 1),)),
+    "norm": (norm_of_graphs, (numbers(2, 3, 4), numbers(4), numbers(4, seed=2), 1e-5)),
+    "norm of transposed rows": (norm_of_graphs, (numbers(2, 4, 3).mT, numbers(4), numbers(4, seed=2), 1e-5)),
     "segformer's decoder": (decoded_of_graphs, sizes_of_decoder()),
 }
 
@@ -106,6 +119,32 @@ def test_graphs_for_inference_call_the_fast_paths(model_type, operators, monkeyp
     finally:
         monkeypatch.undo()
         linear.forget_choice()
+
+
+def test_graphs_for_inference_leave_segformers_norms_and_activations_to_torch():
+    model = tiny_model("segformer", SEMANTIC_SEGMENTATION)
+    compiled, called = graphs_of(model)
+    x = pixels(model.config)
+    with torch.no_grad():
+        torch.testing.assert_close(main_output(compiled(x)), main_output(model(x)), rtol=0, atol=1e-5)
+    norms = [target for target in called if "layer_norm" in target]
+    assert norms and all("hfvision" in target for target in norms)
+    assert any("hfvision.gelu" in target for target in called) and "gelu" not in "".join(
+        target for target in called if "hfvision" not in target
+    )
+
+
+def test_what_stands_in_the_place_of_an_activation_is_called_in_a_graph():
+    model = tiny_model("segformer", SEMANTIC_SEGMENTATION)
+    x = pixels(model.config)
+    hooked = model.segformer.encoder.block[0][0].mlp.dwconv.activation
+    with torch.no_grad():
+        before = main_output(model(x))
+        hooked.register_forward_hook(lambda module, inputs, output: output + 1)
+        compiled, _ = graphs_of(model)
+        after = main_output(compiled(x))
+        assert not torch.allclose(after, before)
+        torch.testing.assert_close(after, main_output(model(x)), rtol=0, atol=1e-5)
 
 
 def test_graphs_for_training_give_the_same_gradients(backend):

@@ -83,9 +83,11 @@ def conv3x3_of_resized(
 
     kernel: (O, C, 3, 3). Each of its nine taps is one linear map of channels, which commutes with resizing: so the nine
     products are taken on the coarse map, and two matrices then resize, shift and sum them along each axis. Equal to the
-    order that the name says, which large maps with few channels go, where it is cheaper, and compiled graphs, where
-    sizes are symbols.
+    order that the name says, which large maps with few channels go, where it is cheaper, and graphs for files or
+    gradients, where sizes are symbols.
     """
+    if not torch.is_grad_enabled() and takes_operators(x, kernel, bias):
+        return resized_of_graphs(x, kernel, bias, *size, align_corners)
     (height, width), (new_height, new_width) = x.shape[-2:], size
     straight = 9 * kernel.shape[1] * new_height * new_width  # products per output channel
     taps_first = 9 * kernel.shape[1] * height * width + 3 * height * new_width * (3 * width + new_height)
@@ -102,6 +104,24 @@ def conv3x3_of_resized(
     resized = down @ torch.cat(rows, dim=1)  # (H, 3 * h) @ (B, 3 * h, W * O)
     resized = resized.unflatten(-1, (new_width, outputs)).movedim(-1, 1)
     return resized if bias is None else resized + bias[:, None, None]
+
+
+def _empty_resized(
+    x: Tensor, kernel: Tensor, bias: Tensor | None, height: int, width: int, align_corners: bool
+) -> Tensor:
+    return x.new_empty(x.shape[0], kernel.shape[0], height, width)
+
+
+@operator(
+    "conv3x3_of_resized(Tensor x, Tensor kernel, Tensor? bias, SymInt height, SymInt width, bool align_corners)"
+    " -> Tensor",
+    _empty_resized,
+)
+def resized_of_graphs(
+    x: Tensor, kernel: Tensor, bias: Tensor | None, height: int, width: int, align_corners: bool
+) -> Tensor:
+    """`conv3x3_of_resized` in a compiled graph, where no gradients are wanted."""
+    return conv3x3_of_resized(x, kernel, (height, width), bias, align_corners).contiguous()
 
 
 def conv3x3_of_joined(maps: Sequence[Tensor], kernel: Tensor, bias: Tensor | None = None) -> Tensor:

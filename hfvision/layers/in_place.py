@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2CLS, GELUActivation
 
 from hfvision.layers.linear import is_observed
+from hfvision.layers.operators import operator, takes_operators
 from hfvision.layers.plain import may_stand_plain, stands_plain
 from hfvision.tracing import sizes_are_symbols
 
@@ -30,11 +31,20 @@ for _known in _activations:  # a class, or a class and its options
 def activated(layer: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
     """activation(layer(x)), for a linear map or a convolution."""
     y: Tensor = layer(x)
+    if type(activation) is GELUActivation and not torch.is_grad_enabled() and takes_operators(y):
+        return gelu_of_graphs(y) if stands_plain(activation) else activation(y)
     in_place = None if sizes_are_symbols() else WRITTEN_OVER.get(type(activation))
     if in_place is None or y.numel() * y.element_size() < SMALL or not _is_unseen(y, layer, activation):
         return activation(y)
     written: Tensor = in_place(y)
     return written
+
+
+@operator("gelu(Tensor x) -> Tensor", lambda x: torch.empty_like(x))
+def gelu_of_graphs(x: Tensor) -> Tensor:
+    """The activation in a compiled graph, where no gradients are wanted: inductor's own takes 1.4 to 1.8 times as long
+    as torch's on a CPU (torch 2.13)."""
+    return nn.functional.gelu(x)
 
 
 def in_strips(x: Tensor, first: nn.Module, *others: nn.Module) -> Tensor:

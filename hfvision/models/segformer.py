@@ -34,6 +34,7 @@ from hfvision.layers.dense import Dense
 from hfvision.layers.drop_path import DropPath, linear_rates
 from hfvision.layers.in_place import activated
 from hfvision.layers.linear import Linear
+from hfvision.layers.norm import LayerNorm
 from hfvision.layers.patch_embedding import called, check_images, kernel_of, replace_kernel, with_channels
 from hfvision.layers.plain import dtype_of
 from hfvision.losses.segmentation import PixelAverage, SegmentationLoss
@@ -169,7 +170,7 @@ class SegformerPatchEmbedding(nn.Module):
         super().__init__()
         self.patch_size, self.stride = patch_size, stride
         self.proj = nn.Conv2d(inputs, outputs, kernel_size=patch_size, stride=stride, padding=patch_size // 2)
-        self.layer_norm = nn.LayerNorm(outputs)
+        self.layer_norm = LayerNorm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         if may_guard_sizes():
@@ -233,7 +234,7 @@ class SegformerReducedSelfAttention(SegformerSelfAttention):
         super().__init__(config, stage)
         width, self.ratio = config.hidden_sizes[stage], config.sr_ratios[stage]
         self.sr = PatchConv(width, width, kernel_size=self.ratio, stride=self.ratio)
-        self.layer_norm = nn.LayerNorm(width)
+        self.layer_norm = LayerNorm(width)
 
     def reduced(self, x: Tensor) -> Tensor:
         """(B, h, w, D) -> (B, h // r, w // r, D); a map smaller than r is filled up with zeros."""
@@ -296,9 +297,9 @@ class SegformerLayer(GradientCheckpointingLayer):
     def __init__(self, config: SegformerConfig, stage: int, drop_path_rate: float) -> None:
         super().__init__()
         width = config.hidden_sizes[stage]
-        self.layer_norm_1 = nn.LayerNorm(width, eps=config.block_norm_eps)
+        self.layer_norm_1 = LayerNorm(width, eps=config.block_norm_eps)
         self.attention = SegformerAttention(config, stage)
-        self.layer_norm_2 = nn.LayerNorm(width, eps=config.block_norm_eps)
+        self.layer_norm_2 = LayerNorm(width, eps=config.block_norm_eps)
         self.mlp = SegformerMlp(config, stage)
         self.drop_path = DropPath(drop_path_rate)
 
@@ -307,7 +308,7 @@ class SegformerLayer(GradientCheckpointingLayer):
         return x + self.drop_path(self.mlp(self.layer_norm_2(x)))
 
 
-class SegformerMapLayerNorm(nn.LayerNorm):
+class SegformerMapLayerNorm(LayerNorm):
     """The norm behind a stage, whose output is a hidden state: (B, h, w, D) -> (B, D, h, w)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -318,7 +319,7 @@ class SegformerTokenLayerNorm(SegformerMapLayerNorm):
     """(B, h, w, D) -> (B, n, D)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.LayerNorm.forward(self, x).flatten(1, 2)
+        return LayerNorm.forward(self, x).flatten(1, 2)
 
 
 class SegformerEncoder(nn.Module):
