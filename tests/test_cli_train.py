@@ -168,6 +168,17 @@ def test_what_is_not_said_is_left_to_the_defaults_of_python(task, calls):
 
 
 @pytest.mark.parametrize(
+    ("name", "kind"),
+    [("image-classification", None), ("object-detection", None), ("image-segmentation", "semantic")],
+)
+def test_tasks_have_the_hubs_names_too(name, kind, calls):
+    done = run("train", name, "--model", "m", "--dataset", "d", "--output", "o")
+    assert done.exit_code == 3, done.output
+    ((args, options),) = calls
+    assert (args[0], options["kind"]) == (name, kind)
+
+
+@pytest.mark.parametrize(
     ("words", "nearest"),
     [
         ("train detection --epoch 3", "--epochs"),

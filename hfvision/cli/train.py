@@ -3,6 +3,7 @@
 They are made when a task is asked for, since the fields are those of transformers' class, which brings torch.
 """
 
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -14,15 +15,19 @@ from typer.core import TyperGroup
 from hfvision.cli.options import NOTHING, Given, Source, add_command, reading_of, source_of, takes
 from hfvision.cli.output import JsonOption, emit
 from hfvision.cli.train_arguments import options_of_arguments, other_spellings, refused_arguments, whole_steps
-from hfvision.tasks import TASKS
+from hfvision.errors import UnknownNameError
+from hfvision.tasks import TASKS, reading_named
 
 REST = "Further arguments of transformers' Trainer"
 
 
 class Tasks(TyperGroup):
-    """The commands of all tasks; one gets its options when it is run."""
+    """The commands of all tasks, under the Hub's names, too; one gets its options when it is run."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and not args[0].startswith("-"):
+            with suppress(UnknownNameError):
+                args = [reading_named(args[0]), *args[1:]]
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and command_of(str(command.name)), rest
 
@@ -35,7 +40,10 @@ for _name, _task in ROWS.items():
 
 @app.callback()
 def tasks() -> None:
-    """Fine-tune a model on a data set, or train one from nothing. TASK --help lists the options of a task."""
+    """Fine-tune a model on a data set, or train one from nothing. TASK --help lists the options of a task.
+
+    The Hub's names of tasks do, too; image-segmentation is semantic there.
+    """
 
 
 def command_of(name: str) -> Any:
