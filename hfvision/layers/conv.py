@@ -109,7 +109,7 @@ def conv3x3_of_resized(
 def _empty_resized(
     x: Tensor, kernel: Tensor, bias: Tensor | None, height: int, width: int, align_corners: bool
 ) -> Tensor:
-    return x.new_empty(x.shape[0], kernel.shape[0], height, width)
+    return x.new_empty(x.shape[0], height, width, kernel.shape[0]).movedim(-1, 1)
 
 
 @operator(
@@ -120,8 +120,8 @@ def _empty_resized(
 def resized_of_graphs(
     x: Tensor, kernel: Tensor, bias: Tensor | None, height: int, width: int, align_corners: bool
 ) -> Tensor:
-    """`conv3x3_of_resized` in a compiled graph, where no gradients are wanted."""
-    return conv3x3_of_resized(x, kernel, (height, width), bias, align_corners).contiguous()
+    """`conv3x3_of_resized` in a compiled graph, where no gradients are wanted; in channels-last order."""
+    return channels_last(conv3x3_of_resized(x, kernel, (height, width), bias, align_corners))
 
 
 def conv3x3_of_joined(maps: Sequence[Tensor], kernel: Tensor, bias: Tensor | None = None) -> Tensor:

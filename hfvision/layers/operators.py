@@ -2,6 +2,9 @@
 
 What a fast path asks for (sizes, settings, private operators of torch) is then asked each time that the graph runs, so
 that one graph is right for all sizes and as fast as the uncompiled model where a compiler's own code would be slower.
+
+Once released, an operator whose answer gets other shapes or strides gets another name, too: inductor keeps compiled
+graphs on disk and knows the operators in them by their names alone (findings/inductor_cache_custom_operators.sh).
 """
 
 from collections.abc import Callable
