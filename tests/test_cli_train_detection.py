@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from hfvision.cli import train as command
 from hfvision.data import load_digit_scenes
-from hfvision.models.detr_config import DetrConfig
+from hfvision.models.detr.config import DetrConfig
 from hfvision.processing.detection import DetrImageProcessor
 from hfvision.registry import ARCHITECTURES
 from hfvision.training.arguments import VisionTrainingArguments

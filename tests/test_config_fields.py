@@ -14,7 +14,7 @@ from transformers import (
 import hfvision
 from hfvision.errors import UnknownNameError
 from hfvision.models.catalog_config import own_fields
-from hfvision.models.swin import SwinConfig
+from hfvision.models.swin.model import SwinConfig
 from hfvision.models.upernet import UperNetConfig
 from hfvision.models.vit import ViTConfig, ViTForImageClassification
 from hfvision.registry import ARCHITECTURES, load

@@ -6,7 +6,7 @@ from torch import nn
 
 import hfvision
 from hfvision.errors import ConfigError, MissingPartError
-from hfvision.models.detr_trunk import load_trunk
+from hfvision.models.detr.backbone import load_trunk
 from hfvision.registry import ARCHITECTURES, load
 from tests.models import WHOLE, tiny_config, tiny_model
 

@@ -20,8 +20,8 @@ from hfvision.conversion.to_hub import convert_tensors, unequal
 from hfvision.conversion.to_original import revert_tensors
 from hfvision.conversion.verify import tolerance
 from hfvision.errors import ConversionError, UnknownNameError
-from hfvision.models.detr_config import DetrConfig
-from hfvision.models.detr_heads import DetrForObjectDetection
+from hfvision.models.detr.config import DetrConfig
+from hfvision.models.detr.heads import DetrForObjectDetection
 from hfvision.registry import ARCHITECTURES, load
 from tests.manifests import meta_tensors
 from tests.models import tiny_config

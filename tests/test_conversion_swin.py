@@ -17,7 +17,7 @@ from hfvision.conversion.to_hub import convert_tensors, unequal
 from hfvision.conversion.to_original import revert_tensors
 from hfvision.conversion.verify import load_model, tolerance
 from hfvision.errors import ConversionError
-from hfvision.models.swin import SwinStage
+from hfvision.models.swin.model import SwinStage
 from tests.manifests import meta_tensors
 from tests.models import last_bits
 from tests.test_conversion import run_script

@@ -16,7 +16,7 @@ from hfvision.cli import build_app
 from hfvision.data.digits import load_digit_scenes, load_digits
 from hfvision.errors import ConfigError
 from hfvision.metrics.segmentation import SegmentationMetric
-from hfvision.models.segformer import SegformerConfig, SegformerForSemanticSegmentation
+from hfvision.models.segformer.model import SegformerConfig, SegformerForSemanticSegmentation
 from hfvision.processing.segmentation import SegformerImageProcessor
 from hfvision.registry import ARCHITECTURES
 from hfvision.training import demo, demo_segmentation

@@ -14,7 +14,7 @@ from transformers.models.detr.image_processing_pil_detr import DetrImageProcesso
 from hfvision import reporting
 from hfvision.errors import ConfigError, DatasetError, UnknownNameError
 from hfvision.geometry import encode_rle
-from hfvision.models.detr_config import DetrConfig
+from hfvision.models.detr.config import DetrConfig
 from hfvision.objects import ListedMasks, read_objects
 from hfvision.processing import batch
 from hfvision.processing.detection import DetectionImageProcessor, DetrImageProcessor

@@ -17,11 +17,11 @@ from transformers.models.detr.configuration_detr import DetrConfig as PeerConfig
 import hfvision
 from hfvision.errors import CheckpointReadError, ConfigError, HfvisionError, ImageShapeError
 from hfvision.layers.frozen_norm import ConvAndNorm, FrozenBatchNorm, Kernel
-from hfvision.models import detr_resnet
-from hfvision.models.detr_config import OLDER_FIELDS, DetrConfig
-from hfvision.models.detr_heads import QUERIES_AT_ONCE
-from hfvision.models.detr_resnet import ResNetBlock, convolution, resnet_sizes
-from hfvision.models.detr_trunk import DetrAnyTrunk, DetrResNetTrunk, load_trunk
+from hfvision.models.detr import resnet as detr_resnet
+from hfvision.models.detr.backbone import DetrAnyTrunk, DetrResNetTrunk, load_trunk
+from hfvision.models.detr.config import OLDER_FIELDS, DetrConfig
+from hfvision.models.detr.heads import QUERIES_AT_ONCE
+from hfvision.models.detr.resnet import ResNetBlock, convolution, resnet_sizes
 from hfvision.registry import ARCHITECTURES
 from tests.models import tiny_config, tiny_model, with_visible_weights
 
@@ -406,7 +406,7 @@ def test_trunks_are_chosen_by_their_config(monkeypatch):
     def without_timm(config):
         raise ImportError("TimmBackbone requires the timm library")
 
-    monkeypatch.setattr("hfvision.models.detr_trunk.AutoBackbone.from_config", without_timm)
+    monkeypatch.setattr("hfvision.models.detr.backbone.AutoBackbone.from_config", without_timm)
     unknown = DetrConfig(
         **{**ARCHITECTURES["detr"].tiny, "backbone_config": {"model_type": "timm_backbone", "backbone": "vgg"}}
     )

@@ -11,9 +11,9 @@ import transformers
 
 from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.drop_path import DropPath
-from hfvision.models.detr_config import DetrConfig
+from hfvision.models.detr.config import DetrConfig
 from hfvision.models.semantic import SemanticModel
-from hfvision.models.swin import SwinConfig
+from hfvision.models.swin.model import SwinConfig
 from hfvision.registry import (
     ARCHITECTURES,
     IMAGE_CLASSIFICATION,

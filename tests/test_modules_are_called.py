@@ -19,8 +19,10 @@ from transformers.utils.generic import ModelOutput
 
 from hfvision.errors import ConfigError
 from hfvision.layers import in_place
-from hfvision.models import detr_heads, detr_resnet, segformer_decoder
 from hfvision.models.bit import BitConvolution, as_stored
+from hfvision.models.detr import heads as detr_heads
+from hfvision.models.detr import resnet as detr_resnet
+from hfvision.models.segformer import decoder as segformer_decoder
 from tests.models import WHOLE, pixels, tiny_model
 
 ROUNDING = {"rtol": 1e-4, "atol": 1e-4}  # other orders of summation, through a whole model of outputs of order one

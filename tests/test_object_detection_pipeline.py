@@ -15,7 +15,7 @@ from transformers.models.detr.modeling_detr import DetrObjectDetectionOutput
 import hfvision
 from hfvision.detections import Detections
 from hfvision.errors import ConfigError, ImageReadError, ImageValueError
-from hfvision.models.detr_heads import DetrForObjectDetection, DetrForSegmentation
+from hfvision.models.detr.heads import DetrForObjectDetection, DetrForSegmentation
 from hfvision.pipelines import raster_sources, tiled_detection
 from hfvision.pipelines.any_image import padded, similar_sizes
 from hfvision.pipelines.object_detection import ObjectDetectionPipeline

@@ -12,7 +12,7 @@ import hfvision
 from hfvision.detections import Detections
 from hfvision.errors import ConfigError, ImageReadError, ImageValueError, UnknownNameError
 from hfvision.geometry import masks_to_boxes
-from hfvision.models.detr_heads import DetrForSegmentation
+from hfvision.models.detr.heads import DetrForSegmentation
 from hfvision.pipelines.image_segmentation import ImageSegmentationPipeline
 from hfvision.processing.detection import DetrImageProcessor
 from hfvision.processing.segmentation import SegformerImageProcessor

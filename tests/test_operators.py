@@ -9,7 +9,7 @@ from hfvision.layers.conv import patches_of_graphs, resized_of_graphs
 from hfvision.layers.in_place import gelu_of_graphs
 from hfvision.layers.linear import onednn_fault, product_of_graphs
 from hfvision.layers.norm import norm_of_graphs
-from hfvision.models.segformer_decoder import decoded_of_graphs
+from hfvision.models.segformer.decoder import decoded_of_graphs
 from hfvision.registry import SEMANTIC_SEGMENTATION
 from tests.models import main_output, pixels, tiny_model
 

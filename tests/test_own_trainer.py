@@ -13,7 +13,7 @@ from transformers import EvalPrediction
 import hfvision
 from hfvision.data import load_digit_scenes, prepare_detection
 from hfvision.errors import ConfigError, DatasetError
-from hfvision.models.detr_heads import DetrForSegmentation
+from hfvision.models.detr.heads import DetrForSegmentation
 from hfvision.training.parameter_groups import mask_parameters
 from tests import test_train_detection as objects
 from tests import test_training as classes

@@ -24,7 +24,7 @@ from hfvision.errors import (
     ImageWriteError,
     UnknownNameError,
 )
-from hfvision.models.segformer import SegformerConfig, SegformerForSemanticSegmentation
+from hfvision.models.segformer.model import SegformerConfig, SegformerForSemanticSegmentation
 from hfvision.pipelines.image_segmentation import ImageSegmentationPipeline
 from hfvision.pipelines.predict import predict
 from hfvision.pipelines.raster import segment_raster

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hfvision.errors import ConfigError, UnknownNameError
-from hfvision.models.detr_heads import DetrForSegmentation
+from hfvision.models.detr.heads import DetrForSegmentation
 from hfvision.training.arguments import VisionTrainingArguments
 from hfvision.training.panoptic import train_panoptic
 from hfvision.training.settings import TrainingSettings

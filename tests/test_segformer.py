@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import hfvision
 from hfvision.errors import ConfigError, ImageShapeError
-from hfvision.models import segformer_decoder
+from hfvision.models.segformer import decoder as segformer_decoder
 from tests.models import pixels, tiny_config, tiny_model, with_visible_weights
 
 DATA = Path(__file__).parent / "data"

@@ -15,7 +15,7 @@ import transformers
 import hfvision
 from hfvision.errors import ConfigError, ImageShapeError
 from hfvision.layers.position import fit_bias_table
-from hfvision.models import swin_windows
+from hfvision.models.swin import windows as swin_windows
 from tests.models import main_output, pixels, tiny_config, tiny_model, with_visible_weights
 
 DATA = Path(__file__).parent / "data"

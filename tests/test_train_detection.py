@@ -23,8 +23,8 @@ from hfvision.data import load_digit_scenes
 from hfvision.data.detection import prepare_detection
 from hfvision.errors import ConfigError, DatasetError
 from hfvision.metrics import DetectionMetric, PanopticMetric
-from hfvision.models.detr_config import DetrConfig
-from hfvision.models.detr_heads import DetrForObjectDetection, DetrForSegmentation
+from hfvision.models.detr.config import DetrConfig
+from hfvision.models.detr.heads import DetrForObjectDetection, DetrForSegmentation
 from hfvision.objects import ImageObjects, ListedMasks
 from hfvision.processing.classification import ViTImageProcessor
 from hfvision.processing.detection import DetrImageProcessor

@@ -10,9 +10,9 @@ from PIL import Image
 from hfvision import reporting
 from hfvision.data import prepare_classification, prepare_detection, prepare_segmentation
 from hfvision.errors import ConfigError, DatasetError
-from hfvision.models.detr_config import DetrConfig
-from hfvision.models.detr_heads import DetrForObjectDetection
-from hfvision.models.segformer import SegformerConfig, SegformerForSemanticSegmentation
+from hfvision.models.detr.config import DetrConfig
+from hfvision.models.detr.heads import DetrForObjectDetection
+from hfvision.models.segformer.model import SegformerConfig, SegformerForSemanticSegmentation
 from hfvision.models.vit import ViTConfig, ViTForImageClassification
 from hfvision.processing.classification import ViTImageProcessor
 from hfvision.processing.detection import DetrImageProcessor

@@ -19,7 +19,7 @@ from hfvision.data import load_digit_scenes
 from hfvision.data.segmentation import prepare_segmentation
 from hfvision.errors import ConfigError, DatasetError
 from hfvision.losses.segmentation import SegmentationLoss
-from hfvision.models.segformer import SegformerConfig, SegformerForSemanticSegmentation
+from hfvision.models.segformer.model import SegformerConfig, SegformerForSemanticSegmentation
 from hfvision.processing.classification import ViTImageProcessor
 from hfvision.processing.segmentation import SegformerImageProcessor
 from hfvision.registry import ARCHITECTURES, SEMANTIC_SEGMENTATION, load

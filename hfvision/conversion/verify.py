@@ -13,7 +13,7 @@ from hfvision import checkpoints
 from hfvision.conversion.tables import recognise_folder
 from hfvision.conversion.to_original import read_config
 from hfvision.errors import ConfigError, ConversionError, UnknownNameError, numbered
-from hfvision.models.detr import DetrPreTrainedModel
+from hfvision.models.detr.model import DetrPreTrainedModel
 from hfvision.models.semantic import SemanticModel
 from hfvision.registry import architecture, load
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import ImageSegmentationPipeline as TransformersPipeline
 
 from hfvision.errors import ConfigError, numbered
-from hfvision.models.detr_heads import DetrForSegmentation
+from hfvision.models.detr.heads import DetrForSegmentation
 from hfvision.models.semantic import SemanticModel
 from hfvision.pipelines.any_image import AnyImages, plan_of, read_picture, run_by_size, size_of
 from hfvision.pipelines.maps import class_colours, class_map, class_masks, class_names, map_dtype

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from hfvision.detections import Detections
 from hfvision.errors import ConfigError
 from hfvision.labels.outputs import output_names
-from hfvision.models.detr_heads import DetrDetector, DetrForSegmentation
+from hfvision.models.detr.heads import DetrDetector, DetrForSegmentation
 from hfvision.pipelines.any_image import PADDING, AnyImages, padded, plan_of, read_picture, similar_sizes, size_of
 from hfvision.pipelines.raster_sources import bounded_cache, check_values, open_source
 from hfvision.pipelines.tiled_detection import Detector, Found, Tiles, detect_in_tiles, make_tiles, tile_count

@@ -16,7 +16,7 @@ from hfvision.detections import Detections
 from hfvision.errors import ConfigError, UnknownNameError
 from hfvision.geometry import masks_to_boxes
 from hfvision.labels.outputs import output_names
-from hfvision.models.detr_heads import DetrForSegmentation
+from hfvision.models.detr.heads import DetrForSegmentation
 from hfvision.pipelines.any_image import PADDING, AnyImages, plan_of, read_picture, run_by_size, size_of
 from hfvision.pipelines.maps import Array, class_colours, class_map, class_masks, map_dtype, map_picture, mask_picture
 from hfvision.plots.detection import detection_overlay

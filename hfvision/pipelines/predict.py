@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from hfvision.errors import ConfigError, ImageReadError, ImageShapeError, ImageValueError
-from hfvision.models.detr_heads import DetrForSegmentation
+from hfvision.models.detr.heads import DetrForSegmentation
 from hfvision.pipelines.loading import load_pipeline
 from hfvision.tasks import TASKS
 

@@ -23,7 +23,7 @@ from hfvision.data.object_table import IMAGE
 from hfvision.data.sources import Source
 from hfvision.errors import DatasetError
 from hfvision.metrics.detection import DetectionMetric
-from hfvision.models.detr_heads import DetrForObjectDetection
+from hfvision.models.detr.heads import DetrForObjectDetection
 from hfvision.objects import ImageObjects
 from hfvision.options import option
 from hfvision.processing.detections import post_process_object_detection

@@ -15,9 +15,9 @@ from hfvision.data.detection import DetectedImages, DetectionData
 from hfvision.errors import ConfigError, numbered
 from hfvision.layers.frozen_norm import FrozenBatchNorm
 from hfvision.losses.detection import DetectionLoss
-from hfvision.models.detr import DetrModel
-from hfvision.models.detr_heads import DetrDetector
-from hfvision.models.detr_trunk import DetrTrunk, load_trunk
+from hfvision.models.detr.backbone import DetrTrunk, load_trunk
+from hfvision.models.detr.heads import DetrDetector
+from hfvision.models.detr.model import DetrModel
 from hfvision.options import option
 from hfvision.processing.detection import DetectionImageProcessor
 from hfvision.reporting import report

@@ -19,7 +19,7 @@ from hfvision.losses.counts import counted
 from hfvision.losses.detection import WEIGHTS
 from hfvision.losses.problem_types import MULTI, REGRESSION, SINGLE, problem_type_loss
 from hfvision.models.base import VisionModel
-from hfvision.models.detr_heads import DetrDetector
+from hfvision.models.detr.heads import DetrDetector
 from hfvision.models.semantic import SemanticModel
 from hfvision.processing.queries import without_padding
 from hfvision.upsampling import Upsampling

@@ -27,7 +27,7 @@ from hfvision.data.sources import Source
 from hfvision.errors import ConfigError, DatasetError
 from hfvision.metrics.confusion import pixel_confusion
 from hfvision.metrics.panoptic import PanopticMetric
-from hfvision.models.detr_heads import DetrForSegmentation
+from hfvision.models.detr.heads import DetrForSegmentation
 from hfvision.objects import ImageObjects, SegmentMasks
 from hfvision.options import option
 from hfvision.processing.panoptic_maps import post_process_panoptic_segmentation

@@ -5,9 +5,9 @@ from typing import Any
 from torch import nn
 
 from hfvision.errors import ConfigError
-from hfvision.models.detr import DetrModel
-from hfvision.models.detr_heads import DetrBoxAttention, DetrDetector, DetrMaskHead
-from hfvision.models.detr_trunk import DetrTrunk
+from hfvision.models.detr.backbone import DetrTrunk
+from hfvision.models.detr.heads import DetrBoxAttention, DetrDetector, DetrMaskHead
+from hfvision.models.detr.model import DetrModel
 
 
 def head_parameters(model: Any) -> list[nn.Parameter]:

@@ -28,8 +28,8 @@ from hfvision.conversion.ops import split
 from hfvision.conversion.shapes import block_count, check_stages, most_frequent
 from hfvision.errors import ConversionError
 from hfvision.labels import label_set
-from hfvision.models.detr_resnet import TIMM_RESNETS, resnet_sizes
-from hfvision.models.facebook_detr import FacebookDetrConfig
+from hfvision.models.detr.facebook import FacebookDetrConfig
+from hfvision.models.detr.resnet import TIMM_RESNETS, resnet_sizes
 from hfvision.registry import IMAGE_SEGMENTATION, OBJECT_DETECTION
 
 CODE = {"activation_function": "relu", "encoder_attention_heads": 8, "decoder_attention_heads": 8}

@@ -27,7 +27,7 @@ from hfvision.conversion.ops import split
 from hfvision.conversion.shapes import block_count, most_frequent, rank_of
 from hfvision.conversion.tables import timm_vit
 from hfvision.errors import ConversionError
-from hfvision.models.segformer import SegformerConfig
+from hfvision.models.segformer.model import SegformerConfig
 from hfvision.registry import IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION
 
 CODE = {"layer_norm_eps": 1e-6, "hidden_act": "gelu"}  # what the original's code fixes and no tensor shows

@@ -40,8 +40,8 @@ from hfvision.conversion.tables.timm_vit import PROCESSOR, preprocessing_of
 from hfvision.errors import ConversionError, numbered
 from hfvision.layers.patch_embedding import by, pair
 from hfvision.layers.position import Grid, PositionRule, fit_bias_table
-from hfvision.models.swin import SwinConfig
-from hfvision.models.swin_windows import halved, shrunk_windows, window_plan
+from hfvision.models.swin.model import SwinConfig
+from hfvision.models.swin.windows import halved, shrunk_windows, window_plan
 
 CLASSIFICATION = "AutoModelForImageClassification"
 TABLE, INDEX, MASK = "attn.relative_position_bias_table", "attn.relative_position_index", "attn_mask"

@@ -20,7 +20,7 @@ from hfvision.conversion.tables import swin
 from hfvision.conversion.tables.timm_vit import preprocessing_of
 from hfvision.errors import ConversionError
 from hfvision.layers.patch_embedding import by, grid_of, pair
-from hfvision.models.swin_windows import halved
+from hfvision.models.swin.windows import halved
 
 HEAD = "head.fc."  # the beginning of its keys
 

@@ -1,7 +1,7 @@
 """The two layouts in which the Hub's "detr" files hold ResNets: the names of their parts.
 
 That of timm and torchvision is `TimmResNet`, that of transformers' own ResNet `HubResNet`; both compute what
-`models.detr_resnet` says. Shapes: as there.
+`models.detr.resnet` says. Shapes: as there.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from transformers.models.timm_backbone.configuration_timm_backbone import TimmBa
 from hfvision.errors import ConfigError
 from hfvision.layers.frozen_norm import ConvAndNorm, FrozenBatchNorm, Kernel
 from hfvision.layers.plain import may_stand_plain
-from hfvision.models.detr_resnet import (
+from hfvision.models.detr.resnet import (
     Place,
     ResNetBlock,
     ResNetSizes,

@@ -3,7 +3,7 @@
 Paper:  He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv 1512.03385. Dilated last stage ("DC5"):
         Carion et al. 2020, "End-to-End Object Detection with Transformers", arXiv 2005.12872, section 4.
 Source: facebookresearch/detr (Apache-2.0) for what is frozen and how the last stage is dilated. Names of weights are
-        those of the Hub's "detr" files, which hold their trunks in two layouts, see `models.detr_resnet_layouts`.
+        those of the Hub's "detr" files, which hold their trunks in two layouts, see `models.detr.resnet_layouts`.
 
 Images of a batch are padded to one size. A convolution would see what the layers before it have made of the padding,
 and at the edge of an image alone it sees zeros; so padding is set to zero wherever a kernel reaches beyond one place.

@@ -1,7 +1,7 @@
 """Windows of a feature map as compiled graphs compute them: by views, padding and rolling, without a table of indices.
 
 A compiler fuses these steps into what is before and behind them, while arithmetic on indices would run for every number
-that is moved. See `models.swin_windows` for the same in eager mode and in exported graphs, and for the words.
+that is moved. See `models.swin.windows` for the same in eager mode and in exported graphs, and for the words.
 
 Shapes: B images, h x w places of a map, M places per side of a window, n windows, D width.
 """

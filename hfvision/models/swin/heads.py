@@ -22,7 +22,7 @@ from hfvision.layers.masked_image import PixelDecoder, hidden_patches, masked_im
 from hfvision.layers.patch_embedding import by, pair
 from hfvision.losses.counts import StepCounts
 from hfvision.models.base import InputGeometry, InputPart
-from hfvision.models.swin import (
+from hfvision.models.swin.model import (
     SwinConfig,
     SwinEmbeddings,
     SwinEncoder,
@@ -31,7 +31,7 @@ from hfvision.models.swin import (
     SwinPreTrainedModel,
     as_map,
 )
-from hfvision.models.swin_windows import halved
+from hfvision.models.swin.windows import halved
 
 
 @dataclass

@@ -8,8 +8,8 @@ Models with normalised patches are `models.swin`; converted files of those use t
 
 from huggingface_hub.dataclasses import strict
 
-from hfvision.models.swin import SwinConfig, SwinModel
-from hfvision.models.swin_heads import SwinBackbone, SwinForImageClassification
+from hfvision.models.swin.heads import SwinBackbone, SwinForImageClassification
+from hfvision.models.swin.model import SwinConfig, SwinModel
 
 
 @strict

@@ -25,9 +25,9 @@ from hfvision.layers.linear import Linear
 from hfvision.layers.plain import may_stand_plain, stands_plain
 from hfvision.losses.counts import ItemCount, StepCounts
 from hfvision.losses.detection import DetectionLoss
-from hfvision.models.detr import DETECTOR_PARTS, DetrFeatures, DetrModel, DetrPreTrainedModel
-from hfvision.models.detr_config import DetrConfig
-from hfvision.models.detr_resnet import FeatureMap, blank
+from hfvision.models.detr.config import DetrConfig
+from hfvision.models.detr.model import DETECTOR_PARTS, DetrFeatures, DetrModel, DetrPreTrainedModel
+from hfvision.models.detr.resnet import FeatureMap, blank
 
 FINER_MAPS = 3  # of the trunk's, that the mask head reads
 QUERIES_AT_ONCE = 25  # whose masks are made together where no gradient keeps their maps

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from hfvision.layers.linear import is_observed
 from hfvision.layers.patch_embedding import pair
 from hfvision.layers.position import Grid
-from hfvision.models.swin_views import ViewedMerging, ViewedWindows, viewed_windows
+from hfvision.models.swin.views import ViewedMerging, ViewedWindows, viewed_windows
 from hfvision.tracing import greater, lesser, may_guard_sizes, sizes_are_symbols
 
 APART = -100.0  # added to the score of two places that only the shift has brought together

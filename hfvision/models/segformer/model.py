@@ -40,7 +40,7 @@ from hfvision.layers.plain import dtype_of
 from hfvision.losses.segmentation import PixelAverage, SegmentationLoss
 from hfvision.models.base import InputGeometry, InputPart, LayerGroup, VisionModel
 from hfvision.models.catalog_config import CatalogConfig
-from hfvision.models.segformer_decoder import SegformerDecodeHead
+from hfvision.models.segformer.decoder import SegformerDecodeHead
 from hfvision.models.semantic import SemanticModel, SemanticOutput
 from hfvision.tracing import greater, may_guard_sizes, sizes_are_symbols
 from hfvision.upsampling import Size, Upsampling

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers.utils.generic import TransformersKwargs
 from typing_extensions import Unpack
 
-from hfvision.models.detr import DetrDecoder, DetrEncoder, DetrModel
-from hfvision.models.detr_config import DetrConfig
-from hfvision.models.detr_heads import DetrForObjectDetection, DetrForSegmentation
-from hfvision.models.detr_layers import DetrDecoderLayer, DetrEncoderLayer
+from hfvision.models.detr.config import DetrConfig
+from hfvision.models.detr.heads import DetrForObjectDetection, DetrForSegmentation
+from hfvision.models.detr.layers import DetrDecoderLayer, DetrEncoderLayer
+from hfvision.models.detr.model import DetrDecoder, DetrEncoder, DetrModel
 
 
 @strict

@@ -1,6 +1,6 @@
 """Any trunk as DETR reads it: maps, and where they are padding. Weights of trunks that learned another task.
 
-Shapes: see `models.detr_resnet`.
+Shapes: see `models.detr.resnet`.
 """
 
 import os
@@ -15,9 +15,9 @@ from transformers import AutoBackbone
 from hfvision.checkpoints import download, looks_like_repo_id, read
 from hfvision.errors import ConfigError, numbered
 from hfvision.layers.frozen_norm import FrozenBatchNorm
-from hfvision.models.detr_config import DetrConfig
-from hfvision.models.detr_resnet import TIMM_RESNETS, FeatureMap, ResNetTrunk, resnet_sizes
-from hfvision.models.detr_resnet_layouts import layout_names, resnet_trunk
+from hfvision.models.detr.config import DetrConfig
+from hfvision.models.detr.resnet import TIMM_RESNETS, FeatureMap, ResNetTrunk, resnet_sizes
+from hfvision.models.detr.resnet_layouts import layout_names, resnet_trunk
 from hfvision.reporting import report, report_once
 from hfvision.tracing import values_are_hidden
 

@@ -4,7 +4,7 @@ Paper:  Carion et al. 2020, "End-to-End Object Detection with Transformers", arX
 Source: facebookresearch/detr (Apache-2.0), re-expressed in PyTorch. Names of weights and config fields are those of the
         Hub's "detr" files.
 
-The trunk is a ResNet of `models.detr_resnet`, or any backbone of AutoBackbone.
+The trunk is a ResNet of `models.detr.resnet`, or any backbone of AutoBackbone.
 
 Shapes: B images, C channels, H x W pixels, h x w places of the trunk's last map, N = h * w tokens, D width, Q queries,
         L decoder layers. Padding is (B, 1, H, W) or (B, 1, h, w), True outside the image, or None.
@@ -27,8 +27,9 @@ from hfvision.layers.attention import token_mask
 from hfvision.layers.conv import PatchConv
 from hfvision.layers.frozen_norm import FrozenBatchNorm
 from hfvision.models.base import LayerGroup, VisionModel
-from hfvision.models.detr_config import DetrConfig
-from hfvision.models.detr_layers import (
+from hfvision.models.detr.backbone import DetrTrunk, PaddingRule, nearest, trunk_of
+from hfvision.models.detr.config import DetrConfig
+from hfvision.models.detr.layers import (
     POSITIONS,
     DetrAttention,
     DetrCrossAttention,
@@ -38,8 +39,7 @@ from hfvision.models.detr_layers import (
     DetrLearnedPositions,
     DetrSelfAttention,
 )
-from hfvision.models.detr_resnet import FeatureMap, ResNetTrunk
-from hfvision.models.detr_trunk import DetrTrunk, PaddingRule, nearest, trunk_of
+from hfvision.models.detr.resnet import FeatureMap, ResNetTrunk
 from hfvision.tracing import values_are_hidden
 
 DETECTOR_PARTS = ("model", "class_labels_classifier", "bbox_predictor")  # which a segmenter has under "detr."

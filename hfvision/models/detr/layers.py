@@ -23,7 +23,7 @@ from hfvision.layers.in_place import activated
 from hfvision.layers.linear import Linear
 from hfvision.layers.patch_embedding import by
 from hfvision.layers.position import Grid
-from hfvision.models.detr_config import DetrConfig
+from hfvision.models.detr.config import DetrConfig
 from hfvision.tracing import sizes_are_symbols, values_are_hidden
 
 TEMPERATURE = 10_000  # of the sine positions

@@ -36,7 +36,7 @@ from hfvision.layers.patch_embedding import PatchEmbedding, by, grid_of, pair
 from hfvision.layers.position import Grid, fit_bias_table, resample_position_table
 from hfvision.models.base import InputGeometry, InputPart, LayerGroup, VisionModel
 from hfvision.models.catalog_config import CatalogConfig
-from hfvision.models.swin_windows import Windows, halved, merging_plan, shrunk_windows, window_plan
+from hfvision.models.swin.windows import Windows, halved, merging_plan, shrunk_windows, window_plan
 from hfvision.reporting import report_once
 from hfvision.tracing import fix_size, sizes_are_symbols
 
