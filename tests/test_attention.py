@@ -12,7 +12,7 @@ from tests.models import pixels, tiny_model
 
 SCALING = 0.3
 LONG_VIT = {"image_size": 96, "patch_size": 4, "hidden_size": 128, "num_attention_heads": 2}  # 577 tokens
-ROUNDING = {"rtol": 0, "atol": 5e-6}  # outputs of order one, summed in another order
+ROUNDING = {"rtol": 0, "atol": 1e-5}  # outputs of order one, summed in another order: 5e-6 was seen without AVX-512
 
 
 @pytest.fixture
