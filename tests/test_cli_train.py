@@ -7,12 +7,13 @@ from dataclasses import fields
 
 import pytest
 import typer
+from transformers import HfArgumentParser
 from typer.testing import CliRunner
 
 from hfvision.cli import build_app
 from hfvision.cli.predict import PredictionOptions
 from hfvision.cli.train import ROWS, command_of
-from hfvision.cli.train_arguments import REFUSED, RENAMED
+from hfvision.cli.train_arguments import REFUSED, RENAMED, options_of_arguments
 from hfvision.options import flag_of
 from hfvision.pipelines.predict import KINDS
 from hfvision.reading_options import options_of
@@ -165,6 +166,17 @@ def test_what_is_not_said_is_left_to_the_defaults_of_python(task, calls):
     args, options = trained(calls, task)
     given = {"kind": ROWS[task].kind, "data_options": {}, "resume": False, "license": None}
     assert args == {} and options == given
+
+
+def test_options_are_the_same_after_transformers_own_parser():
+    """HfArgumentParser changes the types of the class's fields."""
+
+    def options():
+        return [(one.name, one.type) for group in options_of_arguments("image-classification") for one in group]
+
+    before = options()
+    HfArgumentParser(VisionTrainingArguments)
+    assert options() == before and dict(before)["report_to"] == None | str | list[str]
 
 
 @pytest.mark.parametrize(

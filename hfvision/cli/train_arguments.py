@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any, get_args, get_origin
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hfvision.cli.options import changed_option
 from hfvision.options import Option, flag_of, names_listed
@@ -37,6 +37,7 @@ def options_of_arguments(task: str) -> tuple[list[Option], list[Option]]:
     from hfvision.training.settings import SAME
 
     theirs = {one.name: one for one in fields(TrainingArguments)}
+    kinds = get_type_hints(VisionTrainingArguments)  # not the fields' own, which transformers' HfArgumentParser changes
     flags = {OTHER_NAMES[name]: "--" + name.replace("_", "-") for name in SHORT} | FLAGS
     defaults, of_new = defaults_of(task, None), defaults_of(task, NEW)
     common: list[Option] = []
@@ -53,8 +54,9 @@ def options_of_arguments(task: str) -> tuple[list[Option], list[Option]]:
         made = changed_option(
             one,
             help=_first_sentence(about["help"]),
-            **{"shown": words.removeprefix("; "), "flags": flags.get(name), "parse": _parser(one)},
+            **{"shown": words.removeprefix("; "), "flags": flags.get(name), "parse": _parser(kinds[name])},
         )
+        made.type = kinds[name]
         is_common = name in SAME.values() or name == "max_steps" or name not in theirs
         (common if is_common else rest).append(made)
     return common, rest
@@ -92,10 +94,10 @@ def _first_sentence(help: str) -> str:
     return plain.partition(". ")[0].rstrip(".") + "."
 
 
-def _parser(one: Option) -> Any:
+def _parser(kind_of_field: Any) -> Any:
     """How a text becomes a value that is no number, where a field takes other than texts."""
-    kinds: list[Any] = [one.type, *get_args(one.type)]
-    if any(get_origin(kind) is list for kind in kinds) and str not in (one.type,):
+    kinds: list[Any] = [kind_of_field, *get_args(kind_of_field)]
+    if any(get_origin(kind) is list for kind in kinds):
         return names_listed
     if any(False in get_args(kind) for kind in kinds if get_args(kind)):  # Literal[False]
         return lambda text: False if text.lower() == "false" else text
